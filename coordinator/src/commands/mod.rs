@@ -1,0 +1,173 @@
+//! One file for each command, and what they share.
+
+pub(crate) mod demo;
+pub(crate) mod devices;
+pub(crate) mod model;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod token;
+
+use crate::cli::{ClusterArguments, Context, Extent};
+use crate::cluster::{Cluster, ClusterConfig, Device, Reach};
+use crate::failure::{Failure, bad_model};
+use crate::locals::LocalWorkers;
+use ::model::{Axes, LoadOptions, LoadedModel};
+use anyhow::anyhow;
+use indicatif::{ProgressBar, ProgressStyle};
+use net::{Identity, NetError};
+use protocol::CoordinatorConfig;
+use std::time::Duration;
+
+/// How long local workers may take to start, measure themselves and join.
+const LOCAL_START: Duration = Duration::from_secs(30);
+
+/// How long to wait for devices when nobody said and some were invited before.
+const INVITED_WAIT: Duration = Duration::from_secs(2);
+
+/// A cluster with its devices, and the local processes among them.
+pub(crate) struct Opened {
+    pub cluster: Cluster,
+    pub locals: Option<LocalWorkers>,
+    pub devices: Vec<Device>,
+}
+
+impl Opened {
+    /// Ends everything in order.
+    pub(crate) async fn stop(self) {
+        self.cluster.stop().await;
+        if let Some(locals) = self.locals {
+            locals.stop().await;
+        }
+    }
+}
+
+fn key_file(context: &Context) -> std::path::PathBuf {
+    context.state.join("coordinator.key")
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Opens the cluster that the arguments describe: local processes, devices that join, or, with
+/// none in reach, a worker in this process.
+pub(crate) async fn open_cluster(
+    context: &Context,
+    arguments: &ClusterArguments,
+    machine: CoordinatorConfig,
+) -> Result<Opened, Failure> {
+    if let Some(count) = arguments.workers {
+        return open_locals(context, count.into(), arguments.threads.unwrap_or(1), machine).await;
+    }
+    let invited = key_file(context).is_file().then_some(INVITED_WAIT);
+    if let Some(patience) = arguments.join_wait.or(invited) {
+        let cluster = listen(context, arguments, machine.clone()).await?;
+        let spinner =
+            spinner(format!("waiting {} for devices", humantime::format_duration(patience)));
+        let devices = cluster.wait_for(arguments.expect.unwrap_or(usize::MAX), patience).await?;
+        spinner.finish_and_clear();
+        if !devices.is_empty() {
+            return Ok(Opened { cluster, locals: None, devices });
+        }
+        cluster.stop().await;
+        eprintln!("no device joined; running on this one alone");
+    }
+    let threads = arguments.threads.unwrap_or_else(cores);
+    let cluster = start(ClusterConfig { reach: Reach::Embedded { threads }, machine }).await?;
+    let devices = cluster.wait_for(1, LOCAL_START).await?;
+    Ok(Opened { cluster, locals: None, devices })
+}
+
+/// Listens with the key of this user's cluster.
+pub(crate) async fn listen(
+    context: &Context,
+    arguments: &ClusterArguments,
+    machine: CoordinatorConfig,
+) -> Result<Cluster, Failure> {
+    let identity = Identity::load_or_create(&key_file(context)).map_err(Failure::bad_input)?;
+    let (listen, mdns) = (vec![arguments.listen.clone()], !arguments.no_mdns);
+    start(ClusterConfig { reach: Reach::Network { identity, listen, mdns }, machine }).await
+}
+
+/// Starts local worker processes and waits until all of them joined.
+pub(crate) async fn open_locals(
+    context: &Context,
+    count: usize,
+    threads: usize,
+    machine: CoordinatorConfig,
+) -> Result<Opened, Failure> {
+    let reach = Reach::Network {
+        identity: Identity::ephemeral(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().map_err(anyhow::Error::from)?],
+        mdns: false,
+    };
+    let cluster = start(ClusterConfig { reach, machine }).await?;
+    let token = cluster.token().ok_or_else(|| anyhow!("a network cluster has a token"))?;
+    let locals = LocalWorkers::start(count, threads, token, &context.state, context.verbose)?;
+    let spinner = spinner(format!("starting {count} workers"));
+    let devices = cluster.wait_for(count, LOCAL_START).await?;
+    spinner.finish_and_clear();
+    if devices.len() < count {
+        let error = anyhow!("{} of {count} workers joined within 30 s", devices.len());
+        return Err(Failure::run(error).hint("try again with -v to see what they say"));
+    }
+    Ok(Opened { cluster, locals: Some(locals), devices })
+}
+
+async fn start(config: ClusterConfig) -> Result<Cluster, Failure> {
+    Cluster::start(config).await.map_err(|error| {
+        let taken = matches!(error.downcast_ref(), Some(NetError::Listen { .. }));
+        let failure = Failure::run(error);
+        if taken {
+            failure.hint("another coordinator may be running; give another address with --listen")
+        } else {
+            failure
+        }
+    })
+}
+
+fn spinner(message: String) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// A bar that follows the cluster's tiles until it is dropped.
+pub(crate) struct TileBar {
+    bar: ProgressBar,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl TileBar {
+    pub(crate) fn start(cluster: &Cluster, what: &str) -> Self {
+        let style = "{msg} [{bar:32}] {pos}/{len} tiles {elapsed}";
+        let style = ProgressStyle::with_template(style).expect("a sound template");
+        let bar = ProgressBar::new(0)
+            .with_message(what.to_owned())
+            .with_style(style.progress_chars("=> "));
+        let (progress, shown) = (cluster.progress().clone(), bar.clone());
+        let (base, base_expected) = progress.tiles();
+        let task = tokio::spawn(async move {
+            loop {
+                let (tiles, expected) = progress.tiles();
+                shown.set_length(expected - base_expected);
+                shown.set_position(tiles - base);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { bar, task }
+    }
+}
+
+impl Drop for TileBar {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Opens a model, with a size for what it leaves open.
+pub(crate) fn open_model(reference: &str, size: Option<Extent>) -> Result<LoadedModel, Failure> {
+    let input_size = size.map(|Extent { rows, cols }| Axes::new(rows, cols));
+    ::model::open(reference, &LoadOptions { input_size }).map_err(bad_model)
+}

@@ -1,0 +1,113 @@
+//! `tilehive plan`: explain before running.
+
+use super::open_model;
+use crate::cli::PlanArguments;
+use crate::failure::Failure;
+use crate::table;
+use kernels::Engine;
+use planner::{Cost, DeviceProfile};
+use serde_json::json;
+use std::time::Duration;
+use tiling::{Plan, Split, StageGeometry};
+
+pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
+    let loaded = open_model(&arguments.model, arguments.input_size)?;
+    let graph = &loaded.graph;
+    let engine = Engine::new(arguments.threads.clamp(1, 1024))?;
+    let speed = worker::measure_multiply_adds_per_s(&engine)?;
+    let devices: Vec<DeviceProfile> = (0..arguments.workers)
+        .map(|i| DeviceProfile::wired(format!("device-{i}"), speed))
+        .collect();
+    let (strategy, options) = arguments.strategy.resolve(devices.len());
+    let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
+        return Ok(());
+    }
+    println!(
+        "{} by `{}` on {} devices like this one, 100 Mbit/s each\n",
+        graph.name,
+        plan.strategy,
+        devices.len()
+    );
+    println!("{}\n", stages(graph, &plan, &cost));
+    println!("{}\n", loads(&devices, &cost));
+    let ns = Duration::from_nanos;
+    println!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
+    println!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
+    println!("redundancy  {:>10.3}", cost.redundancy());
+    if cost.makespan_ns >= cost.one_device_ns {
+        println!("\nUse one device: this plan would not be faster.");
+    }
+    Ok(())
+}
+
+/// A plan that cannot be is a matter of the arguments.
+pub(crate) fn bad_plan(error: planner::PlannerError) -> Failure {
+    let failure = Failure::bad_input(error);
+    failure
+        .hint("see what can be tiled with `tilehive model inspect`, or leave out --grid and --fuse")
+}
+
+fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table {
+    let header = [
+        "stage",
+        "tiles",
+        "largest tile",
+        "mult-adds",
+        "redundancy",
+        "scatter",
+        "halo",
+        "gather",
+        "time",
+    ];
+    let rows = plan.stages.iter().zip(&cost.stages).enumerate().map(|(i, (stage, c))| {
+        let name = |l: u32| graph.layers.get(l as usize).map(|l| l.name.as_str()).unwrap_or("");
+        let (first, last) = (name(stage.first_layer), name(stage.end_layer - 1));
+        let layers = stage.end_layer - stage.first_layer;
+        let grid = match &stage.split {
+            Split::Whole => "whole".into(),
+            Split::Spatial(grid) => {
+                format!("{} x {}", grid.row_shares.len(), grid.col_shares.len())
+            }
+        };
+        let redundancy = c.multiply_adds as f64 / (c.layer_multiply_adds as f64).max(1.0);
+        vec![
+            if layers == 1 { first.into() } else { format!("{first} .. {last} ({layers} layers)") },
+            grid,
+            largest_tile(graph, i, stage),
+            table::amount(c.multiply_adds),
+            if c.layer_multiply_adds == 0 { "-".into() } else { format!("{redundancy:.3}") },
+            table::bytes(c.scatter_bytes),
+            table::bytes(c.halo_bytes),
+            table::bytes(c.gather_bytes),
+            table::time(Duration::from_nanos(c.duration_ns)),
+        ]
+    });
+    table::table(&header, rows)
+}
+
+/// Output rows x cols of the largest tile, on its first output map.
+fn largest_tile(graph: &model::Model, index: usize, stage: &tiling::Stage) -> String {
+    let geometry = StageGeometry::new(graph, index, stage);
+    let tiles = geometry.map(|g| g.tiles).unwrap_or_default();
+    let regions = tiles.iter().filter_map(|t| t.outputs.first().map(|(_, r)| *r));
+    let largest = regions.max_by_key(|r| r.positions()).unwrap_or_default();
+    format!("{} x {}", largest.rows.len(), largest.cols.len())
+}
+
+fn loads(devices: &[DeviceProfile], cost: &Cost) -> comfy_table::Table {
+    let header = ["device", "tiles", "mult-adds", "bytes in", "bytes out", "weights", "peak maps"];
+    let rows = devices.iter().zip(&cost.devices).map(|(device, c)| {
+        vec![
+            device.name.clone(),
+            c.tiles.to_string(),
+            table::amount(c.multiply_adds),
+            table::bytes(c.bytes_in),
+            table::bytes(c.bytes_out),
+            table::bytes(c.weight_bytes),
+            table::bytes(c.tile_bytes),
+        ]
+    });
+    table::table(&header, rows)
+}

@@ -1,0 +1,366 @@
+//! The drive loop: gives the state machine what happened, carries out what it wants, holds the
+//! tensors and blobs that it names.
+
+use crate::cluster::{Answer, Device, HostedModel, Job, Progress};
+use crate::store::FrameMaps;
+use kernels::Piece;
+use model::WeightHash;
+use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
+use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
+use protocol::coordinator::{Input, Output};
+use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, FrameId, Member, Message};
+use protocol::{PlanId, WorkerId, WorkerReport};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// What the rest of the process asks of the loop.
+pub(crate) enum Request {
+    Submit(Job, Reply<Result<Answer, String>>),
+    Devices(Reply<Vec<Device>>),
+    Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
+    Stop,
+}
+
+struct FrameState {
+    model: Arc<HostedModel>,
+    maps: FrameMaps,
+    plan: Arc<ActivePlan>,
+    predicted: Cost,
+    scattered: Option<Instant>,
+    reply: Reply<Result<Answer, String>>,
+}
+
+/// A plan that was made before, and what it was made for.
+struct Planned {
+    model: WeightHash,
+    strategy: Strategy,
+    options: PlanOptions,
+    plan: Arc<ActivePlan>,
+    cost: Cost,
+}
+
+struct Driver {
+    machine: Coordinator,
+    commands: mpsc::UnboundedSender<Command>,
+    started: Instant,
+    progress: Arc<Progress>,
+    ids: BTreeMap<PeerId, WorkerId>,
+    addresses: BTreeMap<WorkerId, (PeerId, Vec<Multiaddr>)>,
+    blobs: BTreeMap<WeightHash, Owner>,
+    frames: BTreeMap<FrameId, FrameState>,
+    /// Jobs that wait for the first worker.
+    waiting: Vec<(Job, Reply<Result<Answer, String>>)>,
+    planned: Vec<Planned>,
+    next_frame: u64,
+    next_plan: u32,
+}
+
+/// Runs until told to stop.
+pub(crate) async fn drive(
+    net: Net,
+    config: CoordinatorConfig,
+    mut requests: mpsc::UnboundedReceiver<Request>,
+    progress: Arc<Progress>,
+) {
+    let mut driver = Driver {
+        machine: Coordinator::new(config),
+        commands: net.commands,
+        started: Instant::now(),
+        progress,
+        ids: BTreeMap::new(),
+        addresses: BTreeMap::new(),
+        blobs: BTreeMap::new(),
+        frames: BTreeMap::new(),
+        waiting: Vec::new(),
+        planned: Vec::new(),
+        next_frame: 0,
+        next_plan: 0,
+    };
+    let mut events = net.events;
+    loop {
+        let deadline = driver
+            .machine
+            .next_deadline()
+            .map(|ns| tokio::time::Instant::from_std(driver.started + Duration::from_nanos(ns)));
+        let tick = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => driver.on_event(event),
+                None => return,
+            },
+            request = requests.recv() => match request {
+                Some(Request::Submit(job, reply)) => driver.submit(job, reply),
+                Some(Request::Devices(reply)) => {
+                    let _ = reply.send(driver.devices());
+                }
+                Some(Request::Reports(reply)) => {
+                    let _ = reply.send((driver.machine.reports(), driver.machine.reassigned()));
+                }
+                Some(Request::Stop) | None => {
+                    driver.say_goodbye();
+                    // The network ends its events when what was queued is out.
+                    while events.recv().await.is_some() {}
+                    return;
+                }
+            },
+            () = tick => driver.handle(Input::Tick, None),
+        }
+    }
+}
+
+impl Driver {
+    /// Gives the machine an input; `values` are those of a bundle, until the machine has judged it.
+    fn handle(&mut self, input: Input, mut values: Option<(Bundle, Vec<Vec<f32>>)>) {
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.machine.handle(now, input);
+        while let Some(output) = self.machine.poll_output() {
+            self.carry_out(output, &mut values);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Up(peer, addresses) => {
+                let next = WorkerId(self.ids.len() as u32);
+                let id = *self.ids.entry(peer).or_insert(next);
+                self.addresses.insert(id, (peer, addresses));
+            }
+            Event::Down(peer, reason) => {
+                if let Some(&id) = self.ids.get(&peer) {
+                    tracing::info!("{id} left: {reason}");
+                    self.addresses.remove(&id);
+                    self.handle(Input::Left(id, reason), None);
+                }
+            }
+            Event::Message(peer, message, _) => {
+                let Some(&id) = self.ids.get(&peer) else { return };
+                match message {
+                    Message::Hello(hello) => {
+                        tracing::info!("{id} joined: {} ({} threads)", hello.name, hello.threads);
+                        self.handle(Input::Joined(id, hello), None);
+                        self.submit_waiting();
+                    }
+                    message => self.handle(Input::Message(id, message), None),
+                }
+            }
+            Event::Bundle(peer, bundle, values, _) => {
+                if let Some(&id) = self.ids.get(&peer) {
+                    let held = Some((bundle.clone(), values));
+                    self.handle(Input::Bundle(id, bundle), held);
+                }
+            }
+            // Nobody sends a coordinator blobs, and nobody refuses it.
+            Event::Blob(..) | Event::Refused(_) | Event::Unreachable(_) => {}
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, values: &mut Option<(Bundle, Vec<Vec<f32>>)>) {
+        match output {
+            Output::Send(to, message) => self.command(to, |peer| Command::Send(peer, message)),
+            Output::SendBundle(to, bundle) => {
+                let Some(frame) = self.frames.get_mut(&bundle.task.frame) else { return };
+                frame.scattered.get_or_insert_with(Instant::now);
+                let payload = frame.maps.cut(&bundle.pieces);
+                self.command(to, |peer| Command::SendBundle(peer, bundle, payload));
+            }
+            Output::SendBlobs(to, hashes) => self.send_blobs(to, hashes),
+            Output::Gather(task) => {
+                let Some((bundle, values)) = values.take() else { return };
+                if let Some(frame) = self.frames.get_mut(&task.frame) {
+                    let graph = &frame.model.loaded.graph;
+                    for (header, values) in bundle.pieces.iter().zip(values) {
+                        let channels = header.channels as usize;
+                        // The machine has checked the header, the network its length.
+                        if let Ok(piece) = Piece::from_values(header.region, channels, values) {
+                            frame.maps.gather(graph, header.map, piece);
+                        }
+                    }
+                }
+                self.progress.tiles.fetch_add(1, Ordering::Relaxed);
+            }
+            Output::Release(frame, map) => {
+                if let Some(frame) = self.frames.get_mut(&frame) {
+                    frame.maps.release(map);
+                }
+            }
+            Output::Finished(frame) => self.finish(frame),
+            Output::FrameFailed(frame, reason) => {
+                if let Some(frame) = self.frames.remove(&frame) {
+                    let _ = frame.reply.send(Err(reason));
+                }
+            }
+            Output::Disconnect(id, reason) => {
+                tracing::warn!("ending the connection to {id}: {reason}");
+                self.command(id, |peer| Command::Disconnect(peer, reason));
+            }
+            Output::MembershipChanged => {
+                // Frames that follow are planned for those who are there now.
+                self.planned.clear();
+                self.send_roster();
+            }
+        }
+    }
+
+    fn command(&self, to: WorkerId, command: impl FnOnce(PeerId) -> Command) {
+        if let Some((peer, _)) = self.addresses.get(&to) {
+            let _ = self.commands.send(command(*peer));
+        }
+    }
+
+    fn send_blobs(&mut self, to: WorkerId, hashes: Vec<WeightHash>) {
+        for hash in hashes {
+            match self.blobs.get(&hash) {
+                Some(owner) => {
+                    let payload = Payload::whole(owner.clone());
+                    self.command(to, |peer| Command::SendBlob(peer, hash, payload));
+                }
+                None => tracing::warn!("{to} wants {hash:?}, which no model here has"),
+            }
+        }
+    }
+
+    /// Tells every worker who else is there and where.
+    fn send_roster(&mut self) {
+        let live: Vec<WorkerId> = self.machine.live().map(|(id, ..)| id).collect();
+        let member = |&worker: &WorkerId| {
+            let (peer, addresses) = self.addresses.get(&worker)?;
+            let addresses = addresses.iter().map(|a| a.to_string()).collect();
+            Some(Member { worker, peer: peer.to_bytes(), addresses })
+        };
+        let members: Vec<Member> = live.iter().filter_map(member).collect();
+        for id in live {
+            let roster = Message::Roster(members.clone());
+            self.command(id, |peer| Command::Send(peer, roster));
+        }
+    }
+
+    fn submit(&mut self, job: Job, reply: Reply<Result<Answer, String>>) {
+        if self.machine.live().next().is_none() {
+            self.waiting.push((job, reply));
+            return;
+        }
+        let (plan, predicted) = match self.plan(&job) {
+            Ok(planned) => planned,
+            Err(reason) => {
+                let _ = reply.send(Err(reason));
+                return;
+            }
+        };
+        self.host(&job.model);
+        let id = FrameId(self.next_frame);
+        self.next_frame += 1;
+        let tiles: usize = plan.plan.stages.iter().map(|s| s.tiles()).sum();
+        self.progress.tiles_expected.fetch_add(tiles as u64, Ordering::Relaxed);
+        let frame = FrameState {
+            model: job.model,
+            maps: FrameMaps::new(job.inputs),
+            plan: plan.clone(),
+            predicted,
+            scattered: None,
+            reply,
+        };
+        self.frames.insert(id, frame);
+        self.handle(Input::Submit(id, plan), None);
+    }
+
+    fn submit_waiting(&mut self) {
+        for (job, reply) in std::mem::take(&mut self.waiting) {
+            self.submit(job, reply);
+        }
+    }
+
+    /// The plan for the workers that are there now.
+    fn plan(&mut self, job: &Job) -> Result<(Arc<ActivePlan>, Cost), String> {
+        let known = self.planned.iter().find(|p| {
+            p.model == job.model.hash.0 && p.strategy == job.strategy && p.options == job.options
+        });
+        if let Some(known) = known {
+            return Ok((known.plan.clone(), known.cost.clone()));
+        }
+        let graph = &job.model.loaded.graph;
+        let (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>) = self
+            .machine
+            .live()
+            .map(|(id, report, rate)| (id, DeviceProfile::wired(report.name.clone(), rate)))
+            .unzip();
+        let (plan, cost) =
+            planner::plan(graph, &devices, job.strategy, job.options).map_err(|e| e.to_string())?;
+        self.next_plan += 1;
+        let id = PlanId(self.next_plan);
+        let plan = ActivePlan::new(id, graph.clone(), job.model.hash, plan, slots);
+        let plan = Arc::new(plan.map_err(|e| e.to_string())?);
+        self.planned.push(Planned {
+            model: job.model.hash.0,
+            strategy: job.strategy,
+            options: job.options,
+            plan: plan.clone(),
+            cost: cost.clone(),
+        });
+        Ok((plan, cost))
+    }
+
+    /// Makes the blobs of a model available to workers.
+    fn host(&mut self, model: &Arc<HostedModel>) {
+        if self.blobs.contains_key(&model.hash.0) {
+            return;
+        }
+        let weights = &model.loaded.weights;
+        for hash in weights.hashes().collect::<Vec<_>>() {
+            if let Some(values) = weights.find(hash) {
+                self.blobs.insert(hash, Arc::new(WeightBytes(values.clone())));
+            }
+        }
+        self.blobs.insert(model.hash.0, model.graph_bytes.clone());
+    }
+
+    fn finish(&mut self, id: FrameId) {
+        let Some(frame) = self.frames.remove(&id) else { return };
+        let makespan = frame.scattered.map(|s| s.elapsed()).unwrap_or_default();
+        let outputs = frame.maps.take(&frame.model.loaded.graph.outputs);
+        let answer = Answer { outputs, makespan, plan: frame.plan, predicted: frame.predicted };
+        let _ = frame.reply.send(Ok(answer));
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        let device = |(id, report, rate): (WorkerId, &WorkerReport, u64)| {
+            let (peer, addresses) = self.addresses.get(&id)?;
+            Some(Device {
+                id: id.0,
+                name: report.name.clone(),
+                threads: report.threads,
+                multiply_adds_per_s: rate,
+                peer: peer.to_string(),
+                addresses: addresses.iter().map(|a| a.to_string()).collect(),
+            })
+        };
+        self.machine.live().filter_map(device).collect()
+    }
+
+    fn say_goodbye(&mut self) {
+        let live: Vec<WorkerId> = self.machine.live().map(|(id, ..)| id).collect();
+        for id in live {
+            let goodbye = Message::Goodbye { reason: "the coordinator is done".into() };
+            self.command(id, |peer| Command::Send(peer, goodbye));
+        }
+        let _ = self.commands.send(Command::Shutdown);
+    }
+}
+
+/// Weights as they travel. Little-endian machines only, as all the supported ones are.
+struct WeightBytes(Arc<Vec<f32>>);
+
+impl AsRef<[u8]> for WeightBytes {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}

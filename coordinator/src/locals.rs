@@ -1,0 +1,103 @@
+//! Worker processes on this machine: real ones, that join over the loopback network.
+
+use crate::failure::Failure;
+use anyhow::{Context, anyhow};
+use net::Token;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+
+/// Running worker processes; they end when this is dropped, and also when this process dies.
+pub struct LocalWorkers {
+    children: Vec<Child>,
+}
+
+impl LocalWorkers {
+    /// Starts `count` workers with `threads` compute threads each.
+    ///
+    /// *Errors*: the worker program cannot be found, built or started.
+    pub fn start(
+        count: usize,
+        threads: usize,
+        token: &Token,
+        state: &Path,
+        verbosity: u8,
+    ) -> Result<Self, Failure> {
+        let binary = worker_binary()?;
+        let start = |index: usize| {
+            let mut command = Command::new(&binary);
+            command
+                .args(["--child", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
+                .args(["--name", &format!("local-{index}"), "--threads", &threads.to_string()])
+                .args((0..verbosity).map(|_| "-v"))
+                .arg("--state")
+                .arg(state)
+                // Not on the command line, where every user of the machine could read it.
+                .env("TILEHIVE_TOKEN", token.to_string())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .kill_on_drop(true);
+            // A terminal's Ctrl-C is for the coordinator, which then ends its workers in order.
+            #[cfg(unix)]
+            command.process_group(0);
+            command.spawn().with_context(|| format!("cannot start {}", binary.display()))
+        };
+        let children = (0..count).map(start).collect::<Result<_, _>>()?;
+        Ok(Self { children })
+    }
+
+    /// The process ids, in the order started.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.children.iter().filter_map(|c| c.id()).collect()
+    }
+
+    /// Ends the workers and waits for them.
+    pub async fn stop(mut self) {
+        for child in &mut self.children {
+            drop(child.stdin.take());
+            let patience = std::time::Duration::from_secs(2);
+            if tokio::time::timeout(patience, child.wait()).await.is_err() {
+                let _ = child.kill().await;
+            }
+        }
+    }
+}
+
+/// The worker program: beside this one, or built from the source tree that this one came from.
+///
+/// *Errors*: neither can be had.
+pub fn worker_binary() -> Result<PathBuf, Failure> {
+    let name = format!("tilehive-worker{}", std::env::consts::EXE_SUFFIX);
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let folder = own.parent().context("this program is in no folder")?;
+    // A test program is one folder further down.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let binary = folder.join(&name);
+    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    if binary.is_file() && (age(&binary) >= age(&own) || source_tree(folder).is_none()) {
+        return Ok(binary);
+    }
+    let hint = "build it with `cargo build --release --bins`, or install it beside `tilehive`";
+    let missing = || Failure::run(anyhow!("{} is missing", binary.display())).hint(hint);
+    let Some((manifest, release)) = source_tree(folder) else { return Err(missing()) };
+    eprintln!("building {name} ...");
+    let mut build = std::process::Command::new("cargo");
+    build.args(["build", "--quiet", "--package", "worker", "--manifest-path"]).arg(manifest);
+    if release {
+        build.arg("--release");
+    }
+    let built = build.stdout(Stdio::null()).status();
+    if built.is_ok_and(|status| status.success()) && binary.is_file() {
+        return Ok(binary);
+    }
+    Err(missing())
+}
+
+/// The manifest of the source tree whose target folder this is, and whether it is a release build.
+fn source_tree(folder: &Path) -> Option<(PathBuf, bool)> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("Cargo.toml");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| manifest.with_file_name("target"));
+    let inside = folder.parent()? == target && manifest.is_file();
+    inside.then(|| (manifest, folder.ends_with("release")))
+}

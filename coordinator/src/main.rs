@@ -1,0 +1,5 @@
+//! See [`coordinator`].
+
+fn main() -> std::process::ExitCode {
+    coordinator::main()
+}

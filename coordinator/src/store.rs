@@ -1,0 +1,107 @@
+//! The feature maps of the frames in flight.
+//!
+//! A map is written by gathering, then only read: it is stitched once, and pieces of it are sent
+//! from where it lies.
+
+use kernels::Piece;
+use model::{MapId, Model};
+use net::{Owner, Payload};
+use protocol::PieceHeader;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tiling::Region;
+
+/// The maps of one frame.
+#[derive(Default)]
+pub(crate) struct FrameMaps {
+    maps: BTreeMap<MapId, Arc<Piece>>,
+}
+
+struct PieceBytes(Arc<Piece>);
+
+impl AsRef<[u8]> for PieceBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl FrameMaps {
+    /// Starts with the maps that the caller gives.
+    pub(crate) fn new(inputs: impl IntoIterator<Item = (MapId, Arc<Piece>)>) -> Self {
+        Self { maps: inputs.into_iter().collect() }
+    }
+
+    /// Stitches a piece into its map.
+    pub(crate) fn gather(&mut self, model: &Model, map: MapId, piece: Piece) {
+        let whole = Region::whole(model.shape(map));
+        if piece.region == whole {
+            self.maps.insert(map, Arc::new(piece));
+            return;
+        }
+        let zeroed = || Arc::new(Piece::zeroed(whole, model.shape(map).channels()));
+        let target = self.maps.entry(map).or_insert_with(zeroed);
+        // Nobody reads a map before all its tiles are in, so this never copies.
+        let target = Arc::get_mut(target).expect("a map is not shared while it is gathered");
+        target.paste(&piece);
+    }
+
+    /// Pieces of maps, as references.
+    ///
+    /// *Panics* when a map is not there: the state machine names only complete maps.
+    pub(crate) fn cut(&self, pieces: &[PieceHeader]) -> Payload {
+        let mut payload = Payload::new();
+        for header in pieces {
+            let map = self.maps.get(&header.map).expect("a scattered map is complete");
+            push_region(&mut payload, map, header.region);
+        }
+        payload
+    }
+
+    /// Lets go of a map.
+    pub(crate) fn release(&mut self, map: MapId) {
+        self.maps.remove(&map);
+    }
+
+    /// Takes the maps that the caller wants.
+    pub(crate) fn take(mut self, maps: &[MapId]) -> Vec<(MapId, Arc<Piece>)> {
+        maps.iter().filter_map(|&map| Some((map, self.maps.remove(&map)?))).collect()
+    }
+}
+
+/// Full rows are one run of bytes, narrower regions one a row.
+fn push_region(payload: &mut Payload, map: &Arc<Piece>, region: Region) {
+    let owner: Owner = Arc::new(PieceBytes(map.clone()));
+    let Region { rows, cols } = map.region;
+    let pixel = map.channels * size_of::<f32>();
+    let offset =
+        |row: usize, col: usize| ((row - rows.start) * cols.len() + (col - cols.start)) * pixel;
+    if region.cols == cols && !region.is_empty() {
+        let start = offset(region.rows.start, cols.start);
+        payload.push(owner, start..start + region.positions() * pixel);
+        return;
+    }
+    for row in region.rows.indices() {
+        let start = offset(row, region.cols.start);
+        payload.push(owner.clone(), start..start + region.cols.len() * pixel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiling::Span;
+
+    #[test]
+    fn a_cut_has_the_bytes_of_a_crop() {
+        let whole = Region::new(Span::whole(5), Span::whole(7));
+        let values = (0..5 * 7 * 3).map(|v| v as f32).collect();
+        let piece = Arc::new(Piece::from_values(whole, 3, values).unwrap());
+        let maps = FrameMaps::new([(MapId(0), piece.clone())]);
+        for (rows, cols) in [((1, 4), (2, 5)), ((0, 5), (0, 7)), ((2, 3), (0, 7))] {
+            let region = Region::new(Span::new(rows.0, rows.1), Span::new(cols.0, cols.1));
+            let cut = maps.cut(&[PieceHeader { map: MapId(0), region, channels: 3 }]);
+            let bytes: Vec<u8> = cut.slices().flatten().copied().collect();
+            assert_eq!(bytes, piece.crop(region).as_bytes());
+        }
+    }
+}

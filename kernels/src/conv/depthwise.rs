@@ -1,0 +1,152 @@
+//! Depthwise convolution: each channel is its own group, so the lanes are channels.
+
+use super::source::Source;
+use super::{Conv, Out, Part};
+use crate::math;
+use crate::simd::{Kernel, Simd};
+use tiling::Span;
+
+/// One thread's share of a depthwise convolution.
+pub(super) struct DepthwisePart<'a> {
+    pub(super) conv: &'a Conv<'a>,
+    pub(super) part: &'a Part,
+    pub(super) out: &'a Out,
+}
+
+/// Pixels whose sums are kept in registers together.
+const PIXELS: usize = 8;
+
+/// Input values whose strips are made at once; they stay in the second-level cache.
+const CHUNK_VALUES: usize = 64 << 10;
+
+/// The arguments of a micro-kernel, for all channels of a block.
+struct Micro<'a> {
+    rows: &'a [*const f32],
+    kernel_cols: usize,
+    /// Values from one tap of a kernel row to the next.
+    tap_step: usize,
+    pixel_step: usize,
+    channels: usize,
+    weights: &'a [f32],
+    bias: &'a [f32],
+    low: f32,
+    high: f32,
+    out: *mut f32,
+}
+
+impl Kernel for DepthwisePart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { conv: Conv { input, window, packed, activation }, part, out } = self;
+        let mut source = Source::new(*input, window, part, PIXELS);
+        let clamp = math::as_clamp(*activation);
+        let (low, high) = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let channels = input.channels;
+        let weights = packed.values.values();
+        assert_eq!(weights.len(), window.kernel.rows * window.kernel.cols * channels);
+        assert_eq!(packed.bias.len(), channels);
+        let mut rows = Vec::with_capacity(window.kernel.rows);
+        let row_values = (input.region.cols.len() * channels * window.stride.rows).max(1);
+        let chunk_rows = (CHUNK_VALUES / row_values).max(1);
+        for row in part.rows.indices() {
+            if (row - part.rows.start) % chunk_rows == 0 {
+                source.fill(Span::new(row, (row + chunk_rows).min(part.rows.end)));
+            }
+            for block in &source.blocks {
+                source.rows(row, block, &mut rows);
+                let micro = Micro {
+                    rows: &rows,
+                    kernel_cols: window.kernel.cols,
+                    tap_step: window.dilation.cols * channels,
+                    pixel_step: window.stride.cols * channels,
+                    channels,
+                    weights,
+                    bias: &packed.bias,
+                    low,
+                    high,
+                    out: out.at(row, block.out_col),
+                };
+                match block.pixels {
+                    1 => s.enter(Fixed::<'_, 1>(&micro)),
+                    2 => s.enter(Fixed::<'_, 2>(&micro)),
+                    3 => s.enter(Fixed::<'_, 3>(&micro)),
+                    4 => s.enter(Fixed::<'_, 4>(&micro)),
+                    5 => s.enter(Fixed::<'_, 5>(&micro)),
+                    6 => s.enter(Fixed::<'_, 6>(&micro)),
+                    7 => s.enter(Fixed::<'_, 7>(&micro)),
+                    8 => s.enter(Fixed::<'_, 8>(&micro)),
+                    _ => unreachable!("a block has at most {PIXELS} pixels"),
+                }
+                if clamp.is_none() {
+                    // Safety: the block was just written by this thread and is contiguous.
+                    let values = unsafe {
+                        std::slice::from_raw_parts_mut(micro.out, block.pixels * channels)
+                    };
+                    math::activate_slice(s, *activation, values);
+                }
+            }
+        }
+    }
+}
+
+/// *Safety*: `n` values are readable at `p`.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
+    // Safety: as asked.
+    unsafe { if n == S::LANES { s.load(p) } else { s.load_first(p, n) } }
+}
+
+/// A micro-kernel for a fixed number of pixels.
+struct Fixed<'a, const PIXELS: usize>(&'a Micro<'a>);
+
+impl<const PIXELS: usize> Kernel for Fixed<'_, PIXELS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.0.channels / S::LANES * S::LANES;
+        for channel in (0..whole).step_by(S::LANES) {
+            self.vector(s, channel, S::LANES);
+        }
+        if whole < self.0.channels {
+            self.vector(s, whole, self.0.channels - whole);
+        }
+    }
+}
+
+impl<const PIXELS: usize> Fixed<'_, PIXELS> {
+    /// `n` channels from `channel` on; inlined once with a constant `n` and once without.
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, channel: usize, n: usize) {
+        let m = self.0;
+        let mut sums = [s.splat(0.0); PIXELS];
+        // Safety: `Source::rows` gives the span of the block with all channels; weights and bias
+        // have the channels of the input; the output block has as many.
+        unsafe {
+            let mut weights = m.weights.as_ptr().add(channel);
+            for &row in m.rows {
+                for tap in 0..m.kernel_cols {
+                    let w = load(s, weights, n);
+                    let input = row.add(tap * m.tap_step + channel);
+                    for (pixel, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.fma(load(s, input.add(pixel * m.pixel_step), n), w, *sum);
+                    }
+                    // After the last tap this points past the weights, and is not read.
+                    weights = weights.wrapping_add(m.channels);
+                }
+            }
+            let bias = load(s, m.bias.as_ptr().add(channel), n);
+            let (low, high) = (s.splat(m.low), s.splat(m.high));
+            for (pixel, sum) in sums.iter().enumerate() {
+                let y = s.min(high, s.max(low, s.add(*sum, bias)));
+                let out = m.out.add(pixel * m.channels + channel);
+                match n == S::LANES {
+                    true => s.store(out, y),
+                    false => s.store_first(out, n, y),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Direct convolution over pieces in NHWC.
+//!
+//! Each output element is one chain of fused multiply-adds in the order kernel row, kernel col,
+//! input channel, starting from `0.0`; then the bias is added (`0.0` where there is none), then
+//! the activation. A tap outside the map is the value `0.0` and is multiplied like any other: it
+//! is not skipped, since skipping could keep a `-0.0` that adding `0.0` turns into `0.0`.
+//!
+//! Safety of the module: [`run`] asserts that the input piece contains the receptive field of the
+//! output region and that the packed weights fit both; every pointer below is derived from these.
+#![allow(unsafe_code)]
+
+mod dense;
+mod depthwise;
+mod source;
+
+use crate::pack::PackedConv;
+use crate::piece::{Piece, View};
+use crate::threads::{Threads, split};
+use model::{Activation, Window};
+use std::ops::Range;
+use tiling::{Region, Span};
+
+/// A convolution of one region.
+#[derive(Clone, Copy)]
+pub(crate) struct Conv<'a> {
+    pub(crate) input: View<'a>,
+    pub(crate) window: &'a Window,
+    pub(crate) packed: &'a PackedConv,
+    pub(crate) activation: Activation,
+}
+
+/// Which share of the output one thread computes.
+struct Part {
+    rows: Span,
+    cols: Span,
+    /// Pairs of panels, counted over all groups; all of them for a depthwise convolution.
+    pairs: Range<usize>,
+}
+
+/// The output values, written by several threads at disjoint places.
+#[derive(Clone, Copy)]
+struct Out {
+    values: *mut f32,
+    region: Region,
+    channels: usize,
+}
+
+// Safety: the parts of one run are disjoint in rows, in cols or in output channels.
+unsafe impl Sync for Out {}
+unsafe impl Send for Out {}
+
+impl Out {
+    /// Where a position starts, which must be inside.
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        let Region { rows, cols } = self.region;
+        debug_assert!(rows.indices().contains(&row) && cols.indices().contains(&col));
+        let position = (row - rows.start) * cols.len() + col - cols.start;
+        // Safety: the position is inside the region, whose values the piece holds.
+        unsafe { self.values.add(position * self.channels) }
+    }
+}
+
+/// Multiply-adds below which one thread is faster than waking the others.
+const MULTIPLY_ADDS_MIN: usize = 1 << 18;
+
+/// Computes a region of a convolution.
+///
+/// *Panics* when the input piece lacks a part of the receptive field, or the weights do not fit.
+pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Piece) {
+    let (conv, region) = flattened(conv, output.region);
+    let Conv { input, window, packed, .. } = conv;
+    assert_eq!(window.kernel, packed.kernel);
+    assert_eq!(input.channels, packed.groups * packed.group_inputs);
+    assert_eq!(output.channels, packed.groups * packed.group_outputs);
+    assert_eq!(input.values.len(), input.region.positions() * input.channels);
+    assert!(input.region.contains(source::field(window, region, &input)));
+    let parts = parts(threads.count, &conv, region, output.channels);
+    let (channels, values) = (output.channels, output.values_mut().as_mut_ptr());
+    let out = Out { values, region, channels };
+    threads.for_each_part(parts.len(), |part| {
+        let (part, out) = (&parts[part], &out);
+        if packed.is_depthwise() {
+            threads.cpu.run(depthwise::DepthwisePart { conv: &conv, part, out });
+        } else {
+            threads.cpu.run(dense::DensePart { conv: &conv, part, out });
+        }
+    });
+}
+
+/// A 1x1 convolution over whole rows as one long row, so that no pixel block is cut short.
+fn flattened<'a>(mut conv: Conv<'a>, output: Region) -> (Conv<'a>, Region) {
+    static ONE: Window = Window {
+        kernel: model::Axes::new(1, 1),
+        stride: model::Axes::new(1, 1),
+        dilation: model::Axes::new(1, 1),
+        pads: model::Pads { top: 0, left: 0, bottom: 0, right: 0 },
+    };
+    let Window { kernel, stride, pads, .. } = *conv.window;
+    let pointwise = kernel == ONE.kernel && stride == ONE.stride && pads.top == 0 && pads.left == 0;
+    let input = &mut conv.input;
+    // Output rows and cols right of the map or below it read padding, and are not the input's.
+    let same = output.cols == input.region.cols && input.region.rows.contains(output.rows);
+    if !pointwise || !same || conv.packed.is_depthwise() {
+        return (conv, output);
+    }
+    let skipped = output.rows.start - input.region.rows.start;
+    let row_values = output.cols.len() * input.channels;
+    input.values = &input.values[skipped * row_values..][..output.rows.len() * row_values];
+    let region = Region::new(Span::whole(1), Span::whole(output.positions()));
+    input.region = region;
+    (input.map_rows, input.map_cols) = (1, output.positions());
+    conv.window = &ONE;
+    (conv, region)
+}
+
+/// Cuts the output over the threads: by output channels where the weights are the larger part of
+/// what is read, else by rows, or by columns where there are few rows.
+fn parts(threads: usize, conv: &Conv<'_>, region: Region, channels: usize) -> Vec<Part> {
+    let packed = conv.packed;
+    let Region { rows, cols } = region;
+    let pairs = packed.groups * packed.panels_per_group().div_ceil(2);
+    let multiply_adds = region.positions() * channels * packed.depth();
+    let whole = |rows, cols| Part { rows, cols, pairs: 0..pairs };
+    if threads == 1 || multiply_adds < MULTIPLY_ADDS_MIN {
+        return vec![whole(rows, cols)];
+    }
+    let weights_dominate = packed.values.values().len() > conv.input.values.len();
+    let even_pairs = pairs.is_multiple_of(threads) || pairs >= 8 * threads;
+    let by_pairs = !packed.is_depthwise() && pairs >= threads;
+    if by_pairs && weights_dominate && even_pairs {
+        let share = |s: Span| Part { rows, cols, pairs: s.indices() };
+        return split(Span::whole(pairs), threads).into_iter().map(share).collect();
+    }
+    if rows.len() >= threads {
+        return split(rows, threads).into_iter().map(|rows| whole(rows, cols)).collect();
+    }
+    let parts = threads.min(cols.len()).max(1);
+    split(cols, parts).into_iter().map(|cols| whole(rows, cols)).collect()
+}

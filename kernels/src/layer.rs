@@ -1,0 +1,113 @@
+//! One layer over one region: which kernel an operator means.
+
+use crate::conv::{self, Conv};
+use crate::error::KernelError;
+use crate::linear::{Linear, MatMul, MatMulShape};
+use crate::pack::Packed;
+use crate::piece::{Piece, View};
+use crate::spatial::Lrn;
+use crate::threads::Threads;
+use crate::{general, pointwise, pool, spatial};
+use model::{Layer, Op, Shape};
+use tiling::receptive::ResizeAxis;
+
+/// A layer with what it reads.
+pub(crate) struct LayerRun<'a> {
+    pub(crate) threads: &'a Threads,
+    pub(crate) layer: &'a Layer,
+    pub(crate) packed: &'a Packed,
+    pub(crate) inputs: &'a [(View<'a>, &'a Shape)],
+    /// Of the output map.
+    pub(crate) shape: &'a Shape,
+}
+
+impl LayerRun<'_> {
+    /// Fills the output piece, every value of it.
+    pub(crate) fn run(&self, output: &mut Piece) -> Result<(), KernelError> {
+        let Self { threads, layer, packed, inputs, shape } = *self;
+        if let Packed::Constant(value) = packed {
+            output.paste(value);
+            return Ok(());
+        }
+        let views: Vec<View<'_>> = inputs.iter().map(|(view, _)| *view).collect();
+        let whole: Vec<_> = inputs.iter().map(|(view, shape)| (view.values, *shape)).collect();
+        let (input, input_shape) = inputs[0];
+        match (&layer.op, packed) {
+            (Op::Conv { window, activation, .. }, Packed::Conv(packed)) => {
+                let conv = Conv { input, window, packed, activation: *activation };
+                conv::run(threads, conv, output);
+            }
+            (Op::Pool { window, kind }, _) => pool::run(threads, input, window, *kind, output),
+            (Op::Activate(activation), _) => {
+                pointwise::activate(threads, input, *activation, output);
+            }
+            (Op::ChannelAffine { activation, .. }, Packed::Channels(constants)) => {
+                let constants = (&constants[0][..], &constants[1][..]);
+                pointwise::channel_affine(threads, input, constants, *activation, output);
+            }
+            (Op::PRelu { .. }, Packed::Channels(slopes)) => {
+                pointwise::prelu(threads, input, &slopes[0], output);
+            }
+            (Op::Combine { kind, activation }, _) if shape.is_spatial() => {
+                let size = (shape.rows(), shape.cols());
+                pointwise::combine(threads, &views, *kind, *activation, size, output);
+            }
+            (Op::Combine { kind, activation }, _) => {
+                general::combine(&whole, *kind, *activation, shape, output.values_mut());
+            }
+            (Op::Concat, _) => spatial::concat(threads, &views, output),
+            (Op::ConcatGeneral { axis }, _) => {
+                general::concat(&whole, *axis, shape, output.values_mut());
+            }
+            (Op::Pad { pads, value }, _) => spatial::pad(threads, input, *pads, *value, output),
+            (Op::Resize { mode, coordinates, scale }, _) => {
+                let axes = ResizeAxis::of(*coordinates, *scale, input_shape, shape);
+                spatial::resize(threads, input, *mode, axes, output);
+            }
+            (Op::DepthToSpace { block, order }, _) => {
+                spatial::depth_to_space(threads, input, *block, *order, output);
+            }
+            (Op::SpaceToDepth { block }, _) => {
+                spatial::space_to_depth(threads, input, *block, output);
+            }
+            (&Op::Lrn { size, alpha, beta, bias }, _) => {
+                spatial::lrn(threads, input, Lrn { size, alpha, beta, bias }, output);
+            }
+            (Op::GlobalAveragePool, _) => spatial::global_average_pool(input, output),
+            (Op::Reshape, _) => {
+                general::reshape(input.values, input_shape, shape, output.values_mut());
+            }
+            (Op::Transpose { perm }, _) => {
+                general::transpose(input.values, input_shape, perm, shape, output.values_mut());
+            }
+            (Op::Linear { activation, .. }, Packed::Linear { weights, bias }) => {
+                let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
+                let linear = Linear {
+                    input: input.values,
+                    weights,
+                    bias: bias.as_ref().map(|bias| &bias[..]),
+                    inputs: last(input_shape),
+                    outputs: last(shape),
+                    activation: *activation,
+                };
+                linear.run(threads, output.values_mut());
+            }
+            (Op::MatMul, _) => {
+                let (a, b) = (inputs[0], inputs[1]);
+                let product = &MatMulShape::new(&layer.name, &a.1.dims(), &b.1.dims())?;
+                let (a, b) = (a.0.values, b.0.values);
+                let output = output.values_mut();
+                threads.cpu.run(MatMul { shape: product, a, b, output });
+            }
+            (Op::Softmax { axis: 1, flattened: false }, _) if shape.is_spatial() => {
+                general::softmax_channels(threads, input, output);
+            }
+            (&Op::Softmax { axis, flattened }, _) => {
+                let axes = (axis, flattened);
+                general::softmax(threads, input.values, shape, axes, output.values_mut());
+            }
+            _ => return Err(KernelError::NotPacked { layer: layer.name.clone() }),
+        }
+        Ok(())
+    }
+}

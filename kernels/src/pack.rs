@@ -1,0 +1,244 @@
+//! Weights as the kernels want them, made once for all tile shapes and instruction sets.
+//!
+//! A dense convolution's weights lie in panels of 16 output channels:
+//! `[group][panel][kernel row][kernel col][input channel][16]`, the last panel of a group filled
+//! with zeros. Two panels side by side feed AVX-512, one feeds AVX2 and NEON.
+
+use crate::error::KernelError;
+use crate::piece::{AlignedBuffer, Piece};
+use model::{Axes, LayerId, LoadedModel, Model, Op, Shape, WeightId, WeightStore};
+use std::sync::{Arc, OnceLock};
+
+/// Output channels of a panel.
+pub(crate) const PANEL: usize = 16;
+
+/// A convolution's weights in panels, or by tap where each channel is its own group.
+pub(crate) struct PackedConv {
+    pub(crate) groups: usize,
+    /// Input channels of a group.
+    pub(crate) group_inputs: usize,
+    /// Output channels of a group.
+    pub(crate) group_outputs: usize,
+    pub(crate) kernel: Axes<usize>,
+    /// Depthwise: `[kernel row][kernel col][channel]`, else panels.
+    pub(crate) values: AlignedBuffer,
+    /// As the output channels of the panels lie; zeros where the layer has no bias.
+    pub(crate) bias: Vec<f32>,
+}
+
+impl PackedConv {
+    /// One input and one output channel for each group.
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.group_inputs == 1 && self.group_outputs == 1
+    }
+
+    pub(crate) fn panels_per_group(&self) -> usize {
+        self.group_outputs.div_ceil(PANEL)
+    }
+
+    /// Products of one output element.
+    pub(crate) fn depth(&self) -> usize {
+        self.kernel.rows * self.kernel.cols * self.group_inputs
+    }
+}
+
+/// What a layer needs beside its inputs.
+pub(crate) enum Packed {
+    Nothing,
+    Conv(PackedConv),
+    /// Scale and shift, or the slopes of a PRelu.
+    Channels(Vec<Arc<Vec<f32>>>),
+    Linear {
+        weights: Arc<Vec<f32>>,
+        bias: Option<Arc<Vec<f32>>>,
+    },
+    Constant(Piece),
+}
+
+/// A model with its weights packed, layer by layer, as they arrive.
+pub struct PackedModel {
+    graph: Arc<Model>,
+    layers: Vec<OnceLock<Packed>>,
+}
+
+impl PackedModel {
+    /// A model of which nothing is packed yet.
+    pub fn new(graph: Arc<Model>) -> Self {
+        let layers = graph.layers.iter().map(|_| OnceLock::new()).collect();
+        Self { graph, layers }
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Arc<Model> {
+        &self.graph
+    }
+
+    /// Packs one layer; does nothing where that was done. Any thread may call it.
+    ///
+    /// *Errors*: a weight tensor is not in the store, or does not fit the layer.
+    pub fn pack(&self, layer: LayerId, weights: &WeightStore) -> Result<(), KernelError> {
+        let slot = &self.layers[layer.index()];
+        if slot.get().is_none() {
+            // Two threads may both come here; the second result is dropped.
+            let _ = slot.set(Packing { graph: &self.graph, layer, weights }.run()?);
+        }
+        Ok(())
+    }
+
+    /// Packs every layer.
+    ///
+    /// *Errors*: as [`PackedModel::pack`].
+    pub fn pack_all(&self, model: &LoadedModel) -> Result<(), KernelError> {
+        let mut layers = (0..self.layers.len() as u32).map(LayerId);
+        layers.try_for_each(|layer| self.pack(layer, &model.weights))
+    }
+
+    /// Whether a layer can run: it is packed, or has no weights.
+    pub fn is_packed(&self, layer: LayerId) -> bool {
+        self.find(layer).is_some()
+    }
+
+    /// Memory that the packed weights take. Fully connected layers use the elements as they are
+    /// in the store; they are counted too.
+    pub fn bytes(&self) -> usize {
+        let values = |packed: &Packed| match packed {
+            Packed::Nothing => 0,
+            Packed::Conv(conv) => conv.values.capacity() + conv.bias.len(),
+            Packed::Channels(all) => all.iter().map(|c| c.len()).sum(),
+            Packed::Linear { weights, bias } => {
+                weights.len() + bias.as_ref().map_or(0, |bias| bias.len())
+            }
+            Packed::Constant(piece) => piece.values().len(),
+        };
+        let layers = self.layers.iter().filter_map(OnceLock::get);
+        layers.map(values).sum::<usize>() * size_of::<f32>()
+    }
+
+    pub(crate) fn find(&self, layer: LayerId) -> Option<&Packed> {
+        let has_weights = matches!(
+            &self.graph.layer(layer).op,
+            Op::Conv { .. }
+                | Op::ChannelAffine { .. }
+                | Op::PRelu { .. }
+                | Op::Linear { .. }
+                | Op::Constant { .. }
+        );
+        let packed = self.layers[layer.index()].get();
+        if has_weights { packed } else { Some(packed.unwrap_or(&Packed::Nothing)) }
+    }
+}
+
+/// One layer on its way to be packed.
+struct Packing<'a> {
+    graph: &'a Model,
+    layer: LayerId,
+    weights: &'a WeightStore,
+}
+
+impl Packing<'_> {
+    fn run(&self) -> Result<Packed, KernelError> {
+        let layer = self.graph.layer(self.layer);
+        let output = self.graph.shape(layer.output);
+        let input = layer.inputs.first().map(|&map| self.graph.shape(map));
+        let channels = input.map_or(0, Shape::channels);
+        Ok(match &layer.op {
+            Op::Conv { window, groups, weights, bias, .. } => {
+                let kernel = window.kernel;
+                Packed::Conv(self.conv(*groups, kernel, *weights, *bias, channels, output)?)
+            }
+            Op::ChannelAffine { scale, shift, .. } => Packed::Channels(vec![
+                self.vector(*scale, channels)?,
+                self.vector(*shift, channels)?,
+            ]),
+            Op::PRelu { slope } => Packed::Channels(vec![self.vector(*slope, channels)?]),
+            Op::Linear { weights, bias, .. } => {
+                let inputs = input.and_then(|s| s.dims().last().copied()).unwrap_or(0);
+                let outputs = output.dims().last().copied().unwrap_or(0);
+                let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
+                Packed::Linear { weights: self.vector(*weights, inputs * outputs)?, bias }
+            }
+            Op::Constant { value } => {
+                let values = self.vector(*value, output.elements())?;
+                Packed::Constant(crate::general::from_logical(output, &values))
+            }
+            _ => Packed::Nothing,
+        })
+    }
+
+    /// The elements of a tensor, of which there must be so many.
+    fn vector(&self, weight: WeightId, expected: usize) -> Result<Arc<Vec<f32>>, KernelError> {
+        let layer = || self.graph.layer(self.layer).name.clone();
+        let hash = self.graph.weight(weight).hash;
+        let Some(values) = self.weights.find(hash) else {
+            return Err(KernelError::MissingWeights { layer: layer(), hash });
+        };
+        self.check("weight elements", expected, values.len())?;
+        Ok(values.clone())
+    }
+
+    fn check(&self, what: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {
+        if expected == got {
+            return Ok(());
+        }
+        let layer = self.graph.layer(self.layer).name.clone();
+        Err(KernelError::LayerShape { layer, what, expected, got })
+    }
+
+    fn conv(
+        &self,
+        groups: usize,
+        kernel: Axes<usize>,
+        weights: WeightId,
+        bias: Option<WeightId>,
+        channels: usize,
+        output: &Shape,
+    ) -> Result<PackedConv, KernelError> {
+        let outputs = output.channels();
+        let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
+        self.check("input channels in whole groups", channels, group_inputs * groups)?;
+        self.check("output channels in whole groups", outputs, group_outputs * groups)?;
+        // A product that overflows is longer than any tensor.
+        let factors = [outputs, group_inputs, kernel.rows, kernel.cols];
+        let elements = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor));
+        let from = self.vector(weights, elements.unwrap_or(usize::MAX))?;
+        let taps = kernel.rows * kernel.cols;
+        let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
+        let mut packed = PackedConv {
+            groups,
+            group_inputs,
+            group_outputs,
+            kernel,
+            values: AlignedBuffer::default(),
+            bias: Vec::new(),
+        };
+        if packed.is_depthwise() {
+            packed.values = AlignedBuffer::zeroed(taps * channels);
+            packed.bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
+            let to = packed.values.values_mut();
+            for channel in 0..channels {
+                for tap in 0..taps {
+                    to[tap * channels + channel] = from[channel * taps + tap];
+                }
+            }
+            return Ok(packed);
+        }
+        let (depth, panels) = (packed.depth(), packed.panels_per_group());
+        packed.values = AlignedBuffer::zeroed(groups * panels * depth * PANEL);
+        packed.bias = vec![0.0; groups * panels * PANEL];
+        let to = packed.values.values_mut();
+        for out in 0..outputs {
+            let (group, in_group) = (out / group_outputs, out % group_outputs);
+            let (panel, lane) = (group * panels + in_group / PANEL, in_group % PANEL);
+            if let Some(bias) = &bias {
+                packed.bias[panel * PANEL + lane] = bias[out];
+            }
+            for tap in 0..taps {
+                for c in 0..group_inputs {
+                    let k = tap * group_inputs + c;
+                    to[(panel * depth + k) * PANEL + lane] = from[out * depth + c * taps + tap];
+                }
+            }
+        }
+        Ok(packed)
+    }
+}

@@ -1,0 +1,181 @@
+//! Layers that move values about in a map, and the two that sum a few: plain code.
+//!
+//! Nothing here fuses a multiply-add, so the compiler may vectorise as it likes and the bits stay.
+
+use crate::math;
+use crate::piece::{Piece, View};
+use crate::threads::Threads;
+use model::{Axes, DepthOrder, Pads, ResizeMode};
+use tiling::Span;
+use tiling::receptive::ResizeAxis;
+
+/// Joins maps along the channels.
+pub(crate) fn concat(threads: &Threads, inputs: &[View<'_>], output: &mut Piece) {
+    let (work, channels) = (output.values().len(), output.channels);
+    threads.bands(output, work, |region, values| {
+        let strip = region.cols.len() * channels;
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let mut first = 0;
+            for input in inputs {
+                let from = input.strip(row, region.cols).chunks(input.channels);
+                for (to, from) in to.chunks_mut(channels).zip(from) {
+                    to[first..first + input.channels].copy_from_slice(from);
+                }
+                first += input.channels;
+            }
+        }
+    });
+}
+
+/// Surrounds a map with a constant.
+pub(crate) fn pad(threads: &Threads, input: View<'_>, pads: Pads, value: f32, output: &mut Piece) {
+    let (work, channels) = (output.values().len(), output.channels);
+    threads.bands(output, work, |region, values| {
+        let strip = region.cols.len() * channels;
+        // The columns of the output that come from the map.
+        let copied = Span::new(pads.left, pads.left + input.map_cols).intersect(region.cols);
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            if row < pads.top || row >= pads.top + input.map_rows || copied.is_empty() {
+                to.fill(value);
+                continue;
+            }
+            let start = (copied.start - region.cols.start) * channels;
+            let end = (copied.end - region.cols.start) * channels;
+            to[..start].fill(value);
+            to[end..].fill(value);
+            let cols = Span::new(copied.start - pads.left, copied.end - pads.left);
+            to[start..end].copy_from_slice(input.strip(row - pads.top, cols));
+        }
+    });
+}
+
+/// Rescales rows and columns. Between samples: `a + (b - a) * fraction`, columns first.
+pub(crate) fn resize(
+    threads: &Threads,
+    input: View<'_>,
+    mode: ResizeMode,
+    axes: Axes<ResizeAxis>,
+    output: &mut Piece,
+) {
+    let (work, channels) = (4 * output.values().len(), output.channels);
+    threads.bands(output, work, |region, values| {
+        let sample = |axis: &ResizeAxis, out: usize| {
+            let (first, last) = axis.samples(mode, out);
+            (first, last, axis.fraction(out))
+        };
+        let cols: Vec<_> = region.cols.indices().map(|col| sample(&axes.cols, col)).collect();
+        let strip = region.cols.len() * channels;
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let (top, bottom, row_fraction) = sample(&axes.rows, row);
+            for (&(left, right, fraction), to) in cols.iter().zip(to.chunks_mut(channels)) {
+                if mode != ResizeMode::Bilinear {
+                    to.copy_from_slice(input.pixel(top, left));
+                    continue;
+                }
+                let (a, b) = (input.pixel(top, left), input.pixel(top, right));
+                let (c, d) = (input.pixel(bottom, left), input.pixel(bottom, right));
+                for (i, to) in to.iter_mut().enumerate() {
+                    let above = a[i] + (b[i] - a[i]) * fraction;
+                    let below = c[i] + (d[i] - c[i]) * fraction;
+                    *to = above + (below - above) * row_fraction;
+                }
+            }
+        }
+    });
+}
+
+/// Moves channels into blocks of positions.
+pub(crate) fn depth_to_space(
+    threads: &Threads,
+    input: View<'_>,
+    block: usize,
+    order: DepthOrder,
+    output: &mut Piece,
+) {
+    let (work, channels) = (output.values().len(), output.channels);
+    threads.bands(output, work, |region, values| {
+        let positions =
+            region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
+        for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
+            let from = input.pixel(row / block, col / block);
+            let in_block = row % block * block + col % block;
+            match order {
+                DepthOrder::Dcr => to.copy_from_slice(&from[in_block * channels..][..channels]),
+                DepthOrder::Crd => {
+                    let every = from[in_block..].iter().step_by(block * block);
+                    to.iter_mut().zip(every).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    });
+}
+
+/// Moves blocks of positions into channels.
+pub(crate) fn space_to_depth(threads: &Threads, input: View<'_>, block: usize, output: &mut Piece) {
+    let (work, channels) = (output.values().len(), output.channels);
+    threads.bands(output, work, |region, values| {
+        let positions =
+            region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
+        for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
+            let cols = Span::new(col * block, (col + 1) * block);
+            let strips = to.chunks_mut(block * input.channels);
+            for (in_block, to) in strips.enumerate() {
+                to.copy_from_slice(input.strip(row * block + in_block, cols));
+            }
+        }
+    });
+}
+
+/// The constants of a local response normalisation.
+#[derive(Clone, Copy)]
+pub(crate) struct Lrn {
+    pub(crate) size: usize,
+    pub(crate) alpha: f32,
+    pub(crate) beta: f32,
+    pub(crate) bias: f32,
+}
+
+impl Lrn {
+    /// The channels whose squares count for one channel, in the order they are added.
+    pub(crate) fn window(&self, channel: usize, channels: usize) -> Span {
+        let before = self.size.saturating_sub(1) / 2;
+        let first = channel.saturating_sub(before);
+        Span::new(first, (channel + self.size - before).min(channels))
+    }
+
+    /// `x / (bias + alpha / size * sum)^beta`
+    pub(crate) fn scaled(&self, x: f32, sum: f32) -> f32 {
+        x / math::power(self.bias + self.alpha / self.size as f32 * sum, self.beta)
+    }
+}
+
+/// Local response normalisation across channels.
+pub(crate) fn lrn(threads: &Threads, input: View<'_>, lrn: Lrn, output: &mut Piece) {
+    let (work, channels) = (output.values().len() * 8, output.channels);
+    threads.bands(output, work, |region, values| {
+        let mut squares = vec![0.0; channels];
+        let strip = region.cols.len() * channels;
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let from = input.strip(row, region.cols);
+            for (to, from) in to.chunks_mut(channels).zip(from.chunks(channels)) {
+                squares.iter_mut().zip(from).for_each(|(square, x)| *square = x * x);
+                for (channel, to) in to.iter_mut().enumerate() {
+                    let window = &squares[lrn.window(channel, channels).indices()];
+                    let sum = window.iter().fold(0.0, |sum, square| sum + square);
+                    *to = lrn.scaled(from[channel], sum);
+                }
+            }
+        }
+    });
+}
+
+/// The mean over all positions: summed from `0.0` row by row, then divided.
+pub(crate) fn global_average_pool(input: View<'_>, output: &mut Piece) {
+    let sums = output.values_mut();
+    sums.fill(0.0);
+    for pixel in input.values.chunks(input.channels.max(1)) {
+        sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+    }
+    let count = input.region.positions() as f32;
+    sums.iter_mut().for_each(|sum| *sum /= count);
+}

@@ -1,0 +1,93 @@
+//! Static bands over a pool: the same rows stay on the same core from layer to layer.
+//!
+//! No result depends on how the work is cut, only the time does.
+
+use crate::error::KernelError;
+use crate::piece::Piece;
+use crate::simd::Cpu;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Mutex;
+use tiling::{Region, Span};
+
+/// The processor and the threads that a kernel may use.
+pub(crate) struct Threads {
+    pub(crate) cpu: Cpu,
+    pub(crate) count: usize,
+    pool: Option<ThreadPool>,
+}
+
+/// Below this many elements waking another thread costs more than it saves.
+const ELEMENTS_MIN: usize = 1 << 14;
+
+impl Threads {
+    pub(crate) fn new(cpu: Cpu, count: usize) -> Result<Self, KernelError> {
+        let count = count.max(1);
+        if count == 1 {
+            return Ok(Self { cpu, count, pool: None });
+        }
+        let named = |i| format!("kernel-{i}");
+        let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(named);
+        match builder.build() {
+            Ok(pool) => Ok(Self { cpu, count, pool: Some(pool) }),
+            Err(e) => Err(KernelError::Threads { threads: count, cause: e.to_string() }),
+        }
+    }
+
+    /// Runs something from a thread of the pool, so that the calls inside wake fewer threads.
+    pub(crate) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
+    }
+
+    /// Calls `f` with `0..parts`, each on the thread of that index; at most one part a thread.
+    pub(crate) fn for_each_part(&self, parts: usize, f: impl Fn(usize) + Sync) {
+        assert!(parts <= self.count);
+        match &self.pool {
+            Some(pool) if parts > 1 => {
+                pool.broadcast(|context| {
+                    if context.index() < parts {
+                        f(context.index());
+                    }
+                });
+            }
+            _ => (0..parts).for_each(f),
+        }
+    }
+
+    /// Calls `f` with bands of rows of an output piece and the values of each.
+    ///
+    /// `work` is the number of elements that the layer touches.
+    pub(crate) fn bands(
+        &self,
+        output: &mut Piece,
+        work: usize,
+        f: impl Fn(Region, &mut [f32]) + Sync,
+    ) {
+        let region = output.region;
+        let row_values = region.cols.len() * output.channels;
+        let parts = if work < ELEMENTS_MIN { 1 } else { self.count.min(region.rows.len()).max(1) };
+        if parts == 1 {
+            return f(region, output.values_mut());
+        }
+        let mut rest = output.values_mut();
+        let mut bands = Vec::with_capacity(parts);
+        for rows in split(region.rows, parts) {
+            let (band, after) = rest.split_at_mut(rows.len() * row_values);
+            rest = after;
+            bands.push(Mutex::new(Some((Region::new(rows, region.cols), band))));
+        }
+        self.for_each_part(parts, |part| {
+            let band = bands[part].lock().expect("a band is taken once").take();
+            let (region, values) = band.expect("a band is taken once");
+            f(region, values);
+        });
+    }
+}
+
+/// Cuts a span into parts that differ by at most one; there are at least as many indices.
+pub(crate) fn split(span: Span, parts: usize) -> Vec<Span> {
+    let cut = |i: usize| span.start + span.len() * i / parts;
+    (0..parts).map(|i| Span::new(cut(i), cut(i + 1))).collect()
+}

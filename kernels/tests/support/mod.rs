@@ -1,0 +1,230 @@
+//! Small models with made-up weights, and the comparison that every suite makes.
+#![allow(dead_code, unreachable_pub)]
+
+use kernels::{Engine, Isa, PackedModel, Piece, reference};
+use model::{
+    FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Op, Shape, WeightId, WeightInfo,
+    WeightStore,
+};
+use std::sync::{Arc, LazyLock};
+use tiling::{
+    Grid, Handover, Locality, Region, Slot, Split, Stage, StageGeometry, TileGeometry, locality,
+    receptive_field,
+};
+
+/// A small generator of values: the suites need spread, not quality.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Within -1..1, with some zeros of both signs and some tiny numbers.
+    pub fn value(&mut self) -> f32 {
+        match self.below(40) {
+            0 => 0.0,
+            1 => -0.0,
+            2 => -1e-30,
+            _ => (self.next() % (1 << 24)) as f32 / (1 << 23) as f32 - 1.0,
+        }
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    pub fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+pub fn spatial(channels: usize, rows: usize, cols: usize) -> Shape {
+    Shape::Spatial { channels, rows, cols }
+}
+
+/// A model under construction.
+pub struct Network {
+    pub graph: Model,
+    pub weights: WeightStore,
+    pub random: Random,
+}
+
+impl Network {
+    pub fn new(seed: u64) -> Self {
+        let graph = Model {
+            name: "test".into(),
+            maps: vec![],
+            layers: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            weights: vec![],
+        };
+        Self { graph, weights: WeightStore::default(), random: Random::new(seed) }
+    }
+
+    pub fn map(&mut self, shape: Shape) -> MapId {
+        let id = MapId(self.graph.maps.len() as u32);
+        self.graph.maps.push(FeatureMap { name: format!("map{}", id.0), shape });
+        id
+    }
+
+    pub fn input(&mut self, shape: Shape) -> MapId {
+        let id = self.map(shape);
+        self.graph.inputs.push(id);
+        id
+    }
+
+    pub fn weight(&mut self, dims: &[usize]) -> WeightId {
+        let values = self.random.values(dims.iter().product());
+        let hash = self.weights.insert(values);
+        self.graph.weights.push(WeightInfo { hash, dims: dims.to_vec() });
+        WeightId(self.graph.weights.len() as u32 - 1)
+    }
+
+    pub fn layer(&mut self, op: Op, inputs: &[MapId], shape: Shape) -> MapId {
+        let output = self.map(shape);
+        let name = format!("layer{}", self.graph.layers.len());
+        self.graph.layers.push(Layer { name, op, inputs: inputs.to_vec(), output });
+        output
+    }
+
+    pub fn shape(&self, map: MapId) -> (usize, usize, usize) {
+        let shape = self.graph.shape(map);
+        (shape.channels(), shape.rows(), shape.cols())
+    }
+
+    pub fn finish(mut self, outputs: &[MapId]) -> Problem {
+        self.graph.outputs = outputs.to_vec();
+        let graph = Arc::new(self.graph);
+        let inputs = graph.inputs.iter().map(|&map| {
+            let shape = graph.shape(map);
+            let values = self.random.values(shape.elements());
+            let piece = Piece::from_values(Region::whole(shape), shape.channels(), values);
+            (map, Arc::new(piece.unwrap()))
+        });
+        let inputs = inputs.collect();
+        let packed = PackedModel::new(graph.clone());
+        let model = LoadedModel { graph, weights: self.weights };
+        packed.pack_all(&model).unwrap();
+        Problem { model, packed, inputs, random: self.random }
+    }
+}
+
+/// Every available instruction set with 1 and 3 threads.
+pub static ENGINES: LazyLock<Vec<Engine>> = LazyLock::new(|| {
+    let isas = Isa::available().into_iter();
+    isas.flat_map(|isa| [1, 3].map(|threads| Engine::with_isa(threads, isa).unwrap())).collect()
+});
+
+/// A model with inputs, ready to run.
+pub struct Problem {
+    pub model: LoadedModel,
+    pub packed: PackedModel,
+    pub inputs: Vec<(MapId, Arc<Piece>)>,
+    pub random: Random,
+}
+
+impl Problem {
+    pub fn reference(&self) -> Vec<(MapId, Piece)> {
+        reference::run(&self.model, &self.inputs).unwrap()
+    }
+
+    /// Whole on every engine, then some tiles of the single layer's output.
+    pub fn run_one_layer(mut self) {
+        let expected = self.reference();
+        for engine in ENGINES.iter() {
+            let got = engine.run_whole(&self.packed, &self.inputs).unwrap();
+            assert_same(&expected, &got, engine);
+        }
+        let graph = self.model.graph.clone();
+        if locality(&graph, LayerId(0)) == Locality::Whole {
+            return;
+        }
+        let (map, whole) = &expected[0];
+        for _ in 0..2 {
+            let mut span = |span: tiling::Span| {
+                let a = span.start + self.random.below(span.len());
+                let b = a + 1 + self.random.below(span.end - a);
+                tiling::Span::new(a, b)
+            };
+            let region = Region::new(span(whole.region.rows), span(whole.region.cols));
+            let layer = &graph.layers[0];
+            let output = graph.shape(layer.output);
+            let fields = layer.inputs.iter().map(|&input| {
+                (input, receptive_field(&layer.op, region, output, graph.shape(input)))
+            });
+            let inputs: Vec<_> = fields.filter(|(_, region)| !region.is_empty()).collect();
+            // Exactly what the tile needs and no more, so that a read outside would panic.
+            let pieces: Vec<(MapId, Arc<Piece>)> = inputs
+                .iter()
+                .map(|&(map, region)| (map, Arc::new(self.given(map).crop(region))))
+                .collect();
+            let tile = TileGeometry { inputs, layers: vec![region], outputs: vec![(*map, region)] };
+            let expected = [(*map, whole.crop(region))];
+            for engine in ENGINES.iter() {
+                let got = engine.run_tile(&self.packed, LayerId(0), &tile, &pieces).unwrap();
+                assert_same(&expected, &got, engine);
+            }
+        }
+    }
+
+    pub fn given(&self, map: MapId) -> &Piece {
+        &self.inputs.iter().find(|(of, _)| *of == map).unwrap().1
+    }
+
+    /// All layers as one stage over a grid, stitched; none where the grid does not fit.
+    pub fn tiled(&self, engine: &Engine, grid: Grid) -> Option<Vec<(MapId, Piece)>> {
+        let graph = &self.model.graph;
+        let stage = Stage {
+            first_layer: 0,
+            end_layer: graph.layers.len() as u32,
+            placement: vec![Slot(0); grid.tiles()],
+            split: Split::Spatial(grid),
+            handover: Handover::Gather,
+        };
+        let geometry = StageGeometry::new(graph, 0, &stage).ok()?;
+        let mut outputs: Vec<(MapId, Piece)> = Vec::new();
+        for &map in &graph.outputs {
+            let shape = graph.shape(map);
+            outputs.push((map, Piece::zeroed(Region::whole(shape), shape.channels())));
+        }
+        for tile in &geometry.tiles {
+            let inputs: Vec<(MapId, Arc<Piece>)> = tile
+                .inputs
+                .iter()
+                .map(|&(map, region)| (map, Arc::new(self.given(map).crop(region))))
+                .collect();
+            for (map, piece) in engine.run_tile(&self.packed, LayerId(0), tile, &inputs).unwrap() {
+                let output = outputs.iter_mut().find(|(of, _)| *of == map).unwrap();
+                output.1.paste(&piece);
+            }
+        }
+        Some(outputs)
+    }
+}
+
+/// Equal bits, map by map.
+pub fn assert_same(expected: &[(MapId, Piece)], got: &[(MapId, Piece)], engine: &Engine) {
+    let who = format!("{} with {} threads", engine.isa(), engine.threads());
+    assert_eq!(expected.len(), got.len(), "{who}");
+    for ((map, expected), (got_map, got)) in expected.iter().zip(got) {
+        assert_eq!((map, expected.region), (got_map, got.region), "{who}");
+        let values = expected.values().iter().zip(got.values()).enumerate();
+        for (i, (a, b)) in values {
+            let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            assert!(same, "{who}: map {map:?}: value {i} is {b:e}, expected {a:e}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The CNN as data: a graph of layers over feature maps, with weights named by content hash.
+//!
+//! Nothing in this crate knows devices, tiles or wires.
+//!
+//! A model comes from an ONNX file ([`onnx`]), from the built-in architectures ([`zoo`]) or from
+//! code ([`builder`]); [`open`] takes either of the first two by name. Whatever its origin it has
+//! been folded and fused, and [`Model::validate`] holds. [`export`] writes it as ONNX.
+
+pub mod builder;
+pub mod error;
+pub mod export;
+pub mod graph;
+pub mod infer;
+pub mod limits;
+pub mod onnx;
+pub mod op;
+mod passes;
+mod summary;
+mod validate;
+pub mod weights;
+pub mod zoo;
+
+pub use error::ModelError;
+pub use export::write_onnx;
+pub use graph::{FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Shape};
+pub use infer::infer;
+pub use onnx::{InputSpec, LoadOptions, load};
+pub use op::{
+    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ResizeCoordinates, ResizeMode,
+    Window,
+};
+pub use weights::{WeightHash, WeightId, WeightInfo, WeightStore};
+pub use zoo::{input_spec, open};

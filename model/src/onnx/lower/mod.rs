@@ -1,0 +1,166 @@
+//! Turns nodes of the file into layers, one file for each family of operators.
+
+mod activation;
+mod arithmetic;
+mod join;
+mod linear;
+mod resize;
+mod shape;
+mod window;
+
+use super::import::Importer;
+use super::node::Node;
+use super::tensor::Tensor;
+use crate::error::ModelError;
+use crate::graph::{MapId, Shape};
+use crate::op::Op;
+
+/// Adds the layers of a node and returns the map that its first output stands for.
+pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapId, ModelError> {
+    match node.operator {
+        "Conv" => window::conv(importer, node),
+        "MaxPool" | "AveragePool" => window::pool(importer, node),
+        "GlobalMaxPool" => window::global_max_pool(importer, node),
+        "GlobalAveragePool" => window::global_average_pool(importer, node),
+        "ReduceMean" => window::reduce_mean(importer, node),
+        "Relu" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Swish" | "Tanh"
+        | "Identity" | "Dropout" | "Clip" | "Min" | "Max" => activation::activate(importer, node),
+        "PRelu" => activation::prelu(importer, node),
+        "BatchNormalization" => arithmetic::batch_normalization(importer, node),
+        "Add" | "Sub" | "Mul" | "Div" | "Sum" => arithmetic::arithmetic(importer, node),
+        "Concat" => join::concat(importer, node),
+        "Pad" => resize::pad(importer, node),
+        "Resize" | "Upsample" => resize::resize(importer, node),
+        "DepthToSpace" | "SpaceToDepth" => resize::blocks(importer, node),
+        "LRN" => resize::lrn(importer, node),
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => shape::reshape(importer, node),
+        "Transpose" => shape::transpose(importer, node),
+        "Softmax" => shape::softmax(importer, node),
+        "Gemm" => linear::gemm(importer, node),
+        "MatMul" => linear::matmul(importer, node),
+        _ => Err(unsupported_operator(node)),
+    }
+}
+
+/// The error for an operator without a lowering, with advice for those that people meet.
+pub(super) fn unsupported_operator(node: &Node<'_>) -> ModelError {
+    let hint = match node.operator {
+        "ConvTranspose" => Some("replace it by Resize and Conv, then fine-tune"),
+        "If" | "Loop" | "Scan" => Some("export with fixed shapes and simplify with onnxsim"),
+        "QLinearConv" | "QuantizeLinear" | "DequantizeLinear" | "ConvInteger" => {
+            Some("export the f32 model: quantised layers are not supported")
+        }
+        "NonMaxSuppression" | "TopK" => {
+            Some("export the model without its post-processing and do that on the output")
+        }
+        "Split" | "Slice" | "Gather" => {
+            Some("only constants can be cut; export without layers that cut feature maps")
+        }
+        _ => None,
+    };
+    let operator = match node.proto.domain.as_deref() {
+        None | Some("" | "ai.onnx") => node.operator.into(),
+        Some(domain) => format!("{domain}::{}", node.operator).into(),
+    };
+    ModelError::UnsupportedOperator {
+        operator,
+        layer: node.name.into(),
+        file: node.file.into(),
+        hint: hint.map(Into::into),
+    }
+}
+
+/// A map that spatial operators work on.
+struct SpatialInput {
+    map: MapId,
+    /// Whether the file has it as `[1, channels, cols]`, so that the output must be so as well.
+    is_1d: bool,
+}
+
+/// Input `index` as a spatial map; one row where the file has a 1-D map.
+///
+/// *Errors* for all other ranks and batches.
+fn spatial_input(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+    index: usize,
+) -> Result<SpatialInput, ModelError> {
+    let map = importer.map(node, index)?;
+    match *importer.builder.shape(map).dims() {
+        [1, _, _, _] => Ok(SpatialInput { map, is_1d: false }),
+        [1, channels, cols] => {
+            let map = importer.reshape(node, map, &[1, channels, 1, cols])?;
+            Ok(SpatialInput { map, is_1d: true })
+        }
+        ref dims => Err(not_spatial(node, dims)),
+    }
+}
+
+fn not_spatial(node: &Node<'_>, dims: &[usize]) -> ModelError {
+    let hint = match dims {
+        [batch, _, _] | [batch, _, _, _] if *batch > 1 => Some(
+            format!("batch {batch}: export with batch 1 and run the frames as a stream").into(),
+        ),
+        [_, _, _, _, _] => Some("3-D convolutions are not supported".into()),
+        _ => None,
+    };
+    ModelError::UnsupportedShape {
+        operator: node.operator.into(),
+        layer: node.name.into(),
+        file: node.file.into(),
+        expected: "a map of [1, channels, rows, cols]".into(),
+        got: format!("{dims:?}").into(),
+        hint,
+    }
+}
+
+/// Adds a spatial layer, and takes the row away again that [`spatial_input`] gave.
+fn emit_spatial(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+    op: Op,
+    input: SpatialInput,
+    declared: Option<Shape>,
+) -> Result<MapId, ModelError> {
+    if !input.is_1d {
+        return importer.emit(node, op, &[input.map], declared);
+    }
+    let map = importer.emit_helper(node, op, &[input.map], declared)?;
+    let shape = importer.builder.shape(map);
+    let dims = Shape::General(vec![1, shape.channels(), shape.cols()]);
+    importer.emit(node, Op::Reshape, &[map], Some(dims))
+}
+
+/// A constant as one value for each channel of a spatial map, where broadcasting means just that.
+fn per_channel(tensor: &Tensor, shape: &Shape) -> Option<Vec<f32>> {
+    let (values, channels) = (tensor.as_floats()?, shape.channels());
+    if tensor.dims.len() > 4 || !shape.is_spatial() {
+        return None;
+    }
+    let mut dims = vec![1; 4 - tensor.dims.len()];
+    dims.extend(&tensor.dims);
+    match (dims.as_slice(), values.as_slice()) {
+        ([1, 1, 1, 1], [value]) => Some(vec![*value; channels]),
+        ([1, count, 1, 1], values) if *count == channels => Some(values.to_vec()),
+        _ => None,
+    }
+}
+
+/// A constant list of floats of a given length.
+fn float_list(
+    importer: &Importer<'_>,
+    node: &Node<'_>,
+    index: usize,
+    what: &str,
+    length: usize,
+) -> Result<Vec<f32>, ModelError> {
+    let tensor = importer.constant(node, index, what)?;
+    match tensor.and_then(Tensor::as_floats) {
+        Some(values) if values.len() == length => Ok(values.to_vec()),
+        _ => node.unsupported(
+            what,
+            format!("a constant of {length} floats"),
+            tensor.map_or("nothing".into(), |tensor| format!("dims {:?}", tensor.dims)),
+        ),
+    }
+}

@@ -1,0 +1,298 @@
+//! The operators a layer can have, as plain data.
+
+use crate::weights::WeightId;
+use serde::{Deserialize, Serialize};
+
+/// One value for each spatial axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Axes<T> {
+    /// The value along the rows (height).
+    pub rows: T,
+    /// The value along the columns (width).
+    pub cols: T,
+}
+
+impl<T> Axes<T> {
+    /// Both values, rows first.
+    pub const fn new(rows: T, cols: T) -> Self {
+        Self { rows, cols }
+    }
+}
+
+/// How many values outside the map lie on each side; never sent, never halo.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pads {
+    /// Above the first row.
+    pub top: usize,
+    /// Left of the first column.
+    pub left: usize,
+    /// Below the last row.
+    pub bottom: usize,
+    /// Right of the last column.
+    pub right: usize,
+}
+
+/// The sliding window of a convolution or a pool.
+///
+/// Output row `r` reads the input rows `r * stride - top + k * dilation` for `k` in `0..kernel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Window {
+    /// Taps along each axis.
+    pub kernel: Axes<usize>,
+    /// Step between neighbouring outputs.
+    pub stride: Axes<usize>,
+    /// Step between neighbouring taps.
+    pub dilation: Axes<usize>,
+    /// Padding around the map; `bottom` and `right` may exceed what the window reaches.
+    pub pads: Pads,
+}
+
+/// A function applied to each element on its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x`
+    #[default]
+    None,
+    /// `max(x, 0)`
+    Relu,
+    /// `x` if `x >= 0`, else `alpha * x`
+    LeakyRelu {
+        /// Slope on the negative side.
+        alpha: f32,
+    },
+    /// `min(max(x, min), max)`
+    Clip {
+        /// Lower bound.
+        min: f32,
+        /// Upper bound.
+        max: f32,
+    },
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `min(max(alpha * x + beta, 0), 1)`
+    HardSigmoid {
+        /// Slope.
+        alpha: f32,
+        /// Offset.
+        beta: f32,
+    },
+    /// `x * min(max(x / 6 + 0.5, 0), 1)`
+    HardSwish,
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `tanh(x)`
+    Tanh,
+}
+
+/// What a pool does with the values in its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PoolKind {
+    /// The largest value; padding is ignored.
+    Max,
+    /// The mean over the window.
+    Average {
+        /// Whether padding counts in the divisor (only the declared padding, as ONNX has it:
+        /// taps beyond `pads` that a ceil-mode window reaches never count).
+        count_padding: bool,
+    },
+}
+
+/// An element-wise operation over two or more maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CombineKind {
+    /// Sum, folded from the first input to the last.
+    Add,
+    /// Product, folded likewise.
+    Mul,
+    /// First minus second.
+    Sub,
+    /// First divided by second.
+    Div,
+}
+
+/// How a resize finds the value between samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ResizeMode {
+    /// `floor(x)`: ONNX `nearest_mode = floor`, and `asymmetric` nearest in general.
+    NearestFloor,
+    /// Halves round down: ONNX `nearest_mode = round_prefer_floor`.
+    NearestRoundPreferFloor,
+    /// Halves round up: ONNX `nearest_mode = round_prefer_ceil`.
+    NearestRoundPreferCeil,
+    /// `ceil(x)`: ONNX `nearest_mode = ceil`.
+    NearestCeil,
+    /// Two samples along each axis, weighted by distance.
+    Bilinear,
+}
+
+/// How a resize maps an output coordinate to an input coordinate (ONNX
+/// `coordinate_transformation_mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ResizeCoordinates {
+    /// `(out + 0.5) / scale - 0.5`
+    HalfPixel,
+    /// As `HalfPixel`, but 0 where the output has length 1.
+    PytorchHalfPixel,
+    /// `out / scale`
+    Asymmetric,
+    /// `out * (in_len - 1) / (out_len - 1)`, and 0 where the output has length 1.
+    AlignCorners,
+}
+
+/// The order in which DepthToSpace splits its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DepthOrder {
+    /// Block row, block column, channel (ONNX default).
+    Dcr,
+    /// Channel, block row, block column (pixel shuffle).
+    Crd,
+}
+
+/// What a layer computes. Maps are f32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Op {
+    /// Cross-correlation of one spatial map.
+    Conv {
+        /// The sliding window.
+        window: Window,
+        /// Channel groups; equal to the input channels for a depthwise convolution.
+        groups: usize,
+        /// `(out_channels, in_channels / groups, kernel rows, kernel cols)`.
+        weights: WeightId,
+        /// `(out_channels)`; added after the sum.
+        bias: Option<WeightId>,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// Pooling of one spatial map.
+    Pool {
+        /// The sliding window.
+        window: Window,
+        /// Maximum or mean.
+        kind: PoolKind,
+    },
+    /// An element-wise function of one map of any shape.
+    Activate(Activation),
+    /// `x * scale[c] + shift[c]` with a fused multiply-add, then the activation: a batch
+    /// normalisation that no convolution took in, or arithmetic with per-channel constants.
+    ChannelAffine {
+        /// `(channels)`.
+        scale: WeightId,
+        /// `(channels)`.
+        shift: WeightId,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// `x` if `x >= 0`, else `slope[c] * x`, on one spatial map.
+    PRelu {
+        /// `(channels)`.
+        slope: WeightId,
+    },
+    /// Element-wise over two or more maps: all spatial or all general. An axis of length 1 is
+    /// broadcast (spatial: channels, rows, cols each; general: as ONNX).
+    Combine {
+        /// Which arithmetic.
+        kind: CombineKind,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// Joins spatial maps along the channels, first input first.
+    Concat,
+    /// Joins general maps along one axis of their dims.
+    ConcatGeneral {
+        /// The axis, counted from the front.
+        axis: usize,
+    },
+    /// Surrounds a spatial map with a constant.
+    Pad {
+        /// How many values on each side.
+        pads: Pads,
+        /// The constant.
+        value: f32,
+    },
+    /// Rescales the rows and columns of a spatial map; the output shape is that of the output map.
+    Resize {
+        /// Nearest or bilinear.
+        mode: ResizeMode,
+        /// How coordinates map.
+        coordinates: ResizeCoordinates,
+        /// Output length / input length, as the file gives it: it may differ from the ratio of
+        /// the shapes by rounding, and ONNX uses it for the coordinates.
+        scale: Axes<f32>,
+    },
+    /// Moves channels into blocks of `block x block` positions.
+    DepthToSpace {
+        /// Side of a block.
+        block: usize,
+        /// Channel order.
+        order: DepthOrder,
+    },
+    /// Moves blocks of `block x block` positions into channels: block row, block column, channel
+    /// (ONNX order).
+    SpaceToDepth {
+        /// Side of a block.
+        block: usize,
+    },
+    /// Local response normalisation across channels.
+    Lrn {
+        /// Channels in the window.
+        size: usize,
+        /// Scale.
+        alpha: f32,
+        /// Exponent.
+        beta: f32,
+        /// Offset.
+        bias: f32,
+    },
+    /// The mean over all positions of each channel; output `(channels, 1, 1)`.
+    GlobalAveragePool,
+    /// The same elements in the logical (ONNX row-major) order under the dims of the output map:
+    /// Reshape, Flatten, Squeeze, Unsqueeze. Converts between spatial and general maps.
+    Reshape,
+    /// Permutes the logical axes of a general or spatial map.
+    Transpose {
+        /// Output axis `i` is input axis `perm[i]`; as long as the logical dims.
+        perm: Vec<usize>,
+    },
+    /// A fully connected layer on the last logical axis: `y = x * weights^T + bias`.
+    /// The input is general with dims `[.., in]`, the output `[.., out]`.
+    Linear {
+        /// `(out, in)`.
+        weights: WeightId,
+        /// `(out)`.
+        bias: Option<WeightId>,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// Matrix product of two general maps, with ONNX broadcasting of the leading axes.
+    MatMul,
+    /// `exp(x - max) / sum` along one logical axis, or, flattened, along all axes from it on
+    /// (opset below 13).
+    Softmax {
+        /// The axis, counted from the front of the logical dims.
+        axis: usize,
+        /// Whether all later axes belong to it.
+        flattened: bool,
+    },
+    /// A map that is part of the model; no inputs.
+    Constant {
+        /// Logical row-major elements; dims as the output map's.
+        value: WeightId,
+    },
+}
+
+impl Op {
+    /// The weight tensors that the operator reads.
+    pub fn weight_ids(&self) -> Vec<WeightId> {
+        let ids = match self {
+            Op::Conv { weights, bias, .. } | Op::Linear { weights, bias, .. } => {
+                [Some(*weights), *bias]
+            }
+            Op::ChannelAffine { scale, shift, .. } => [Some(*scale), Some(*shift)],
+            Op::PRelu { slope } => [Some(*slope), None],
+            Op::Constant { value } => [Some(*value), None],
+            _ => [None, None],
+        };
+        ids.into_iter().flatten().collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! Weights, addressed by the BLAKE3 hash of their little-endian bytes.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Which of a model's weight tensors; an index into [`crate::Model::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WeightId(pub u32);
+
+/// BLAKE3 of the elements' little-endian f32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WeightHash(pub [u8; 32]);
+
+impl WeightHash {
+    /// Hashes elements.
+    pub fn of(values: &[f32]) -> Self {
+        if cfg!(target_endian = "little") {
+            Self::of_bytes(bytemuck::cast_slice(values))
+        } else {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Self::of_bytes(&bytes)
+        }
+    }
+
+    /// Hashes bytes as they lie on disk or on the wire.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Display for WeightHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for WeightHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.to_string();
+        write!(f, "{}..", &text[..8])
+    }
+}
+
+/// What the graph knows of one weight tensor; the elements live in a [`WeightStore`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightInfo {
+    /// Content hash of the elements.
+    pub hash: WeightHash,
+    /// Dimensions, outermost first.
+    pub dims: Vec<usize>,
+}
+
+impl WeightInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Size on disk and on the wire.
+    pub fn bytes(&self) -> usize {
+        self.elements() * size_of::<f32>()
+    }
+}
+
+/// Elements by content hash. Cloning shares them.
+#[derive(Clone, Default)]
+pub struct WeightStore {
+    by_hash: BTreeMap<WeightHash, Arc<Vec<f32>>>,
+}
+
+impl WeightStore {
+    /// Keeps elements and returns their hash.
+    pub fn insert(&mut self, values: Vec<f32>) -> WeightHash {
+        let hash = WeightHash::of(&values);
+        self.by_hash.entry(hash).or_insert_with(|| Arc::new(values));
+        hash
+    }
+
+    /// Keeps elements that others hold too, without copying them, and returns their hash.
+    pub fn insert_shared(&mut self, values: Arc<Vec<f32>>) -> WeightHash {
+        let hash = WeightHash::of(&values);
+        self.by_hash.entry(hash).or_insert(values);
+        hash
+    }
+
+    /// Drops all elements whose hash is not wanted.
+    pub fn retain(&mut self, mut wanted: impl FnMut(WeightHash) -> bool) {
+        self.by_hash.retain(|hash, _| wanted(*hash));
+    }
+
+    /// The elements of a hash, where they are here.
+    pub fn find(&self, hash: WeightHash) -> Option<&Arc<Vec<f32>>> {
+        self.by_hash.get(&hash)
+    }
+
+    /// All hashes, in order.
+    pub fn hashes(&self) -> impl Iterator<Item = WeightHash> + '_ {
+        self.by_hash.keys().copied()
+    }
+}

@@ -1,0 +1,581 @@
+//! The swarm: listening, dialling, discovery, and which peers are up.
+//!
+//! A worker dials its coordinator, for ever and with growing pauses. Between workers the one with
+//! the smaller PeerId dials, so a pair has one connection. A coordinator only accepts.
+
+use crate::frame::BulkHeader;
+use crate::handshake::{self, Judge};
+use crate::session::{Limits, Outgoing, Session};
+use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Token, Wanted};
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
+const BULK: StreamProtocol = StreamProtocol::new("/tilehive/bulk/1");
+
+/// Strangers in the handshake at once; further ones wait outside.
+const LOBBY_MAX: usize = 32;
+
+/// How long to listen for further interfaces after one is bound.
+const SETTLE: Duration = Duration::from_millis(30);
+
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(200);
+const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// Which side of a cluster we are.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Workers join us.
+    Coordinator,
+    /// We join this one.
+    Worker(Token),
+}
+
+/// How to start.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// Our key.
+    pub identity: Identity,
+    /// Our side.
+    pub role: Role,
+    /// Where to listen; port 0 means any free one.
+    pub listen: Vec<Multiaddr>,
+    /// Whether to announce ourselves and look for peers by mDNS.
+    pub mdns: bool,
+    /// Tensor bytes that one peer may have waiting here; also the largest bundle.
+    pub bundle_bytes_max: usize,
+    /// The largest blob.
+    pub blob_bytes_max: usize,
+    /// The protocol version to speak; other than [`protocol::VERSION`] only in tests.
+    pub version: u32,
+}
+
+impl NetConfig {
+    /// Defaults for a role: 1 GiB of tensors, 4 GiB of weights, mDNS on.
+    pub fn new(identity: Identity, role: Role, listen: Vec<Multiaddr>) -> Self {
+        Self {
+            identity,
+            role,
+            listen,
+            mdns: true,
+            bundle_bytes_max: 1 << 30,
+            blob_bytes_max: usize::try_from(4u64 << 30).unwrap_or(usize::MAX),
+            version: protocol::VERSION,
+        }
+    }
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    streams: libp2p_stream::Behaviour,
+    limits: libp2p::connection_limits::Behaviour,
+    mdns: Toggle<libp2p::mdns::tokio::Behaviour>,
+}
+
+/// What the hub's own tasks tell it.
+enum Internal {
+    /// A dialled peer admitted us.
+    Dialled(PeerId, Stream, Stream),
+    /// A dialled peer did not.
+    DialFailed(PeerId, NetError),
+    /// An incoming peer passed the handshake.
+    Admitted(PeerId, Stream, Vec<Multiaddr>),
+    /// An incoming peer did not.
+    Turned(PeerId, NetError),
+    /// A session ended.
+    Ended(PeerId, u64, String),
+    /// It is time to dial again.
+    Redial(PeerId),
+}
+
+struct PeerState {
+    session: Option<(u64, Session)>,
+    /// Handshake done, bulk stream still to come.
+    admitted: Option<(Stream, Vec<Multiaddr>)>,
+    /// A bulk stream that overtook the end of our side of the handshake.
+    early_bulk: Option<Stream>,
+    /// Where we may dial it; empty when it dials us.
+    addresses: Vec<Multiaddr>,
+    dialling: bool,
+    pause: Duration,
+    seen_at: Option<Multiaddr>,
+}
+
+struct Hub {
+    swarm: Swarm<Behaviour>,
+    control: libp2p_stream::Control,
+    config: NetConfig,
+    peers: BTreeMap<PeerId, PeerState>,
+    members: Vec<PeerId>,
+    lobby: usize,
+    next_session: u64,
+    internal: mpsc::UnboundedSender<Internal>,
+    events: mpsc::UnboundedSender<Event>,
+    wanted: Wanted,
+    listening: Vec<Multiaddr>,
+}
+
+/// Binds the addresses and starts the network on the current tokio runtime.
+///
+/// *Errors*: an address that is taken, a transport that cannot be set up.
+pub async fn start(config: NetConfig) -> Result<Net, NetError> {
+    let mut swarm = build(&config)?;
+    let listening = listen(&mut swarm, &config.listen).await?;
+    let mut control = swarm.behaviour().streams.new_control();
+    let taken = |_| NetError::Transport("stream protocol registered twice".into());
+    let incoming_control = control.accept(CONTROL).map_err(taken)?;
+    let incoming_bulk = control.accept(BULK).map_err(taken)?;
+    let (commands, command_rx) = mpsc::unbounded_channel();
+    let (events, event_rx) = mpsc::unbounded_channel();
+    let (internal, internal_rx) = mpsc::unbounded_channel();
+    let wanted = Wanted::default();
+    let local = *swarm.local_peer_id();
+    let mut hub = Hub {
+        swarm,
+        control,
+        config,
+        peers: BTreeMap::new(),
+        members: Vec::new(),
+        lobby: 0,
+        next_session: 0,
+        internal,
+        events,
+        wanted: wanted.clone(),
+        listening: listening.clone(),
+    };
+    if let Role::Worker(token) = &hub.config.role {
+        let (coordinator, addresses) = (token.coordinator, token.addresses.clone());
+        hub.peer(coordinator).addresses = addresses;
+        hub.dial(coordinator);
+    }
+    tokio::spawn(hub.run(command_rx, internal_rx, incoming_control, incoming_bulk));
+    Ok(Net { local, listening, commands, events: event_rx, wanted })
+}
+
+fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
+    let transport = |e: &dyn std::fmt::Display| NetError::Transport(e.to_string());
+    let mdns = config.mdns.then(|| {
+        let settings = libp2p::mdns::Config {
+            ttl: Duration::from_secs(15 * 60),
+            query_interval: Duration::from_secs(45),
+            enable_ipv6: false,
+        };
+        libp2p::mdns::tokio::Behaviour::new(settings, config.identity.peer_id())
+            .inspect_err(|e| tracing::warn!("no discovery by mDNS here: {e}"))
+            .ok()
+    });
+    let limits = libp2p::connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(LOBBY_MAX as u32))
+        .with_max_established_per_peer(Some(2))
+        .with_max_established(Some(256));
+    let behaviour = Behaviour {
+        streams: libp2p_stream::Behaviour::new(),
+        limits: libp2p::connection_limits::Behaviour::new(limits),
+        mdns: Toggle::from(mdns.flatten()),
+    };
+    let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.0.clone())
+        .with_tokio()
+        .with_tcp(
+            libp2p::tcp::Config::default().nodelay(true),
+            libp2p::noise::Config::new,
+            libp2p::yamux::Config::default,
+        )
+        .map_err(|e| transport(&e))?
+        .with_behaviour(move |_| behaviour)
+        .map_err(|e| transport(&e))?
+        .build();
+    Ok(swarm)
+}
+
+/// Waits until every address is bound, so that a taken port is an error at the start.
+async fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: &[Multiaddr],
+) -> Result<Vec<Multiaddr>, NetError> {
+    let mut listening = Vec::new();
+    for address in addresses {
+        let failed = |source| NetError::Listen { address: address.clone(), source };
+        check_free(address).map_err(failed)?;
+        let id = swarm
+            .listen_on(address.clone())
+            .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
+        let mut bound = false;
+        loop {
+            // A wildcard address is bound once for each interface, one event after another.
+            let settle = if bound { SETTLE } else { HANDSHAKE_TIMEOUT };
+            let Ok(event) = tokio::time::timeout(settle, swarm.select_next_some()).await else {
+                if bound {
+                    break;
+                }
+                return Err(failed(std::io::ErrorKind::TimedOut.into()));
+            };
+            match event {
+                SwarmEvent::NewListenAddr { listener_id, address } if listener_id == id => {
+                    listening.push(address);
+                    bound = true;
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(source), .. }
+                | SwarmEvent::ListenerError { listener_id, error: source }
+                    if listener_id == id =>
+                {
+                    return Err(failed(source));
+                }
+                _ => {}
+            }
+        }
+    }
+    // Loopback last: it is of use on this machine only.
+    listening.sort_by_key(|address| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    });
+    Ok(listening)
+}
+
+/// libp2p shares its ports (SO_REUSEPORT), so a second coordinator would silently take half of the
+/// first one's connections. A plain socket does not share: it tells whether the port is taken.
+fn check_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+impl Hub {
+    async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut internal: mpsc::UnboundedReceiver<Internal>,
+        mut control: libp2p_stream::IncomingStreams,
+        mut bulk: libp2p_stream::IncomingStreams,
+    ) {
+        loop {
+            tokio::select! {
+                // Incoming streams first: their queue has a single slot and drops what overflows.
+                biased;
+                Some((peer, stream)) = control.next() => self.on_incoming_control(peer, stream),
+                Some((peer, stream)) = bulk.next() => self.on_incoming_bulk(peer, stream),
+                Some(event) = internal.recv() => self.on_internal(event),
+                command = commands.recv() => match command {
+                    Some(Command::Shutdown) | None => return self.shut_down().await,
+                    Some(command) => self.on_command(command),
+                },
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+            }
+        }
+    }
+
+    fn peer(&mut self, peer: PeerId) -> &mut PeerState {
+        self.peers.entry(peer).or_insert_with(|| PeerState {
+            session: None,
+            admitted: None,
+            early_bulk: None,
+            addresses: Vec::new(),
+            dialling: false,
+            pause: DIAL_PAUSE_MIN,
+            seen_at: None,
+        })
+    }
+
+    fn emit(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Send(to, message) => {
+                if let Some((_, session)) = self.peer(to).session.as_ref() {
+                    let _ = session.control.send(message);
+                }
+            }
+            Command::SendBundle(to, bundle, payload) => {
+                self.send_bulk(to, BulkHeader::Bundle(bundle), payload);
+            }
+            Command::SendBlob(to, hash, payload) => {
+                let bytes = payload.len() as u64;
+                self.send_bulk(to, BulkHeader::Blob { hash, bytes }, payload);
+            }
+            Command::Disconnect(peer, reason) => self.end(peer, reason),
+            Command::Members(members) => self.on_members(members),
+            Command::Shutdown => {}
+        }
+    }
+
+    fn send_bulk(&mut self, to: PeerId, header: BulkHeader, payload: crate::Payload) {
+        if let Some((_, session)) = self.peer(to).session.as_ref() {
+            let _ = session.bulk.send(Outgoing { header, payload });
+        }
+    }
+
+    fn on_members(&mut self, members: Vec<(PeerId, Vec<Multiaddr>)>) {
+        let local = *self.swarm.local_peer_id();
+        self.members = members.iter().map(|(peer, _)| *peer).collect();
+        for (peer, addresses) in members {
+            if local < peer {
+                self.peer(peer).addresses = addresses;
+                self.dial(peer);
+            }
+        }
+        let coordinator = self.coordinator();
+        let gone: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in gone {
+            if Some(peer) != coordinator && !self.members.contains(&peer) {
+                self.end(peer, "no longer a member".into());
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    fn coordinator(&self) -> Option<PeerId> {
+        match &self.config.role {
+            Role::Coordinator => None,
+            Role::Worker(token) => Some(token.coordinator),
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId) {
+        let state = self.peer(peer);
+        if state.dialling || state.session.is_some() || state.addresses.is_empty() {
+            return;
+        }
+        state.dialling = true;
+        let addresses = state.addresses.clone();
+        let options = DialOpts::peer_id(peer)
+            .addresses(addresses)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        if self.swarm.dial(options).is_err() {
+            // Still connected from before: only the streams are to be opened again.
+            if self.swarm.is_connected(&peer) {
+                self.open(peer);
+            } else {
+                self.redial(peer);
+            }
+        }
+    }
+
+    fn redial(&mut self, peer: PeerId) {
+        let internal = self.internal.clone();
+        let state = self.peer(peer);
+        state.dialling = false;
+        let pause = state.pause;
+        state.pause = (pause * 2).min(DIAL_PAUSE_MAX);
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = internal.send(Internal::Redial(peer));
+        });
+    }
+
+    /// Opens the two streams to a peer that we dialled.
+    fn open(&mut self, peer: PeerId) {
+        let local = *self.swarm.local_peer_id();
+        let secret = match &self.config.role {
+            Role::Worker(token) if token.coordinator == peer => Some(token.secret),
+            _ => None,
+        };
+        let (version, listening) = (self.config.version, self.listening.clone());
+        let (mut control, internal) = (self.control.clone(), self.internal.clone());
+        tokio::spawn(async move {
+            let opening = async {
+                let broke = |e: libp2p_stream::OpenStreamError| {
+                    NetError::Io(std::io::Error::other(e.to_string()))
+                };
+                let mut stream = control.open_stream(peer, CONTROL).await.map_err(broke)?;
+                handshake::dial(&mut stream, local, version, secret, &listening).await?;
+                let bulk = control.open_stream(peer, BULK).await.map_err(broke)?;
+                Ok((stream, bulk))
+            };
+            let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
+            let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await.unwrap_or(late);
+            let _ = internal.send(match opened {
+                Ok((stream, bulk)) => Internal::Dialled(peer, stream, bulk),
+                Err(error) => Internal::DialFailed(peer, error),
+            });
+        });
+    }
+
+    fn on_incoming_control(&mut self, peer: PeerId, mut stream: Stream) {
+        let judge = match &self.config.role {
+            Role::Coordinator => Judge::Secret(self.config.identity.cluster_secret()),
+            Role::Worker(_) => Judge::Member(self.members.contains(&peer)),
+        };
+        if self.lobby >= LOBBY_MAX {
+            return; // Dropping the stream ends it; an honest peer tries again.
+        }
+        self.lobby += 1;
+        let (version, internal) = (self.config.version, self.internal.clone());
+        tokio::spawn(async move {
+            let accepting = handshake::accept(&mut stream, peer, version, judge);
+            let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
+            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(late);
+            let _ = internal.send(match accepted {
+                Ok(addresses) => Internal::Admitted(peer, stream, addresses),
+                Err(error) => Internal::Turned(peer, error),
+            });
+        });
+    }
+
+    fn on_incoming_bulk(&mut self, peer: PeerId, stream: Stream) {
+        match self.peer(peer).admitted.take() {
+            Some((control, addresses)) => self.up(peer, control, stream, addresses),
+            None => self.peer(peer).early_bulk = Some(stream),
+        }
+    }
+
+    fn on_internal(&mut self, event: Internal) {
+        match event {
+            Internal::Dialled(peer, control, bulk) => {
+                self.peer(peer).dialling = false;
+                self.peer(peer).pause = DIAL_PAUSE_MIN;
+                let addresses = self.peer(peer).addresses.clone();
+                self.up(peer, control, bulk, addresses);
+            }
+            Internal::DialFailed(peer, NetError::Refused(reason))
+                if Some(peer) == self.coordinator() =>
+            {
+                self.emit(Event::Refused(reason));
+            }
+            Internal::DialFailed(peer, error) => {
+                tracing::debug!(%peer, %error, "handshake failed");
+                self.redial(peer);
+            }
+            Internal::Admitted(peer, control, addresses) => {
+                self.lobby -= 1;
+                let addresses = self.reachable(peer, addresses);
+                match self.peer(peer).early_bulk.take() {
+                    Some(bulk) => self.up(peer, control, bulk, addresses),
+                    None => self.peer(peer).admitted = Some((control, addresses)),
+                }
+            }
+            Internal::Turned(peer, error) => {
+                self.lobby -= 1;
+                tracing::warn!(%peer, "turned away: {error}");
+                self.peers.remove(&peer);
+            }
+            Internal::Ended(peer, number, reason) => {
+                let current = self.peer(peer).session.as_ref().map(|(n, _)| *n);
+                if current == Some(number) {
+                    self.end(peer, reason);
+                }
+            }
+            Internal::Redial(peer) => self.dial(peer),
+        }
+    }
+
+    /// Where others may reach a peer: the address we see it at, with the ports it listens on.
+    fn reachable(&mut self, peer: PeerId, claimed: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let seen = self.peer(peer).seen_at.clone();
+        let seen = seen.as_ref().and_then(|a| a.iter().next());
+        let ports = claimed.iter().filter_map(|a| a.iter().find(|p| matches!(p, Protocol::Tcp(_))));
+        let mut addresses: Vec<Multiaddr> = match seen {
+            Some(ip) => ports.map(|port| Multiaddr::from(ip.clone()).with(port)).collect(),
+            None => Vec::new(),
+        };
+        addresses.extend(claimed);
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+
+    /// A session begins; one that the same peer had before is over.
+    fn up(&mut self, peer: PeerId, control: Stream, bulk: Stream, addresses: Vec<Multiaddr>) {
+        if self.peer(peer).session.take().is_some() {
+            self.emit(Event::Down(peer, "it connected again".into()));
+        }
+        self.next_session += 1;
+        let number = self.next_session;
+        let limits = Limits {
+            bundle_bytes_max: self.config.bundle_bytes_max,
+            blob_bytes_max: self.config.blob_bytes_max,
+        };
+        let internal = self.internal.clone();
+        let ended = move |reason| {
+            let _ = internal.send(Internal::Ended(peer, number, reason));
+        };
+        self.emit(Event::Up(peer, addresses));
+        let (wanted, events) = (self.wanted.clone(), self.events.clone());
+        let session = Session::start(peer, (control, bulk), limits, wanted, events, ended);
+        self.peer(peer).session = Some((number, session));
+    }
+
+    fn end(&mut self, peer: PeerId, reason: String) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.session.take().is_some() {
+            self.emit(Event::Down(peer, reason));
+        }
+        let _ = self.swarm.disconnect_peer_id(peer);
+        let dials = self.peers.get(&peer).is_some_and(|s| !s.addresses.is_empty() && !s.dialling);
+        let wanted = Some(peer) == self.coordinator()
+            || (self.members.contains(&peer) && *self.swarm.local_peer_id() < peer);
+        if dials && wanted {
+            self.redial(peer);
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => match endpoint {
+                ConnectedPoint::Dialer { .. } => self.open(peer_id),
+                ConnectedPoint::Listener { send_back_addr, .. } => {
+                    self.peer(peer_id).seen_at = Some(send_back_addr);
+                }
+            },
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+                let reason = cause.map_or("it went away".into(), |e| format!("it went away ({e})"));
+                let state = self.peer(peer_id);
+                if state.session.is_some() {
+                    self.end(peer_id, reason);
+                } else if self.peers.get(&peer_id).is_some_and(|s| s.addresses.is_empty()) {
+                    self.peers.remove(&peer_id);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                if Some(peer) == self.coordinator() {
+                    self.emit(Event::Unreachable(error.to_string()));
+                }
+                self.redial(peer);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(libp2p::mdns::Event::Discovered(found))) => {
+                // Only the coordinator that the token names is of interest; the rest of the local
+                // network, IPFS nodes included, also answers here.
+                let Some(coordinator) = self.coordinator() else { return };
+                for (peer, address) in found {
+                    let known = &mut self.peer(coordinator).addresses;
+                    if peer == coordinator && !known.contains(&address) {
+                        tracing::debug!(%address, "coordinator found by mDNS");
+                        known.push(address);
+                        self.dial(coordinator);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets what is queued go out, for a moment, then ends.
+    async fn shut_down(mut self) {
+        let grace = tokio::time::sleep(Duration::from_millis(150));
+        tokio::pin!(grace);
+        loop {
+            tokio::select! {
+                () = &mut grace => return,
+                _ = self.swarm.select_next_some() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! libp2p for Tilehive: identity, discovery, admission, streams.
+//!
+//! This crate knows messages, not meanings. A [`Net`] is a pair of queues: commands in, events
+//! out. Between two admitted peers there is one connection with two streams, opened once:
+//!
+//! | stream | carries |
+//! |---|---|
+//! | control | the handshake, then [`protocol::Message`]s |
+//! | bulk | bundles and blobs, in chunks of 64 KiB with credit, bundles before blobs |
+//!
+//! | file | idea |
+//! |---|---|
+//! | `identity.rs`, `token.rs` | who we are; the line that lets a worker join |
+//! | `handshake.rs` | version and membership, before any protocol message |
+//! | `frame.rs`, `payload.rs` | bytes on the streams; tensors without copies |
+//! | `session.rs` | the four tasks of one connection |
+//! | `hub.rs` | the swarm: dialling, accepting, who is up |
+//! | `loopback.rs` | the same queues inside one process, for the embedded worker |
+
+mod frame;
+mod handshake;
+mod hub;
+mod identity;
+mod loopback;
+mod payload;
+mod session;
+mod token;
+
+pub use handshake::HANDSHAKE_TIMEOUT;
+pub use hub::{NetConfig, Role, start};
+pub use identity::Identity;
+pub use libp2p::{Multiaddr, PeerId};
+pub use loopback::loopback;
+pub use payload::{Owner, Payload};
+pub use token::Token;
+
+use model::WeightHash;
+use protocol::{Bundle, Message};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// The port that workers and coordinators use unless told otherwise.
+pub const DEFAULT_PORT: u16 = 47_470;
+
+/// What a driver wants of the network. Commands never block: what they queue is bounded by the
+/// protocol's windows, and they hold references, not copies.
+#[derive(Debug)]
+pub enum Command {
+    /// Send a control message.
+    Send(PeerId, Message),
+    /// Send a bundle and its values.
+    SendBundle(PeerId, Bundle, Payload),
+    /// Send a blob.
+    SendBlob(PeerId, WeightHash, Payload),
+    /// End a session.
+    Disconnect(PeerId, String),
+    /// The workers that may connect to this one, with their addresses; replaces the last list.
+    Members(Vec<(PeerId, Vec<Multiaddr>)>),
+    /// End all sessions and stop.
+    Shutdown,
+}
+
+/// What the network tells a driver.
+#[derive(Debug)]
+pub enum Event {
+    /// An admitted peer is connected. Its addresses are where others may reach it.
+    Up(PeerId, Vec<Multiaddr>),
+    /// A session ended.
+    Down(PeerId, String),
+    /// A control message.
+    Message(PeerId, Message, Permit),
+    /// A bundle with the values of its pieces, in their order.
+    Bundle(PeerId, Bundle, Vec<Vec<f32>>, Permit),
+    /// A blob whose hash is right.
+    Blob(PeerId, WeightHash, Vec<u8>),
+    /// The coordinator turned us away for good: another try would end the same.
+    Refused(String),
+    /// The coordinator could not be reached; the network goes on trying.
+    Unreachable(String),
+}
+
+/// Room in a session's bounded queue, given back when dropped.
+#[derive(Debug)]
+pub struct Permit(#[allow(dead_code)] Option<OwnedSemaphorePermit>);
+
+/// Blobs that a driver asked for; any other is a breach of the protocol.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted(Arc<Mutex<BTreeSet<WeightHash>>>);
+
+impl Wanted {
+    /// Expects blobs.
+    pub fn expect(&self, hashes: impl IntoIterator<Item = WeightHash>) {
+        self.lock().extend(hashes);
+    }
+
+    /// Whether a blob is expected, and no longer after this.
+    fn take(&self, hash: WeightHash) -> bool {
+        self.lock().remove(&hash)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<WeightHash>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A running network: commands in, events out.
+#[derive(Debug)]
+pub struct Net {
+    /// Our own identity.
+    pub local: PeerId,
+    /// Where we listen.
+    pub listening: Vec<Multiaddr>,
+    /// Commands.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// Events.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    /// The blobs that may come.
+    pub wanted: Wanted,
+}
+
+/// Why the network did not start, or a session did not.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The transport could not be set up.
+    #[error("cannot set up the transport: {0}")]
+    Transport(String),
+    /// A token that cannot be read.
+    #[error("the token cannot be read: {0}")]
+    Token(&'static str),
+    /// The key file cannot be used.
+    #[error("cannot use the identity in {path}: {reason}")]
+    Identity {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The stream broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The other side sent something no honest peer sends.
+    #[error("breach of protocol: {0}")]
+    Breach(String),
+    /// The other side turned us away.
+    #[error("{0}")]
+    Refused(String),
+}

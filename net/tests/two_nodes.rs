@@ -1,0 +1,236 @@
+//! Real swarms on loopback: admission, delivery, and what a bad peer gets.
+
+use model::{MapId, WeightHash};
+use net::{Command, Event, Identity, Multiaddr, Net, NetConfig, NetError, Payload, Role, Token};
+use protocol::{Bundle, BundleKind, FrameId, Message, PieceHeader, PlanId, TaskId};
+use std::sync::Arc;
+use std::time::Duration;
+use tiling::{Region, Span};
+
+fn anywhere() -> Vec<Multiaddr> {
+    vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()]
+}
+
+fn config(identity: Identity, role: Role) -> NetConfig {
+    NetConfig { mdns: false, ..NetConfig::new(identity, role, anywhere()) }
+}
+
+async fn coordinator() -> (Net, Token) {
+    let identity = Identity::ephemeral();
+    let net = net::start(config(identity.clone(), Role::Coordinator)).await.unwrap();
+    let token = Token::of(&identity, net.listening.clone());
+    (net, token)
+}
+
+async fn worker(token: &Token) -> Net {
+    net::start(config(Identity::ephemeral(), Role::Worker(token.clone()))).await.unwrap()
+}
+
+async fn next(net: &mut Net) -> Event {
+    let event = tokio::time::timeout(Duration::from_secs(20), net.events.recv());
+    event.await.expect("an event within 20 s").expect("the network runs")
+}
+
+async fn connected() -> (Net, Net) {
+    let (mut coordinator, token) = coordinator().await;
+    let mut worker = worker(&token).await;
+    assert!(matches!(next(&mut coordinator).await, Event::Up(..)));
+    assert!(matches!(next(&mut worker).await, Event::Up(..)));
+    (coordinator, worker)
+}
+
+fn bundle(rows: usize, channels: u32) -> Bundle {
+    let region = Region::new(Span::whole(rows), Span::whole(100));
+    let piece = |map| PieceHeader { map: MapId(map), region, channels };
+    Bundle {
+        kind: BundleKind::Scatter,
+        plan: PlanId(1),
+        task: TaskId { frame: FrameId(1), stage: 0, tile: 0 },
+        attempt: 1,
+        pieces: vec![piece(0), piece(1)],
+    }
+}
+
+fn bytes_of(values: &[f32]) -> Payload {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Payload::whole(Arc::new(bytes))
+}
+
+#[tokio::test]
+async fn messages_bundles_and_blobs_arrive_as_sent() {
+    let (mut coordinator, mut worker) = connected().await;
+    let hello = Message::Heartbeat;
+    coordinator.commands.send(Command::Send(worker.local, hello.clone())).unwrap();
+    let Event::Message(from, message, _) = next(&mut worker).await else { panic!("a message") };
+    assert_eq!((from, message), (coordinator.local, hello));
+
+    // Larger than the credit, so that chunks and credit are really used.
+    let sent = bundle(1000, 3);
+    let values: Vec<f32> = (0..sent.byte_len().unwrap() / 4).map(|i| i as f32).collect();
+    let command = Command::SendBundle(worker.local, sent.clone(), bytes_of(&values));
+    coordinator.commands.send(command).unwrap();
+    let Event::Bundle(_, got, pieces, _) = next(&mut worker).await else { panic!("a bundle") };
+    assert_eq!(got, sent);
+    assert_eq!(pieces.concat(), values);
+
+    let blob: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
+    let hash = WeightHash::of_bytes(&blob);
+    worker.wanted.expect([hash]);
+    let payload = Payload::whole(Arc::new(blob.clone()));
+    coordinator.commands.send(Command::SendBlob(worker.local, hash, payload)).unwrap();
+    let Event::Blob(_, got, bytes) = next(&mut worker).await else { panic!("a blob") };
+    assert_eq!((got, bytes), (hash, blob));
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_turned_away_before_any_message() {
+    let (mut coordinator, token) = coordinator().await;
+    // The right coordinator and address, and the secret of another cluster.
+    let other = Token::of(&Identity::ephemeral(), token.addresses.clone());
+    let forged = forge(&token, &other);
+    let mut stranger = worker(&forged).await;
+    let Event::Refused(reason) = next(&mut stranger).await else { panic!("a refusal") };
+    assert!(reason.contains("token"), "{reason}");
+    assert!(coordinator.events.try_recv().is_err(), "the coordinator hears nothing");
+}
+
+/// The text of one token with the secret of another: both end in their 16 secret bytes.
+fn forge(token: &Token, secret_of: &Token) -> Token {
+    let decode = |t: &Token| {
+        let text = t.to_string();
+        data_encoding::BASE64URL_NOPAD.decode(&text.as_bytes()["tilehive1-".len()..]).unwrap()
+    };
+    let (mut bytes, other) = (decode(token), decode(secret_of));
+    let (cut, other_cut) = (bytes.len() - 16, other.len() - 16);
+    bytes[cut..].copy_from_slice(&other[other_cut..]);
+    let text = format!("tilehive1-{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn another_protocol_version_is_named() {
+    let (_coordinator, token) = coordinator().await;
+    let mut old = config(Identity::ephemeral(), Role::Worker(token));
+    old.version = 99;
+    let mut worker = net::start(old).await.unwrap();
+    let Event::Refused(reason) = next(&mut worker).await else { panic!("a refusal") };
+    assert!(reason.contains("99") && reason.contains("release"), "{reason}");
+}
+
+#[tokio::test]
+async fn another_coordinator_at_the_same_address_is_not_joined() {
+    let (_impostor, token) = coordinator().await;
+    let mut wrong = Token::of(&Identity::ephemeral(), token.addresses);
+    wrong.addresses.truncate(1);
+    let mut worker = worker(&wrong).await;
+    let Event::Unreachable(_) = next(&mut worker).await else { panic!("unreachable") };
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_it() {
+    let (coordinator, _token) = coordinator().await;
+    let mut second = config(Identity::ephemeral(), Role::Coordinator);
+    second.listen = coordinator.listening.clone();
+    let error = net::start(second).await.unwrap_err();
+    assert!(matches!(error, NetError::Listen { .. }), "{error}");
+}
+
+async fn expect_cut_off(command: Command) {
+    let (mut coordinator, worker) = connected().await;
+    worker.commands.send(command_to(command, coordinator.local)).unwrap();
+    let Event::Down(_, reason) = next(&mut coordinator).await else { panic!("cut off") };
+    assert!(reason.contains("breach of protocol"), "{reason}");
+}
+
+fn command_to(command: Command, to: net::PeerId) -> Command {
+    match command {
+        Command::SendBundle(_, bundle, payload) => Command::SendBundle(to, bundle, payload),
+        Command::SendBlob(_, hash, payload) => Command::SendBlob(to, hash, payload),
+        other => other,
+    }
+}
+
+#[tokio::test]
+async fn an_oversized_bundle_cuts_the_peer_off() {
+    let nobody = Identity::ephemeral().peer_id();
+    let huge = bundle(1 << 40, 1 << 20);
+    expect_cut_off(Command::SendBundle(nobody, huge, Payload::new())).await;
+}
+
+#[tokio::test]
+async fn more_bytes_than_announced_cut_the_peer_off() {
+    let nobody = Identity::ephemeral().peer_id();
+    let small = bundle(1, 1);
+    expect_cut_off(Command::SendBundle(nobody, small, bytes_of(&[0.0; 1000]))).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_nobody_wants_cuts_the_peer_off() {
+    let nobody = Identity::ephemeral().peer_id();
+    let hash = WeightHash::of_bytes(b"x");
+    expect_cut_off(Command::SendBlob(nobody, hash, bytes_of(&[1.0]))).await;
+}
+
+#[tokio::test]
+async fn a_blob_with_another_content_cuts_the_peer_off() {
+    let (coordinator, mut worker) = connected().await;
+    let hash = WeightHash::of_bytes(b"something else");
+    worker.wanted.expect([hash]);
+    let command = Command::SendBlob(worker.local, hash, bytes_of(&[1.0]));
+    coordinator.commands.send(command).unwrap();
+    let Event::Down(_, reason) = next(&mut worker).await else { panic!("cut off") };
+    assert!(reason.contains("another content"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_first_finds_its_coordinator_later_and_again() {
+    // Reserve a port, so that the token is known before the coordinator lives.
+    let identity = Identity::ephemeral();
+    let first = net::start(config(identity.clone(), Role::Coordinator)).await.unwrap();
+    let listening = first.listening.clone();
+    let token = Token::of(&identity, listening.clone());
+    drop(first);
+    let mut worker = worker(&token).await;
+    for _ in 0..2 {
+        let again =
+            NetConfig { listen: listening.clone(), ..config(identity.clone(), Role::Coordinator) };
+        let coordinator = start_when_free(again).await;
+        loop {
+            match next(&mut worker).await {
+                Event::Up(peer, _) => break assert_eq!(peer, token.coordinator),
+                Event::Unreachable(_) | Event::Down(..) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(coordinator);
+        while !matches!(next(&mut worker).await, Event::Down(..)) {}
+    }
+}
+
+/// A dropped network ends a moment later and frees its port then.
+async fn start_when_free(config: NetConfig) -> Net {
+    for _ in 0..100 {
+        if let Ok(net) = net::start(config.clone()).await {
+            return net;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the port stays taken");
+}
+
+#[tokio::test]
+async fn workers_on_the_roster_connect_to_each_other() {
+    let (mut coordinator, token) = coordinator().await;
+    let (mut a, mut b) = (worker(&token).await, worker(&token).await);
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let Event::Up(peer, addresses) = next(&mut coordinator).await else { panic!("up") };
+        members.push((peer, addresses));
+    }
+    for net in [&mut a, &mut b] {
+        assert!(matches!(next(net).await, Event::Up(peer, _) if peer == token.coordinator));
+        net.commands.send(Command::Members(members.clone())).unwrap();
+    }
+    assert!(matches!(next(&mut a).await, Event::Up(peer, _) if peer == b.local));
+    assert!(matches!(next(&mut b).await, Event::Up(peer, _) if peer == a.local));
+}

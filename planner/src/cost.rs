@@ -1,0 +1,192 @@
+//! What a plan should cost.
+//!
+//! One rate for all operators, scatter and gather over each device's own link, the stages one
+//! after another: enough to choose a depth and to explain a plan. Rates by operator class, shared
+//! air and lower bounds belong to the planner issue.
+
+use crate::DeviceProfile;
+use model::{LayerId, MapId, Model};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use tiling::{Plan, PlanError, Region, StageGeometry};
+
+/// Predicted cost of a plan on a set of devices.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// First scatter to last gather of one frame.
+    pub makespan_ns: u64,
+    /// The whole model on the fastest device, inputs there already.
+    pub one_device_ns: u64,
+    /// Multiply-adds executed.
+    pub multiply_adds: u64,
+    /// Multiply-adds of the untiled model.
+    pub model_multiply_adds: u64,
+    /// One entry for each stage.
+    pub stages: Vec<StageCost>,
+    /// One entry for each device.
+    pub devices: Vec<DeviceCost>,
+}
+
+/// Predicted cost of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageCost {
+    /// From its scatter to its gather.
+    pub duration_ns: u64,
+    /// Bytes scattered to all tiles.
+    pub scatter_bytes: u64,
+    /// Of those, bytes that more than one tile needs.
+    pub halo_bytes: u64,
+    /// Bytes gathered from all tiles.
+    pub gather_bytes: u64,
+    /// Multiply-adds executed.
+    pub multiply_adds: u64,
+    /// Multiply-adds of its layers, untiled.
+    pub layer_multiply_adds: u64,
+}
+
+/// Predicted load of a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DeviceCost {
+    /// Tiles of all stages.
+    pub tiles: usize,
+    /// Multiply-adds.
+    pub multiply_adds: u64,
+    /// Tensor bytes received.
+    pub bytes_in: u64,
+    /// Tensor bytes sent.
+    pub bytes_out: u64,
+    /// Weights of its stages.
+    pub weight_bytes: u64,
+    /// Largest sum of maps that one of its tiles holds at a time, inputs and outputs included.
+    pub tile_bytes: u64,
+}
+
+impl Cost {
+    /// Multiply-adds executed / multiply-adds of the untiled model.
+    pub fn redundancy(&self) -> f64 {
+        self.multiply_adds as f64 / (self.model_multiply_adds as f64).max(1.0)
+    }
+
+    /// Works out the cost of a plan.
+    ///
+    /// *Errors*: the plan does not fit the model.
+    pub fn of(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Result<Cost, PlanError> {
+        plan.check(model)?;
+        let mut total = vec![DeviceCost::default(); devices.len()];
+        let mut stages = Vec::with_capacity(plan.stages.len());
+        let mut weights = vec![BTreeSet::new(); devices.len()];
+        for (index, stage) in plan.stages.iter().enumerate() {
+            let geometry = StageGeometry::new(model, index, stage)?;
+            let mut busy = vec![(0u64, 0u64); devices.len()];
+            let mut cost = StageCost {
+                duration_ns: 0,
+                scatter_bytes: 0,
+                halo_bytes: 0,
+                gather_bytes: 0,
+                multiply_adds: 0,
+                layer_multiply_adds: layer_multiply_adds(model, stage.first_layer..stage.end_layer),
+            };
+            for (tile, slot) in stage.placement.iter().enumerate() {
+                let device = slot.0 as usize;
+                let bytes_in = bytes(model, &geometry.tiles[tile].inputs);
+                let bytes_out = bytes(model, &geometry.tiles[tile].outputs);
+                let work = geometry.tile_multiply_adds(model, tile);
+                cost.scatter_bytes += bytes_in;
+                cost.gather_bytes += bytes_out;
+                cost.multiply_adds += work;
+                let Some(load) = total.get_mut(device) else { continue };
+                load.tiles += 1;
+                load.multiply_adds += work;
+                load.bytes_in += bytes_in;
+                load.bytes_out += bytes_out;
+                let peak = peak_bytes(model, stage.first_layer, &geometry.tiles[tile]);
+                load.tile_bytes = load.tile_bytes.max(peak);
+                busy[device].0 += work;
+                busy[device].1 += bytes_in + bytes_out;
+                weights[device].extend(stage.first_layer..stage.end_layer);
+            }
+            let covered: u64 =
+                geometry.input_maps.iter().map(|&m| read_once(model, &geometry, m)).sum();
+            cost.halo_bytes = cost.scatter_bytes.saturating_sub(covered);
+            let ends = busy.iter().zip(devices).map(|(&(work, moved), d)| {
+                if work == 0 && moved == 0 {
+                    return 0;
+                }
+                d.round_trip_ns + nanos(work, d.speed()) + nanos(moved, d.link_bytes_per_s.max(1))
+            });
+            cost.duration_ns = ends.max().unwrap_or(0);
+            stages.push(cost);
+        }
+        for (load, layers) in total.iter_mut().zip(weights) {
+            load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
+        }
+        let model_multiply_adds = model.multiply_adds();
+        let speed = devices.iter().map(|d| d.speed()).max().unwrap_or(1);
+        Ok(Cost {
+            makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
+            one_device_ns: nanos(model_multiply_adds, speed),
+            multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
+            model_multiply_adds,
+            stages,
+            devices: total,
+        })
+    }
+}
+
+/// At most three days, so that sums over the layers of any model stay in range.
+fn nanos(amount: u64, per_s: u64) -> u64 {
+    let ns = amount as u128 * 1_000_000_000 / per_s as u128;
+    ns.min(1 << 48) as u64
+}
+
+fn bytes(model: &Model, pieces: &[(MapId, Region)]) -> u64 {
+    pieces.iter().map(|&(map, region)| region_bytes(model, map, region)).sum()
+}
+
+fn region_bytes(model: &Model, map: MapId, region: Region) -> u64 {
+    (region.positions() * model.shape(map).channels() * size_of::<f32>()) as u64
+}
+
+fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {
+    let positions = |l: u32| {
+        let shape = model.shape(model.layers[l as usize].output);
+        (shape.rows() * shape.cols()) as u64
+    };
+    layers.map(|l| model.multiply_adds_per_position(LayerId(l)) * positions(l)).sum()
+}
+
+/// Bytes of an input map that any tile reads, each counted once. Tiles form a grid and their
+/// fields are rectangles over it, so their hull is what is read.
+fn read_once(model: &Model, geometry: &StageGeometry, map: MapId) -> u64 {
+    let reads = geometry.tiles.iter().flat_map(|t| &t.inputs).filter(|(m, _)| *m == map);
+    let hull = reads.fold(Region::EMPTY, |hull, &(_, region)| hull.hull(region));
+    region_bytes(model, map, hull)
+}
+
+fn weight_bytes(model: &Model, layer: LayerId) -> u64 {
+    let ids = model.layer(layer).op.weight_ids();
+    ids.into_iter().map(|id| model.weight(id).bytes() as u64).sum()
+}
+
+/// The largest sum of maps alive at one layer of a tile: a map lives from the layer that makes it
+/// to the last that reads it.
+fn peak_bytes(model: &Model, first_layer: u32, tile: &tiling::TileGeometry) -> u64 {
+    let first = first_layer as usize;
+    let group = &model.layers[first..first + tile.layers.len()];
+    let outputs: BTreeSet<MapId> = tile.outputs.iter().map(|&(map, _)| map).collect();
+    let readers = group.iter().enumerate().flat_map(|(i, l)| l.inputs.iter().map(move |&m| (m, i)));
+    let readers: BTreeMap<MapId, usize> = readers.collect();
+    let last_reader = |map: MapId| {
+        let reader = readers.get(&map).copied().unwrap_or(0);
+        if outputs.contains(&map) { group.len() } else { reader }
+    };
+    let mut alive: Vec<(usize, u64)> =
+        tile.inputs.iter().map(|&(m, r)| (last_reader(m), region_bytes(model, m, r))).collect();
+    let mut peak = 0;
+    for (i, layer) in group.iter().enumerate() {
+        alive.push((last_reader(layer.output), region_bytes(model, layer.output, tile.layers[i])));
+        peak = peak.max(alive.iter().map(|&(_, bytes)| bytes).sum());
+        alive.retain(|&(last, _)| last > i);
+    }
+    peak
+}

@@ -1,0 +1,94 @@
+//! `deepthings`: one fused two-dimensional grid over the early layers, gather, the rest whole.
+//! *Source*: Zhao et al., DeepThings, TCAD 2018 (fused tile partitioning).
+//!
+//! The published system leaves the depth and the grid to the user. Here both have a default: the
+//! depth with the smallest predicted makespan, and enough tiles that stealing can even out.
+
+use crate::local::whole;
+use crate::{Cost, DeviceProfile, PlanOptions, PlannerError, fastest, local_prefix, square_grid};
+use model::Model;
+use tiling::{Grid, Handover, Plan, Slot, Split, Stage};
+
+/// Tiles a device: the last tiles to end are then a third of a device's share at most.
+const TILES_A_DEVICE: usize = 3;
+
+pub(crate) fn plan(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+) -> Result<Plan, PlannerError> {
+    let possible = local_prefix(model);
+    let name = |i: usize| model.layers.get(i).map(|l| l.name.clone()).unwrap_or_default();
+    if possible == 0 {
+        return Err(PlannerError::NothingToCut { layer: name(0) });
+    }
+    if let Some(asked) = options.fused_layers.filter(|&asked| asked > possible) {
+        return Err(PlannerError::TooManyFused { asked, possible, layer: name(possible) });
+    }
+    let grids = match options.grid {
+        Some((rows, cols)) => vec![Grid::even(rows, cols)],
+        None => default_grids(devices.len()),
+    };
+    let depths = match options.fused_layers {
+        Some(depth) => vec![depth],
+        None => (1..=possible).collect(),
+    };
+    let mut best: Option<(u64, Plan)> = None;
+    let mut refused = None;
+    for grid in &grids {
+        for &depth in &depths {
+            let plan = fused(model, devices, grid, depth);
+            match Cost::of(model, devices, &plan) {
+                Ok(cost) => {
+                    if best.as_ref().is_none_or(|(ns, _)| cost.makespan_ns <= *ns) {
+                        best = Some((cost.makespan_ns, plan));
+                    }
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+    }
+    match (best, refused) {
+        (Some((_, plan)), _) => Ok(plan),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Err(PlannerError::NothingToCut { layer: name(0) }),
+    }
+}
+
+/// Grids from one tile a device to [`TILES_A_DEVICE`], as square as can be; a single tile last, so
+/// that maps too small to cut still run.
+fn default_grids(devices: usize) -> Vec<Grid> {
+    let mut grids: Vec<Grid> =
+        (1..=TILES_A_DEVICE).rev().map(|n| square_grid(n * devices)).collect();
+    grids.push(Grid::even(devices, 1));
+    grids.push(Grid::even(1, 1));
+    grids
+}
+
+fn fused(model: &Model, devices: &[DeviceProfile], grid: &Grid, depth: usize) -> Plan {
+    let mut stages = vec![Stage {
+        first_layer: 0,
+        end_layer: depth as u32,
+        split: Split::Spatial(grid.clone()),
+        placement: place(devices, grid.tiles()),
+        handover: Handover::Gather,
+    }];
+    if depth < model.layers.len() {
+        stages.push(whole(depth, model.layers.len(), fastest(devices)));
+    }
+    Plan { strategy: "deepthings".into(), stages }
+}
+
+/// Gives neighbouring tiles to the same device, in numbers that follow the speeds: each tile goes
+/// to the device that would end it first, then the tiles are dealt out in runs.
+fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
+    let mut counts = vec![0u128; devices.len()];
+    for _ in 0..tiles {
+        let ends = |i: &usize| (counts[*i] + 1) * 1_000_000_000_000 / devices[*i].speed() as u128;
+        if let Some(first) = (0..devices.len()).min_by_key(ends) {
+            counts[first] += 1;
+        }
+    }
+    let runs = counts.iter().enumerate();
+    runs.flat_map(|(i, &n)| std::iter::repeat_n(Slot(i as u32), n as usize)).collect()
+}

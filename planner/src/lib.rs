@@ -1,0 +1,146 @@
+//! From a model, a cluster and a strategy to a plan with its predicted cost.
+//!
+//! Pure functions: the same arguments give the same plan. One file for each strategy.
+
+mod cost;
+mod deepthings;
+mod local;
+mod modnn;
+
+pub use cost::{Cost, DeviceCost, StageCost};
+
+use model::{LayerId, Model};
+use serde::{Deserialize, Serialize};
+use tiling::{Grid, Locality, Plan, PlanError, locality};
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceProfile {
+    /// A name for people.
+    pub name: String,
+    /// Multiply-adds a second, all threads; zero when unknown.
+    pub multiply_adds_per_s: u64,
+    /// What its link to the coordinator carries.
+    pub link_bytes_per_s: u64,
+    /// Round trip to the coordinator.
+    pub round_trip_ns: u64,
+}
+
+impl DeviceProfile {
+    /// A device of which only the speed is known, on a 100 Mbit/s wire.
+    pub fn wired(name: impl Into<String>, multiply_adds_per_s: u64) -> Self {
+        let (link_bytes_per_s, round_trip_ns) = (11_800_000, 400_000);
+        Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
+    }
+
+    /// The speed to plan with: a measured one, or a small board's.
+    pub(crate) fn speed(&self) -> u64 {
+        if self.multiply_adds_per_s == 0 { 5_000_000_000 } else { self.multiply_adds_per_s }
+    }
+}
+
+/// Which plan a person asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// One whole stage on one device.
+    Local,
+    /// One fused grid over the early layers, gather, the rest whole (Zhao et al., 2018).
+    DeepThings,
+    /// One stage a layer, strips proportional to speed, gather after each (Mao et al., 2017).
+    Modnn,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 3] = [Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
+
+    /// The word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Local => "local",
+            Strategy::DeepThings => "deepthings",
+            Strategy::Modnn => "modnn",
+        }
+    }
+}
+
+/// What a person may set for a strategy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Rows x cols of the fused grid; chosen when not given.
+    pub grid: Option<(usize, usize)>,
+    /// Layers in the fused group; chosen when not given.
+    pub fused_layers: Option<usize>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlannerError {
+    /// No device to plan for.
+    #[error("there is no device to plan for")]
+    NoDevice,
+    /// The grid does not fit the model.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The fused group is longer than what can be cut.
+    #[error(
+        "only the first {possible} layers can be fused into tiles ({asked} asked): `{layer}` needs its whole input"
+    )]
+    TooManyFused {
+        /// Layers asked for.
+        asked: usize,
+        /// Layers that can be cut.
+        possible: usize,
+        /// The layer that stops it.
+        layer: String,
+    },
+    /// No layer can be cut.
+    #[error(
+        "no layer of the model can be cut into tiles: the first one, `{layer}`, needs its whole input"
+    )]
+    NothingToCut {
+        /// The first layer.
+        layer: String,
+    },
+}
+
+/// Makes the plan of a strategy, and says what it should cost.
+///
+/// *Errors*: a grid or depth that does not fit the model, or no device.
+pub fn plan(
+    model: &Model,
+    devices: &[DeviceProfile],
+    strategy: Strategy,
+    options: PlanOptions,
+) -> Result<(Plan, Cost), PlannerError> {
+    if devices.is_empty() {
+        return Err(PlannerError::NoDevice);
+    }
+    let plan = match strategy {
+        Strategy::Local => local::plan(model, devices),
+        Strategy::DeepThings => deepthings::plan(model, devices, options)?,
+        Strategy::Modnn => modnn::plan(model, devices)?,
+    };
+    let cost = Cost::of(model, devices, &plan)?;
+    Ok((plan, cost))
+}
+
+/// How many of the first layers can be cut into tiles.
+pub(crate) fn local_prefix(model: &Model) -> usize {
+    let layers = 0..model.layers.len();
+    layers.take_while(|&i| locality(model, LayerId(i as u32)) == Locality::Local).count()
+}
+
+/// The device with the highest speed; the first of equals.
+pub(crate) fn fastest(devices: &[DeviceProfile]) -> u32 {
+    let speeds = devices.iter().enumerate();
+    let best = speeds.max_by_key(|(i, d)| (d.speed(), std::cmp::Reverse(*i)));
+    best.map_or(0, |(i, _)| i as u32)
+}
+
+/// The smallest nearly square grid with at least `tiles` tiles, wider than high at a tie.
+pub(crate) fn square_grid(tiles: usize) -> Grid {
+    let rows = (1..=tiles).rev().find(|r| r * r <= tiles).unwrap_or(1);
+    Grid::even(rows, tiles.div_ceil(rows))
+}

@@ -1,0 +1,25 @@
+//! `local`: the whole model on the fastest device.
+
+use crate::{DeviceProfile, fastest};
+use model::Model;
+use tiling::{Handover, Plan, Slot, Split, Stage};
+
+pub(crate) fn plan(model: &Model, devices: &[DeviceProfile]) -> Plan {
+    let stages = if model.layers.is_empty() {
+        Vec::new()
+    } else {
+        vec![whole(0, model.layers.len(), fastest(devices))]
+    };
+    Plan { strategy: "local".into(), stages }
+}
+
+/// A group on one device.
+pub(crate) fn whole(first: usize, end: usize, device: u32) -> Stage {
+    Stage {
+        first_layer: first as u32,
+        end_layer: end as u32,
+        split: Split::Whole,
+        placement: vec![Slot(device)],
+        handover: Handover::Gather,
+    }
+}

@@ -1,0 +1,66 @@
+//! `modnn`: one stage a layer, strips along the longer side with shares by speed, gather after
+//! each. *Source*: Mao et al., MoDNN, DATE 2017 (biased one-dimensional partition).
+
+use crate::local::whole;
+use crate::{DeviceProfile, PlannerError, fastest};
+use model::{LayerId, Model};
+use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, locality};
+
+pub(crate) fn plan(model: &Model, devices: &[DeviceProfile]) -> Result<Plan, PlannerError> {
+    let stages = (0..model.layers.len())
+        .map(|i| match locality(model, LayerId(i as u32)) {
+            Locality::Whole => whole(i, i + 1, fastest(devices)),
+            Locality::Local => strips(model, devices, i),
+        })
+        .collect();
+    Ok(Plan { strategy: "modnn".into(), stages })
+}
+
+fn strips(model: &Model, devices: &[DeviceProfile], layer: usize) -> Stage {
+    let shape = model.shape(model.layers[layer].output);
+    let (rows, cols) = (shape.rows(), shape.cols());
+    let longer = rows.max(cols);
+    let (shares, placement) = shares(devices, longer);
+    if shares.len() == 1 {
+        return whole(layer, layer + 1, placement[0].0);
+    }
+    let grid = if rows >= cols {
+        Grid { row_shares: shares, col_shares: vec![1] }
+    } else {
+        Grid { row_shares: vec![1], col_shares: shares }
+    };
+    let (first_layer, end_layer) = (layer as u32, layer as u32 + 1);
+    let split = Split::Spatial(grid);
+    Stage { first_layer, end_layer, split, placement, handover: Handover::Gather }
+}
+
+/// Whole positions for each device in proportion to its speed, largest remainder first; a device
+/// whose share rounds to nothing is left out. Shares are lengths, so cuts fall exactly there.
+fn shares(devices: &[DeviceProfile], len: usize) -> (Vec<u32>, Vec<Slot>) {
+    let total: u128 = devices.iter().map(|d| d.speed() as u128).sum();
+    let exact = |d: &DeviceProfile| len as u128 * d.speed() as u128;
+    let mut parts: Vec<usize> = devices.iter().map(|d| (exact(d) / total) as usize).collect();
+    let mut order: Vec<usize> = (0..devices.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(exact(&devices[i]) % total));
+    let missing = len - parts.iter().sum::<usize>();
+    for &i in order.iter().cycle().take(missing) {
+        parts[i] += 1;
+    }
+    let used = parts.iter().enumerate().filter(|(_, part)| **part > 0);
+    used.map(|(i, &part)| (part as u32, Slot(i as u32))).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_follow_speed_and_add_up() {
+        let devices: Vec<_> = [4, 2, 1].map(|s| DeviceProfile::wired("d", s)).into();
+        assert_eq!(shares(&devices, 14).0, [8, 4, 2]);
+        assert_eq!(shares(&devices, 1), (vec![1], vec![Slot(0)]));
+        for len in 1..50 {
+            assert_eq!(shares(&devices, len).0.iter().sum::<u32>(), len as u32);
+        }
+    }
+}

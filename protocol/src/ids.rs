@@ -1,0 +1,44 @@
+//! A newtype for every id.
+
+use model::WeightHash;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A worker, for as long as its coordinator lives; a restart with the same identity keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId(pub u32);
+
+/// One input of the model, from submission to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FrameId(pub u64);
+
+/// A plan that the coordinator announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PlanId(pub u32);
+
+/// Content hash of a model's graph in its wire form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelHash(pub WeightHash);
+
+/// One tile of one stage of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The frame.
+    pub frame: FrameId,
+    /// Index of the stage in the plan.
+    pub stage: u32,
+    /// Index of the tile in the stage.
+    pub tile: u32,
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "w{}", self.0)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {} stage {} tile {}", self.frame.0, self.stage, self.tile)
+    }
+}

@@ -1,0 +1,173 @@
+//! What goes over the wire. Small messages travel on the control stream of a connection; bundles
+//! (a header and the tensors it names) and blobs (weights, graphs) on its bulk stream.
+
+use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use model::{MapId, WeightHash};
+use serde::{Deserialize, Serialize};
+use tiling::{Plan, Region};
+
+/// Version of everything in this file. Two sides with different versions do not talk.
+pub const VERSION: u32 = 1;
+
+/// What a worker says of itself when it joins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// A name for people: the host name unless given.
+    pub name: String,
+    /// Compute threads.
+    pub threads: u32,
+    /// Multiply-adds a second that it measured on itself, all threads; zero when it did not.
+    pub multiply_adds_per_s: u64,
+}
+
+/// A worker as other workers know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Its transport identity, opaque here.
+    pub peer: Vec<u8>,
+    /// Where it listens, opaque here.
+    pub addresses: Vec<String>,
+}
+
+/// A small message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Worker to coordinator, first: here I am.
+    Hello(Hello),
+    /// Coordinator to worker: you are in, and this is your name.
+    Welcome {
+        /// The worker's id.
+        worker: WorkerId,
+    },
+    /// Coordinator to workers: who may hand tasks to whom.
+    Roster(Vec<Member>),
+    /// Coordinator to workers: tasks of this plan will come.
+    Announce {
+        /// The plan's id.
+        plan: PlanId,
+        /// The model it computes.
+        model: ModelHash,
+        /// The plan.
+        body: Plan,
+        /// Stages that this worker is placed in, so that it can fetch their weights early.
+        stages: Vec<u32>,
+    },
+    /// Coordinator to workers: no further task of this plan will come.
+    Retire {
+        /// The plan's id.
+        plan: PlanId,
+    },
+    /// Worker to coordinator: send me these blobs.
+    Want {
+        /// Their hashes.
+        hashes: Vec<WeightHash>,
+    },
+    /// Worker to coordinator: my queue is about to run dry. Sent when its last task starts, so
+    /// that the next one arrives before it is idle.
+    Hungry,
+    /// Coordinator to victim: hand this queued task to a thief.
+    Yield {
+        /// The task.
+        task: TaskId,
+        /// The attempt that the victim holds.
+        attempt: u32,
+        /// Who takes it.
+        thief: WorkerId,
+        /// The attempt that the thief will make.
+        next_attempt: u32,
+    },
+    /// Victim to coordinator: the thief has it.
+    Yielded {
+        /// The task.
+        task: TaskId,
+        /// The attempt that ended with it.
+        attempt: u32,
+    },
+    /// Victim to coordinator: too late, or the thief is out of reach; the task stays.
+    Kept {
+        /// The task.
+        task: TaskId,
+        /// The attempt that goes on.
+        attempt: u32,
+    },
+    /// Worker to coordinator: this attempt ended in an error.
+    Failed {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u32,
+        /// The chain of causes.
+        reason: String,
+    },
+    /// Coordinator to workers: drop what you hold of this frame.
+    Forget {
+        /// The frame.
+        frame: crate::ids::FrameId,
+    },
+    /// Either way: I live.
+    Heartbeat,
+    /// Either way: I leave on purpose.
+    Goodbye {
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+/// Why a bundle travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BundleKind {
+    /// Coordinator to worker: compute this task; the pieces are its inputs.
+    Scatter,
+    /// Victim to thief: compute this task; the pieces are its inputs.
+    Handover,
+    /// Worker to coordinator: the pieces are the task's outputs.
+    Result {
+        /// Time the task took to compute.
+        busy_ns: u64,
+    },
+}
+
+/// One piece of a feature map; its values follow the header, f32 little endian, in the order rows,
+/// cols, channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceHeader {
+    /// Which map.
+    pub map: MapId,
+    /// Which part of it.
+    pub region: Region,
+    /// Its channels.
+    pub channels: u32,
+}
+
+impl PieceHeader {
+    /// Bytes of values; none when the header is absurd (a wire header is untrusted).
+    pub fn byte_len(&self) -> Option<usize> {
+        let span = |s: tiling::Span| s.end.checked_sub(s.start);
+        let positions = span(self.region.rows)?.checked_mul(span(self.region.cols)?)?;
+        positions.checked_mul(self.channels as usize)?.checked_mul(size_of::<f32>())
+    }
+}
+
+/// Header of a task with all its pieces: it arrives whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// Why it travels.
+    pub kind: BundleKind,
+    /// The plan that the task belongs to.
+    pub plan: PlanId,
+    /// The task.
+    pub task: TaskId,
+    /// Which try.
+    pub attempt: u32,
+    /// The pieces that follow, in this order.
+    pub pieces: Vec<PieceHeader>,
+}
+
+impl Bundle {
+    /// Bytes of all values; none when they overflow.
+    pub fn byte_len(&self) -> Option<usize> {
+        self.pieces.iter().try_fold(0usize, |sum, p| sum.checked_add(p.byte_len()?))
+    }
+}

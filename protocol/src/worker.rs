@@ -1,0 +1,478 @@
+//! The worker: holds a queue of tasks, runs one at a time, hands queued ones to thieves.
+//!
+//! A task is ready when its bundle arrived, the model's graph is open, and the weights of its stage
+//! are prepared. Results and hand-overs travel straight from what the driver holds for the task.
+
+use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
+use crate::message::{Bundle, BundleKind, Hello, Member, Message, PieceHeader};
+use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
+use model::{Model, WeightHash};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tiling::{Plan, StageGeometry};
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// The coordinator.
+    Coordinator,
+    /// Another worker.
+    Worker(WorkerId),
+}
+
+/// What happens to a worker.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The connection to the coordinator is up.
+    Connected,
+    /// A connection is down.
+    Disconnected(Peer),
+    /// A connection to another worker is up.
+    PeerUp(WorkerId),
+    /// A control message.
+    Message(Peer, Message),
+    /// A bundle with all its values, which the driver holds under its task and attempt.
+    Bundle(Peer, Bundle),
+    /// The driver opened a model's graph; it is valid.
+    Opened(ModelHash, Arc<Model>),
+    /// The driver lacks blobs for an `Open` or a `Prepare`.
+    Missing(Vec<WeightHash>),
+    /// A blob arrived and its hash is right.
+    Blob(WeightHash),
+    /// The driver prepared the weights of a stage.
+    Prepared(PlanId, u32),
+    /// A task ended well; the driver holds its outputs.
+    Executed {
+        /// The task.
+        task: TaskId,
+        /// How long it took.
+        busy_ns: u64,
+    },
+    /// A task ended in an error.
+    Broke {
+        /// The task.
+        task: TaskId,
+        /// The chain of causes.
+        reason: String,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What a worker wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a control message.
+    Send(Peer, Message),
+    /// Send a bundle: its values are the inputs (`Handover`) or outputs (`Result`) of the task.
+    SendBundle(Peer, Bundle),
+    /// Open a model's graph from the blob cache: answer `Opened` or `Missing`.
+    Open(ModelHash),
+    /// Get the weights of a stage ready: answer `Prepared` or `Missing`.
+    Prepare {
+        /// The plan.
+        plan: PlanId,
+        /// The stage.
+        stage: u32,
+        /// The model.
+        model: ModelHash,
+        /// The layers whose weights to pack.
+        layers: std::ops::Range<u32>,
+    },
+    /// Run a task on the inputs held for it: answer `Executed` or `Broke`.
+    Execute {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u32,
+        /// Its plan.
+        plan: PlanId,
+    },
+    /// Let go of everything held for a task.
+    Drop(TaskId, u32),
+    /// The workers that may connect to this one, and their addresses.
+    Members(Vec<Member>),
+    /// End the connection: the other side broke the protocol or fell silent.
+    Disconnect(Peer, String),
+}
+
+#[derive(Debug)]
+struct ActivePlan {
+    model: ModelHash,
+    body: Plan,
+    geometry: Option<Arc<Vec<StageGeometry>>>,
+    wanted_stages: BTreeSet<u32>,
+    prepared: BTreeSet<u32>,
+    preparing: BTreeSet<u32>,
+}
+
+impl ActivePlan {
+    fn has_task(&self, stage: u32, tile: u32) -> bool {
+        self.body.stages.get(stage as usize).is_some_and(|s| (tile as usize) < s.tiles())
+    }
+}
+
+/// The worker's state machine.
+#[derive(Debug)]
+pub struct Worker {
+    hello: Hello,
+    id: Option<WorkerId>,
+    connected: bool,
+    peers: BTreeSet<WorkerId>,
+    plans: BTreeMap<PlanId, ActivePlan>,
+    models: BTreeMap<ModelHash, Arc<Model>>,
+    missing: BTreeSet<WeightHash>,
+    queue: VecDeque<Bundle>,
+    running: Option<Bundle>,
+    /// The frame of the running task was forgotten: its result is dropped.
+    forgotten: bool,
+    hungry: bool,
+    heard_ns: Nanos,
+    next_heartbeat_ns: Nanos,
+    outputs: VecDeque<Output>,
+}
+
+impl Worker {
+    /// A worker that is not connected yet.
+    pub fn new(hello: Hello) -> Self {
+        Self {
+            hello,
+            id: None,
+            connected: false,
+            peers: BTreeSet::new(),
+            plans: BTreeMap::new(),
+            models: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            queue: VecDeque::new(),
+            running: None,
+            forgotten: false,
+            hungry: false,
+            heard_ns: 0,
+            next_heartbeat_ns: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The id that the coordinator gave.
+    pub fn id(&self) -> Option<WorkerId> {
+        self.id
+    }
+
+    /// The geometry of a stage of an announced plan whose model is open.
+    pub fn geometry(&self, plan: PlanId) -> Option<&Arc<Vec<StageGeometry>>> {
+        self.plans.get(&plan)?.geometry.as_ref()
+    }
+
+    /// The model of an announced plan.
+    pub fn model(&self, plan: PlanId) -> Option<ModelHash> {
+        self.plans.get(&plan).map(|p| p.model)
+    }
+
+    /// The next thing to do; none when there is nothing left.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call with [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        self.connected.then(|| self.next_heartbeat_ns.min(self.heard_ns + SILENCE_NS))
+    }
+
+    /// Takes in one thing that happened.
+    pub fn handle(&mut self, now: Nanos, input: Input) {
+        match input {
+            Input::Connected => self.connect(now),
+            Input::Disconnected(Peer::Coordinator) => self.disconnect(),
+            Input::Disconnected(Peer::Worker(id)) => {
+                self.peers.remove(&id);
+            }
+            Input::PeerUp(id) => {
+                self.peers.insert(id);
+            }
+            Input::Message(Peer::Coordinator, message) => {
+                self.heard_ns = now;
+                self.on_coordinator(message);
+            }
+            Input::Message(Peer::Worker(_), Message::Heartbeat | Message::Goodbye { .. }) => {}
+            Input::Message(peer, message) => {
+                self.break_off(peer, format!("a worker may not send {message:?}"));
+            }
+            Input::Bundle(from, bundle) => {
+                if from == Peer::Coordinator {
+                    self.heard_ns = now;
+                }
+                self.on_bundle(from, bundle);
+            }
+            Input::Opened(hash, model) => {
+                self.models.insert(hash, model);
+                self.open_plans(hash);
+            }
+            Input::Missing(hashes) => self.want(hashes),
+            Input::Blob(hash) => {
+                self.heard_ns = now;
+                if self.missing.remove(&hash) && self.missing.is_empty() {
+                    self.retry_after_blobs();
+                }
+            }
+            Input::Prepared(plan, stage) => {
+                if let Some(plan) = self.plans.get_mut(&plan) {
+                    plan.preparing.remove(&stage);
+                    plan.prepared.insert(stage);
+                }
+            }
+            Input::Executed { task, busy_ns } => self.on_executed(task, busy_ns),
+            Input::Broke { task, reason } => self.on_broke(task, reason),
+            Input::Tick => {}
+        }
+        self.keep_alive(now);
+        self.start_next();
+    }
+
+    fn send(&mut self, message: Message) {
+        self.outputs.push_back(Output::Send(Peer::Coordinator, message));
+    }
+
+    fn connect(&mut self, now: Nanos) {
+        self.connected = true;
+        self.heard_ns = now;
+        self.next_heartbeat_ns = now + HEARTBEAT_NS;
+        self.hungry = false;
+        let hello = self.hello.clone();
+        self.send(Message::Hello(hello));
+    }
+
+    /// The coordinator is gone: nobody wants what is queued, and a new one starts from nothing.
+    fn disconnect(&mut self) {
+        self.connected = false;
+        self.id = None;
+        self.plans.clear();
+        self.missing.clear();
+        self.forgotten = self.running.is_some();
+        while let Some(bundle) = self.queue.pop_front() {
+            self.drop_task(&bundle);
+        }
+    }
+
+    fn keep_alive(&mut self, now: Nanos) {
+        if !self.connected {
+            return;
+        }
+        if now >= self.heard_ns + SILENCE_NS {
+            self.break_off(Peer::Coordinator, "silent for 4 s".into());
+            return;
+        }
+        if now >= self.next_heartbeat_ns {
+            self.next_heartbeat_ns = now + HEARTBEAT_NS;
+            self.send(Message::Heartbeat);
+        }
+    }
+
+    fn break_off(&mut self, peer: Peer, reason: String) {
+        self.outputs.push_back(Output::Disconnect(peer, reason));
+        match peer {
+            Peer::Coordinator => self.disconnect(),
+            Peer::Worker(id) => {
+                self.peers.remove(&id);
+            }
+        }
+    }
+
+    fn on_coordinator(&mut self, message: Message) {
+        match message {
+            Message::Welcome { worker } => self.id = Some(worker),
+            Message::Roster(members) => self.outputs.push_back(Output::Members(members)),
+            Message::Announce { plan, model, body, stages } => {
+                let active = ActivePlan {
+                    model,
+                    body,
+                    geometry: None,
+                    wanted_stages: stages.into_iter().collect(),
+                    prepared: BTreeSet::new(),
+                    preparing: BTreeSet::new(),
+                };
+                self.plans.insert(plan, active);
+                if self.models.contains_key(&model) {
+                    self.open_plans(model);
+                } else {
+                    self.outputs.push_back(Output::Open(model));
+                }
+            }
+            Message::Retire { plan } => {
+                self.plans.remove(&plan);
+            }
+            Message::Yield { task, attempt, thief, next_attempt } => {
+                self.on_yield(task, attempt, thief, next_attempt);
+            }
+            Message::Forget { frame } => self.on_forget(frame),
+            Message::Heartbeat => {}
+            Message::Goodbye { reason } => self.break_off(Peer::Coordinator, reason),
+            other => {
+                self.break_off(Peer::Coordinator, format!("the coordinator may not send {other:?}"))
+            }
+        }
+    }
+
+    /// A plan whose model is open gets its geometry and the weights of its stages.
+    fn open_plans(&mut self, hash: ModelHash) {
+        let Some(model) = self.models.get(&hash).cloned() else { return };
+        let mut broken = None;
+        for (id, plan) in &mut self.plans {
+            if plan.model != hash || plan.geometry.is_some() {
+                continue;
+            }
+            let stages = plan.body.check(&model).and_then(|()| {
+                let stages = plan.body.stages.iter().enumerate();
+                stages.map(|(i, s)| StageGeometry::new(&model, i, s)).collect()
+            });
+            match stages {
+                Ok(stages) => plan.geometry = Some(Arc::new(stages)),
+                Err(error) => broken = Some(format!("plan {} does not fit: {error}", id.0)),
+            }
+        }
+        if let Some(reason) = broken {
+            return self.break_off(Peer::Coordinator, reason);
+        }
+        self.prepare_stages();
+    }
+
+    fn prepare_stages(&mut self) {
+        for (&id, plan) in &mut self.plans {
+            if plan.geometry.is_none() {
+                continue;
+            }
+            for &stage in &plan.wanted_stages {
+                let Some(body) = plan.body.stages.get(stage as usize) else { continue };
+                if plan.prepared.contains(&stage) || !plan.preparing.insert(stage) {
+                    continue;
+                }
+                self.outputs.push_back(Output::Prepare {
+                    plan: id,
+                    stage,
+                    model: plan.model,
+                    layers: body.first_layer..body.end_layer,
+                });
+            }
+        }
+    }
+
+    fn want(&mut self, hashes: Vec<WeightHash>) {
+        let hashes: Vec<_> = hashes.into_iter().filter(|h| self.missing.insert(*h)).collect();
+        if !hashes.is_empty() && self.connected {
+            self.send(Message::Want { hashes });
+        }
+    }
+
+    fn retry_after_blobs(&mut self) {
+        let unopened: BTreeSet<ModelHash> =
+            self.plans.values().filter(|p| p.geometry.is_none()).map(|p| p.model).collect();
+        self.outputs.extend(unopened.into_iter().map(Output::Open));
+        self.plans.values_mut().for_each(|p| p.preparing.clear());
+        self.prepare_stages();
+    }
+
+    fn on_bundle(&mut self, from: Peer, bundle: Bundle) {
+        let expected = match from {
+            Peer::Coordinator => BundleKind::Scatter,
+            Peer::Worker(_) => BundleKind::Handover,
+        };
+        if bundle.kind != expected {
+            self.drop_task(&bundle);
+            return self.break_off(from, format!("sent a bundle of kind {:?}", bundle.kind));
+        }
+        let Some(plan) = self.plans.get_mut(&bundle.plan) else {
+            // The plan was retired, or the coordinator changed, while the bundle travelled.
+            return self.drop_task(&bundle);
+        };
+        if !plan.has_task(bundle.task.stage, bundle.task.tile) {
+            self.drop_task(&bundle);
+            return self.break_off(from, format!("sent {}, which its plan lacks", bundle.task));
+        }
+        plan.wanted_stages.insert(bundle.task.stage);
+        self.hungry = false;
+        self.queue.push_back(bundle);
+        self.prepare_stages();
+    }
+
+    fn drop_task(&mut self, bundle: &Bundle) {
+        self.outputs.push_back(Output::Drop(bundle.task, bundle.attempt));
+    }
+
+    fn on_yield(&mut self, task: TaskId, attempt: u32, thief: WorkerId, next_attempt: u32) {
+        let position = self.queue.iter().position(|b| b.task == task && b.attempt == attempt);
+        let Some(position) = position.filter(|_| self.peers.contains(&thief)) else {
+            return self.send(Message::Kept { task, attempt });
+        };
+        let Some(bundle) = self.queue.remove(position) else { return };
+        let handed = Bundle { kind: BundleKind::Handover, attempt: next_attempt, ..bundle.clone() };
+        self.outputs.push_back(Output::SendBundle(Peer::Worker(thief), handed));
+        self.drop_task(&bundle);
+        self.send(Message::Yielded { task, attempt });
+    }
+
+    fn on_forget(&mut self, frame: FrameId) {
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            self.queue.drain(..).partition(|b| b.task.frame == frame);
+        self.queue = kept;
+        for bundle in gone {
+            self.drop_task(&bundle);
+        }
+        if self.running.as_ref().is_some_and(|b| b.task.frame == frame) {
+            self.forgotten = true;
+        }
+    }
+
+    /// Starts the oldest task that can run; asks for more when it was the last.
+    fn start_next(&mut self) {
+        if self.running.is_none() {
+            let ready = self.queue.iter().position(|b| {
+                let plan = self.plans.get(&b.plan);
+                plan.is_some_and(|p| p.geometry.is_some() && p.prepared.contains(&b.task.stage))
+            });
+            if let Some(bundle) = ready.and_then(|i| self.queue.remove(i)) {
+                let Bundle { task, attempt, plan, .. } = bundle;
+                self.forgotten = false;
+                self.running = Some(bundle);
+                self.outputs.push_back(Output::Execute { task, attempt, plan });
+            }
+        }
+        if self.queue.is_empty() && !self.hungry && self.id.is_some() {
+            self.hungry = true;
+            self.send(Message::Hungry);
+        }
+    }
+
+    fn on_executed(&mut self, task: TaskId, busy_ns: u64) {
+        let Some(bundle) = self.running.take_if(|b| b.task == task) else { return };
+        if !self.forgotten && self.connected {
+            let pieces = self.output_pieces(&bundle);
+            let kind = BundleKind::Result { busy_ns };
+            let result = Bundle { kind, pieces, ..bundle.clone() };
+            self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
+        }
+        self.drop_task(&bundle);
+    }
+
+    fn output_pieces(&self, bundle: &Bundle) -> Vec<PieceHeader> {
+        let plan = self.plans.get(&bundle.plan);
+        let Some((plan, geometry)) = plan.and_then(|p| Some((p, p.geometry.as_ref()?))) else {
+            return Vec::new();
+        };
+        let model = &self.models[&plan.model];
+        let stage = geometry.get(bundle.task.stage as usize);
+        let tile = stage.and_then(|s| s.tiles.get(bundle.task.tile as usize));
+        let outputs = tile.map(|t| t.outputs.as_slice()).unwrap_or_default();
+        let header = |&(map, region): &(model::MapId, tiling::Region)| {
+            let channels = model.shape(map).channels() as u32;
+            PieceHeader { map, region, channels }
+        };
+        outputs.iter().map(header).collect()
+    }
+
+    fn on_broke(&mut self, task: TaskId, reason: String) {
+        let Some(bundle) = self.running.take_if(|b| b.task == task) else { return };
+        if self.connected {
+            self.send(Message::Failed { task, attempt: bundle.attempt, reason });
+        }
+        self.drop_task(&bundle);
+    }
+}

@@ -1,0 +1,14 @@
+//! All integer geometry: regions, receptive fields, grids, tiles, stages and plans.
+//!
+//! Total functions of values: no float tensor, no clock, no thread, no randomness. Ranges are
+//! half-open and axes are always named.
+
+pub mod plan;
+pub mod receptive;
+pub mod region;
+pub mod stage;
+
+pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};
+pub use receptive::{Locality, locality, receptive_field};
+pub use region::{Region, Span};
+pub use stage::{StageGeometry, TileGeometry};

@@ -1,0 +1,180 @@
+//! A plan: the ordered stages that compute a model, as plain serialisable data.
+
+use model::{MapId, Model, Shape};
+use serde::{Deserialize, Serialize};
+
+/// Which device of the plan; the coordinator binds slots to workers when a frame starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Slot(pub u32);
+
+/// A rows x cols partition of a stage's output maps, by shares.
+///
+/// With row shares `[2, 1]` the first row of tiles gets two thirds of the rows of every output
+/// map. Cuts are `len * prefix / total`, rounded down, so they are the same on every device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grid {
+    /// One positive share for each row of tiles.
+    pub row_shares: Vec<u32>,
+    /// One positive share for each column of tiles.
+    pub col_shares: Vec<u32>,
+}
+
+impl Grid {
+    /// A grid of equal tiles.
+    pub fn even(rows: usize, cols: usize) -> Self {
+        Self { row_shares: vec![1; rows], col_shares: vec![1; cols] }
+    }
+
+    /// Number of tiles.
+    pub fn tiles(&self) -> usize {
+        self.row_shares.len() * self.col_shares.len()
+    }
+}
+
+/// How a stage is cut into tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Split {
+    /// The group on one device.
+    Whole,
+    /// Each tile computes its region of the output maps, halo recomputed.
+    Spatial(Grid),
+}
+
+/// What happens to a stage's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Handover {
+    /// The coordinator collects and stitches, then scatters to the next stage.
+    Gather,
+}
+
+/// A fused group of consecutive layers, its split and its placement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stage {
+    /// First layer of the group, in the model's topological order.
+    pub first_layer: u32,
+    /// First layer after the group.
+    pub end_layer: u32,
+    /// How the group is cut.
+    pub split: Split,
+    /// The device of each tile, in row-major order of the grid.
+    pub placement: Vec<Slot>,
+    /// What happens to the output.
+    pub handover: Handover,
+}
+
+impl Stage {
+    /// Number of tiles.
+    pub fn tiles(&self) -> usize {
+        match &self.split {
+            Split::Whole => 1,
+            Split::Spatial(grid) => grid.tiles(),
+        }
+    }
+}
+
+/// How to compute a model: stages in order, together covering every layer once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Plan {
+    /// The strategy that made it, for people.
+    pub strategy: String,
+    /// The stages.
+    pub stages: Vec<Stage>,
+}
+
+/// Why a plan does not fit a model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Stages leave a gap, overlap or run past the model.
+    #[error(
+        "stage {stage} covers layers {first}..{end}, expected it to start at {expected} and stay within {layers} layers"
+    )]
+    Layers {
+        /// Which stage.
+        stage: usize,
+        /// Its first layer.
+        first: u32,
+        /// Its end.
+        end: u32,
+        /// Where it should start.
+        expected: u32,
+        /// Layers in the model.
+        layers: usize,
+    },
+    /// A layer that needs its whole input stands in a stage that is cut.
+    #[error("layer `{layer}` needs its whole input and cannot be cut into tiles (stage {stage})")]
+    NotLocal {
+        /// Which stage.
+        stage: usize,
+        /// Name of the layer.
+        layer: String,
+    },
+    /// More tiles along an axis than the map has rows or columns, or a zero share.
+    #[error(
+        "a grid of {grid_rows} x {grid_cols} does not fit map `{map}` of {rows} rows x {cols} cols (stage {stage})"
+    )]
+    Grid {
+        /// Which stage.
+        stage: usize,
+        /// Rows of tiles.
+        grid_rows: usize,
+        /// Columns of tiles.
+        grid_cols: usize,
+        /// Name of the map.
+        map: String,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+    },
+    /// The placement does not name one device for each tile.
+    #[error("stage {stage} has {tiles} tiles and {placed} placements")]
+    Placement {
+        /// Which stage.
+        stage: usize,
+        /// Tiles of its grid.
+        tiles: usize,
+        /// Entries of its placement.
+        placed: usize,
+    },
+}
+
+/// More tiles than any map could use; a bound on what a plan from the wire may ask for.
+pub(crate) const TILES_MAX: usize = 1 << 16;
+
+impl Plan {
+    /// Number of devices the plan speaks of.
+    pub fn slots(&self) -> usize {
+        let slots = self.stages.iter().flat_map(|s| s.placement.iter());
+        slots.map(|s| s.0 as usize + 1).max().unwrap_or(0)
+    }
+
+    /// Checks that the stages cover the layers of a model in order, with sound placements.
+    ///
+    /// *Errors*: the first [`PlanError`] found. Grids are checked by
+    /// [`crate::StageGeometry::new`].
+    pub fn check(&self, model: &Model) -> Result<(), PlanError> {
+        let layers = model.layers.len();
+        let mut expected = 0;
+        for (stage, s) in self.stages.iter().enumerate() {
+            let (first, end) = (s.first_layer, s.end_layer);
+            if first != expected || end <= first || end as usize > layers {
+                return Err(PlanError::Layers { stage, first, end, expected, layers });
+            }
+            if s.tiles() != s.placement.len() || s.tiles() > TILES_MAX {
+                let (tiles, placed) = (s.tiles(), s.placement.len());
+                return Err(PlanError::Placement { stage, tiles, placed });
+            }
+            expected = end;
+        }
+        if expected as usize != layers {
+            let (stage, first, end) = (self.stages.len(), expected, layers as u32);
+            return Err(PlanError::Layers { stage, first, end, expected, layers });
+        }
+        Ok(())
+    }
+}
+
+/// Name and shape of a map, for messages.
+pub(crate) fn describe(model: &Model, map: MapId) -> (String, &Shape) {
+    (model.map(map).name.clone(), model.shape(map))
+}

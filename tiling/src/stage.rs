@@ -1,0 +1,156 @@
+//! The geometry of a stage: what each of its tiles reads, computes and writes.
+
+use crate::plan::{PlanError, Split, Stage, describe};
+use crate::receptive::{Locality, locality, receptive_field};
+use crate::region::{Region, Span};
+use model::{LayerId, MapId, Model};
+use std::collections::BTreeMap;
+
+/// One tile: its region at every map of the fused group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TileGeometry {
+    /// The regions of the stage's input maps that the tile reads; empty regions are left out.
+    pub inputs: Vec<(MapId, Region)>,
+    /// The region of its output map that each layer of the group computes, in order. Empty where
+    /// the tile does not need the layer.
+    pub layers: Vec<Region>,
+    /// The regions of the stage's output maps that the tile is responsible for.
+    pub outputs: Vec<(MapId, Region)>,
+}
+
+/// A stage's boundary maps and tiles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageGeometry {
+    /// First layer of the group.
+    pub first_layer: LayerId,
+    /// Maps made before the group that it reads, in order of their ids.
+    pub input_maps: Vec<MapId>,
+    /// Maps the group makes that a later stage or the caller wants, in order of their ids.
+    pub output_maps: Vec<MapId>,
+    /// The tiles in row-major order of the grid.
+    pub tiles: Vec<TileGeometry>,
+}
+
+impl StageGeometry {
+    /// Works out the geometry of a stage of a model.
+    ///
+    /// *Errors*: a layer that cannot be cut in a stage that is; a grid that does not fit.
+    pub fn new(model: &Model, index: usize, stage: &Stage) -> Result<Self, PlanError> {
+        let group = stage.first_layer as usize..stage.end_layer as usize;
+        let (input_maps, output_maps) = boundary(model, group.clone());
+        let shares = match &stage.split {
+            Split::Whole => None,
+            Split::Spatial(grid) => {
+                for i in group.clone() {
+                    if locality(model, LayerId(i as u32)) == Locality::Whole {
+                        let layer = model.layers[i].name.clone();
+                        return Err(PlanError::NotLocal { stage: index, layer });
+                    }
+                }
+                Some(grid)
+            }
+        };
+        let mut output_regions = vec![Vec::new(); stage.tiles()];
+        for &map in &output_maps {
+            let (name, shape) = describe(model, map);
+            let Some(grid) = shares else {
+                output_regions[0].push((map, Region::whole(shape)));
+                continue;
+            };
+            let (rows, cols) = (shape.rows(), shape.cols());
+            let cuts = (cut(rows, &grid.row_shares), cut(cols, &grid.col_shares));
+            let (Some(row_spans), Some(col_spans)) = cuts else {
+                return Err(PlanError::Grid {
+                    stage: index,
+                    grid_rows: grid.row_shares.len(),
+                    grid_cols: grid.col_shares.len(),
+                    map: name,
+                    rows,
+                    cols,
+                });
+            };
+            let tiles = row_spans.iter().flat_map(|&r| col_spans.iter().map(move |&c| (r, c)));
+            for (regions, (r, c)) in output_regions.iter_mut().zip(tiles) {
+                regions.push((map, Region::new(r, c)));
+            }
+        }
+        let tiles = output_regions
+            .into_iter()
+            .map(|outputs| tile(model, group.clone(), &input_maps, outputs))
+            .collect();
+        let first_layer = LayerId(stage.first_layer);
+        Ok(Self { first_layer, input_maps, output_maps, tiles })
+    }
+
+    /// Multiply-adds that one tile executes.
+    pub fn tile_multiply_adds(&self, model: &Model, tile: usize) -> u64 {
+        let layers = self.tiles[tile].layers.iter().enumerate();
+        layers
+            .map(|(i, region)| {
+                let layer = LayerId(self.first_layer.0 + i as u32);
+                model.multiply_adds_per_position(layer) * region.positions() as u64
+            })
+            .sum()
+    }
+}
+
+/// Splits `0..len` by shares; none when a part would be empty or a share is zero.
+fn cut(len: usize, shares: &[u32]) -> Option<Vec<Span>> {
+    let total: u128 = shares.iter().map(|&s| s as u128).sum();
+    let mut spans = Vec::with_capacity(shares.len());
+    let (mut prefix, mut start) = (0u128, 0usize);
+    for &share in shares {
+        prefix += share as u128;
+        let end = (len as u128 * prefix / total.max(1)) as usize;
+        if end <= start {
+            return None;
+        }
+        spans.push(Span::new(start, end));
+        start = end;
+    }
+    (!spans.is_empty()).then_some(spans)
+}
+
+/// The maps that enter and leave a group of layers, each list in order of the ids.
+fn boundary(model: &Model, group: std::ops::Range<usize>) -> (Vec<MapId>, Vec<MapId>) {
+    let made: Vec<MapId> = model.layers[group.clone()].iter().map(|l| l.output).collect();
+    let mut inputs: Vec<MapId> =
+        model.layers[group.clone()].iter().flat_map(|l| l.inputs.iter().copied()).collect();
+    inputs.sort();
+    inputs.dedup();
+    inputs.retain(|map| !made.contains(map));
+    let later = &model.layers[group.end..];
+    let mut outputs = made;
+    outputs
+        .retain(|map| model.outputs.contains(map) || later.iter().any(|l| l.inputs.contains(map)));
+    outputs.sort();
+    (inputs, outputs)
+}
+
+/// Walks the group backwards from the output regions to the inputs.
+fn tile(
+    model: &Model,
+    group: std::ops::Range<usize>,
+    input_maps: &[MapId],
+    outputs: Vec<(MapId, Region)>,
+) -> TileGeometry {
+    let mut needed: BTreeMap<MapId, Region> = outputs.iter().copied().collect();
+    let mut layers = vec![Region::EMPTY; group.len()];
+    for i in group.clone().rev() {
+        let layer = &model.layers[i];
+        let region = needed.get(&layer.output).copied().unwrap_or_default();
+        layers[i - group.start] = region;
+        let output_shape = model.shape(layer.output);
+        for &input in &layer.inputs {
+            let field = receptive_field(&layer.op, region, output_shape, model.shape(input));
+            let so_far = needed.entry(input).or_default();
+            *so_far = so_far.hull(field);
+        }
+    }
+    let inputs = input_maps
+        .iter()
+        .map(|&map| (map, needed.get(&map).copied().unwrap_or_default()))
+        .filter(|(_, region)| !region.is_empty())
+        .collect();
+    TileGeometry { inputs, layers, outputs }
+}

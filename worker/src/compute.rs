@@ -1,0 +1,165 @@
+//! The thread that computes: one job after another, each with all threads of the engine.
+
+use crate::blobs::BlobCache;
+use kernels::{Engine, KernelError, PackedModel, Piece};
+use model::{
+    Activation, Axes, LayerId, LoadedModel, MapId, Op, Pads, Shape, WeightHash, WeightStore,
+    Window, builder::Builder,
+};
+use protocol::{PlanId, TaskId};
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use tiling::StageGeometry;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What to compute.
+pub(crate) enum Job {
+    /// Read the weights of some layers from the cache and pack them.
+    Prepare { plan: PlanId, stage: u32, model: Arc<PackedModel>, layers: Range<u32> },
+    /// Run a task.
+    Execute {
+        task: TaskId,
+        model: Arc<PackedModel>,
+        geometry: Arc<Vec<StageGeometry>>,
+        inputs: Vec<(MapId, Arc<Piece>)>,
+    },
+}
+
+/// What came of it.
+pub(crate) enum Outcome {
+    Prepared(PlanId, u32),
+    /// These blobs are not in the cache.
+    Missing(Vec<WeightHash>),
+    Executed {
+        task: TaskId,
+        outputs: Vec<(MapId, Arc<Piece>)>,
+        busy_ns: u64,
+    },
+    Broke {
+        task: TaskId,
+        reason: String,
+    },
+}
+
+/// Starts the thread; it ends when the sender of its jobs is dropped.
+///
+/// *Errors*: the system refuses the thread.
+pub(crate) fn start(
+    engine: Arc<Engine>,
+    cache: BlobCache,
+    outcomes: UnboundedSender<Outcome>,
+) -> std::io::Result<mpsc::Sender<Job>> {
+    let (jobs, queue) = mpsc::channel::<Job>();
+    std::thread::Builder::new().name("compute".into()).spawn(move || {
+        for job in queue {
+            if outcomes.send(run(&engine, &cache, job)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(jobs)
+}
+
+fn run(engine: &Engine, cache: &BlobCache, job: Job) -> Outcome {
+    match job {
+        Job::Prepare { plan, stage, model, layers } => match prepare(cache, &model, layers) {
+            missing if missing.is_empty() => Outcome::Prepared(plan, stage),
+            missing => Outcome::Missing(missing),
+        },
+        Job::Execute { task, model, geometry, inputs } => {
+            let started = Instant::now();
+            let outputs = execute(engine, &model, &geometry, task, &inputs);
+            let busy_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            match outputs {
+                Ok(outputs) => {
+                    let outputs = outputs.into_iter().map(|(map, p)| (map, Arc::new(p))).collect();
+                    Outcome::Executed { task, outputs, busy_ns }
+                }
+                Err(error) => Outcome::Broke { task, reason: error.to_string() },
+            }
+        }
+    }
+}
+
+fn execute(
+    engine: &Engine,
+    model: &PackedModel,
+    geometry: &[StageGeometry],
+    task: TaskId,
+    inputs: &[(MapId, Arc<Piece>)],
+) -> Result<Vec<(MapId, Piece)>, KernelError> {
+    let stage = &geometry[task.stage as usize];
+    engine.run_tile(model, stage.first_layer, &stage.tiles[task.tile as usize], inputs)
+}
+
+/// Packs the layers that are not packed yet, one at a time, so that raw weights never lie in
+/// memory together. Returns the hashes that the cache lacks; then nothing is lost, the rest stays
+/// packed.
+fn prepare(cache: &BlobCache, model: &PackedModel, layers: Range<u32>) -> Vec<WeightHash> {
+    let graph = model.graph().clone();
+    let mut missing = Vec::new();
+    for layer in layers.map(LayerId).filter(|&l| !model.is_packed(l)) {
+        let mut store = WeightStore::default();
+        let wanted = graph.layer(layer).op.weight_ids().into_iter();
+        let lacking: Vec<WeightHash> = wanted
+            .map(|id| graph.weight(id).hash)
+            .filter(|&hash| match cache.read(hash) {
+                Some(bytes) => {
+                    store.insert(bytemuck::pod_collect_to_vec(&bytes));
+                    false
+                }
+                None => true,
+            })
+            .collect();
+        if lacking.is_empty() {
+            // A layer that cannot be packed fails its tasks, with a reason that names it.
+            if let Err(error) = model.pack(layer, &store) {
+                tracing::error!("{error}");
+            }
+        }
+        missing.extend(lacking);
+    }
+    missing
+}
+
+/// Measures the engine on a 3x3 convolution, the work that dominates in most nets: the best of
+/// several short runs, about a tenth of a second in all.
+///
+/// *Errors*: the engine refuses.
+pub fn measure_multiply_adds_per_s(engine: &Engine) -> Result<u64, KernelError> {
+    let model = probe();
+    let multiply_adds = model.graph.multiply_adds();
+    let packed = PackedModel::new(model.graph.clone());
+    packed.pack_all(&model)?;
+    let input = model.graph.inputs[0];
+    let region = tiling::Region::whole(model.graph.shape(input));
+    let inputs = [(input, Arc::new(Piece::zeroed(region, model.graph.shape(input).channels())))];
+    let begun = Instant::now();
+    let mut best = Duration::MAX;
+    while begun.elapsed() < Duration::from_millis(80) {
+        let started = Instant::now();
+        engine.run_whole(&packed, &inputs)?;
+        best = best.min(started.elapsed());
+    }
+    Ok((multiply_adds as f64 / best.as_secs_f64().max(1e-9)) as u64)
+}
+
+fn probe() -> LoadedModel {
+    let channels = 64;
+    let one = Axes::new(1, 1);
+    let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
+    let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+    let mut build = Builder::new("probe", "probe");
+    let spatial = Shape::Spatial { channels, rows: 28, cols: 28 };
+    let built = build.input("x", spatial).and_then(|x| {
+        let weights = vec![0.01; channels * channels * 9];
+        let weights = build.weight(weights, &[channels, channels, 3, 3])?;
+        let (bias, activation) = (None, Activation::Relu);
+        let op = Op::Conv { window, groups: 1, weights, bias, activation };
+        let y = build.layer("conv", op, &[x])?;
+        build.output(y);
+        build.finish()
+    });
+    built.expect("the probe is a sound model")
+}

@@ -1,0 +1,330 @@
+//! The drive loop: gives the state machine what happened, carries out what it wants, holds the
+//! tensors that it names.
+
+use crate::blobs::BlobCache;
+use crate::compute::{self, Job, Outcome};
+use kernels::{Engine, PackedModel, Piece};
+use model::{MapId, Model};
+use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
+use protocol::worker::{Input, Output, Peer};
+use protocol::{Bundle, BundleKind, Hello, Member, Message, ModelHash, TaskId, Worker, WorkerId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Models kept open; the oldest is closed when another comes. Packed weights are the largest thing
+/// a worker holds.
+const MODELS_MAX: usize = 4;
+
+/// Why a worker stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The coordinator turned it away for good.
+    Refused(String),
+    /// The network is gone.
+    NetworkGone,
+}
+
+/// Runs a worker until it is told to stop.
+///
+/// *Errors*: the compute thread cannot be started.
+pub async fn drive(
+    net: Net,
+    engine: Arc<Engine>,
+    cache: BlobCache,
+    hello: Hello,
+    coordinator: PeerId,
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<Ended> {
+    let (outcome_tx, mut outcomes) = mpsc::unbounded_channel();
+    let jobs = compute::start(engine, cache.clone(), outcome_tx)?;
+    let mut driver = Driver {
+        machine: Worker::new(hello),
+        commands: net.commands.clone(),
+        wanted: net.wanted.clone(),
+        cache,
+        jobs,
+        coordinator,
+        started: Instant::now(),
+        peers: BTreeMap::new(),
+        models: Vec::new(),
+        inputs: BTreeMap::new(),
+        outputs: None,
+    };
+    let mut events = net.events;
+    tokio::pin!(stop);
+    let mut unreachable_told = false;
+    loop {
+        let deadline = driver
+            .machine
+            .next_deadline()
+            .map(|ns| tokio::time::Instant::from_std(driver.started + Duration::from_nanos(ns)));
+        let tick = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = &mut stop => {
+                driver.send(Peer::Coordinator, Message::Goodbye { reason: "stopped".into() });
+                let _ = driver.commands.send(Command::Shutdown);
+                // The network says so when it is done: what was queued is out then.
+                while events.recv().await.is_some() {}
+                return Ok(Ended::Stopped);
+            }
+            event = events.recv() => match event {
+                None => return Ok(Ended::NetworkGone),
+                Some(Event::Refused(reason)) => return Ok(Ended::Refused(reason)),
+                Some(Event::Unreachable(reason)) => {
+                    if !std::mem::replace(&mut unreachable_told, true) {
+                        tracing::warn!("the coordinator does not answer; trying on ({reason})");
+                    }
+                }
+                Some(event) => {
+                    unreachable_told = false;
+                    driver.on_event(event);
+                }
+            },
+            Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
+            () = tick => driver.handle(Input::Tick),
+        }
+    }
+}
+
+struct Driver {
+    machine: Worker,
+    commands: mpsc::UnboundedSender<Command>,
+    wanted: net::Wanted,
+    cache: BlobCache,
+    jobs: std::sync::mpsc::Sender<Job>,
+    coordinator: PeerId,
+    started: Instant,
+    /// The other workers, by both of their names.
+    peers: BTreeMap<WorkerId, PeerId>,
+    /// Open models, oldest first.
+    models: Vec<(ModelHash, Arc<PackedModel>)>,
+    /// The inputs of queued and running tasks.
+    inputs: BTreeMap<(TaskId, u32), Vec<(MapId, Arc<Piece>)>>,
+    /// The outputs of the task that ended last.
+    outputs: Option<(TaskId, Vec<(MapId, Arc<Piece>)>)>,
+}
+
+/// A piece as bytes to send.
+struct PieceBytes(Arc<Piece>);
+
+impl AsRef<[u8]> for PieceBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Driver {
+    fn handle(&mut self, input: Input) {
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.machine.handle(now, input);
+        while let Some(output) = self.machine.poll_output() {
+            self.carry_out(output);
+        }
+    }
+
+    fn name_of(&self, peer: PeerId) -> Option<Peer> {
+        if peer == self.coordinator {
+            return Some(Peer::Coordinator);
+        }
+        self.peers.iter().find(|(_, p)| **p == peer).map(|(&id, _)| Peer::Worker(id))
+    }
+
+    fn peer_of(&self, name: Peer) -> Option<PeerId> {
+        match name {
+            Peer::Coordinator => Some(self.coordinator),
+            Peer::Worker(id) => self.peers.get(&id).copied(),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Up(peer, _) => match self.name_of(peer) {
+                Some(Peer::Coordinator) => {
+                    tracing::info!("joined");
+                    self.handle(Input::Connected);
+                }
+                Some(Peer::Worker(id)) => self.handle(Input::PeerUp(id)),
+                None => {}
+            },
+            Event::Down(peer, reason) => {
+                if let Some(name) = self.name_of(peer) {
+                    if name == Peer::Coordinator {
+                        tracing::info!("the coordinator is gone: {reason}");
+                    }
+                    self.handle(Input::Disconnected(name));
+                }
+            }
+            Event::Message(peer, message, _) => {
+                if let Some(name) = self.name_of(peer) {
+                    self.handle(Input::Message(name, message));
+                }
+            }
+            Event::Bundle(peer, bundle, values, _) => {
+                if let Some(name) = self.name_of(peer) {
+                    self.on_bundle(name, bundle, values);
+                }
+            }
+            Event::Blob(_, hash, bytes) => {
+                if let Err(error) = self.cache.write(hash, bytes) {
+                    tracing::error!("cannot keep weights: {error}; free some disk space");
+                }
+                self.handle(Input::Blob(hash));
+            }
+            Event::Refused(_) | Event::Unreachable(_) => {}
+        }
+    }
+
+    fn on_bundle(&mut self, from: Peer, bundle: Bundle, values: Vec<Vec<f32>>) {
+        let pieces = bundle.pieces.iter().zip(values).map(|(header, values)| {
+            let piece = Piece::from_values(header.region, header.channels as usize, values);
+            piece.map(|p| (header.map, Arc::new(p)))
+        });
+        match pieces.collect::<Result<Vec<_>, _>>() {
+            Ok(pieces) => {
+                self.inputs.insert((bundle.task, bundle.attempt), pieces);
+                self.handle(Input::Bundle(from, bundle));
+            }
+            Err(error) => tracing::warn!("unusable bundle from {from:?}: {error}"),
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Prepared(plan, stage) => self.handle(Input::Prepared(plan, stage)),
+            Outcome::Missing(hashes) => self.miss(hashes),
+            Outcome::Executed { task, outputs, busy_ns } => {
+                self.outputs = Some((task, outputs));
+                self.handle(Input::Executed { task, busy_ns });
+                self.outputs = None;
+            }
+            Outcome::Broke { task, reason } => {
+                tracing::error!("{task}: {reason}");
+                self.handle(Input::Broke { task, reason });
+            }
+        }
+    }
+
+    fn miss(&mut self, hashes: Vec<model::WeightHash>) {
+        self.wanted.expect(hashes.iter().copied());
+        self.handle(Input::Missing(hashes));
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send(to, message) => self.send(to, message),
+            Output::SendBundle(to, bundle) => self.send_bundle(to, bundle),
+            Output::Open(hash) => self.open(hash),
+            Output::Prepare { plan, stage, model, layers } => {
+                let model = self.models.iter().find(|(hash, _)| *hash == model);
+                if let Some((_, model)) = model {
+                    let model = model.clone();
+                    let _ = self.jobs.send(Job::Prepare { plan, stage, model, layers });
+                }
+            }
+            Output::Execute { task, attempt, plan } => self.execute(task, attempt, plan),
+            Output::Drop(task, attempt) => {
+                self.inputs.remove(&(task, attempt));
+            }
+            Output::Members(members) => self.on_members(members),
+            Output::Disconnect(peer, reason) => {
+                tracing::warn!("ending the connection to {peer:?}: {reason}");
+                if let Some(peer) = self.peer_of(peer) {
+                    let _ = self.commands.send(Command::Disconnect(peer, reason));
+                }
+            }
+        }
+    }
+
+    fn send(&self, to: Peer, message: Message) {
+        if let Some(peer) = self.peer_of(to) {
+            let _ = self.commands.send(Command::Send(peer, message));
+        }
+    }
+
+    /// Sends pieces from where they lie: the inputs of a task that is handed over, the outputs of
+    /// one that ended.
+    fn send_bundle(&self, to: Peer, bundle: Bundle) {
+        let held = match bundle.kind {
+            BundleKind::Result { .. } => {
+                self.outputs.as_ref().filter(|(task, _)| *task == bundle.task).map(|(_, p)| p)
+            }
+            // The attempt of a hand-over is the thief's; ours is any that we hold.
+            _ => self.inputs.iter().find(|((task, _), _)| *task == bundle.task).map(|(_, p)| p),
+        };
+        let (Some(held), Some(peer)) = (held, self.peer_of(to)) else { return };
+        let mut payload = Payload::new();
+        for header in &bundle.pieces {
+            let piece =
+                held.iter().find(|(map, p)| *map == header.map && p.region == header.region);
+            let Some((_, piece)) = piece else {
+                return tracing::error!("{}: {:?} is not held", bundle.task, header);
+            };
+            let bytes = piece.byte_len();
+            let owner: Owner = Arc::new(PieceBytes(piece.clone()));
+            payload.push(owner, 0..bytes);
+        }
+        let _ = self.commands.send(Command::SendBundle(peer, bundle, payload));
+    }
+
+    /// Reads a graph that came over the wire: nothing in it is trusted before it is validated.
+    fn open(&mut self, hash: ModelHash) {
+        if let Some((_, model)) = self.models.iter().find(|(h, _)| *h == hash) {
+            let graph = model.graph().clone();
+            return self.handle(Input::Opened(hash, graph));
+        }
+        let Some(bytes) = self.cache.read(hash.0) else { return self.miss(vec![hash.0]) };
+        let graph = postcard::from_bytes::<Model>(&bytes).map_err(|e| e.to_string());
+        match graph.and_then(|g| g.validate().map(|()| g).map_err(|e| e.to_string())) {
+            Ok(graph) => {
+                let graph = Arc::new(graph);
+                let packed = PackedModel::new(graph.clone());
+                if self.models.len() >= MODELS_MAX {
+                    self.models.remove(0);
+                }
+                self.models.push((hash, Arc::new(packed)));
+                self.handle(Input::Opened(hash, graph));
+            }
+            Err(reason) => {
+                let reason = format!("the coordinator sent an unsound model: {reason}");
+                self.carry_out(Output::Disconnect(Peer::Coordinator, reason));
+            }
+        }
+    }
+
+    fn execute(&mut self, task: TaskId, attempt: u32, plan: protocol::PlanId) {
+        let model = self.machine.model(plan);
+        let model = self.models.iter().find(|(hash, _)| Some(*hash) == model);
+        let inputs = self.inputs.get(&(task, attempt)).cloned();
+        match (model, self.machine.geometry(plan).cloned(), inputs) {
+            (Some((_, model)), Some(geometry), Some(inputs)) => {
+                let model = model.clone();
+                let _ = self.jobs.send(Job::Execute { task, model, geometry, inputs });
+            }
+            _ => {
+                let reason = "its model was closed".into();
+                self.handle(Input::Broke { task, reason });
+            }
+        }
+    }
+
+    fn on_members(&mut self, members: Vec<Member>) {
+        let parsed = members.into_iter().filter_map(|m| {
+            let addresses = m.addresses.iter().filter_map(|a| a.parse::<Multiaddr>().ok());
+            Some((m.worker, PeerId::from_bytes(&m.peer).ok()?, addresses.collect::<Vec<_>>()))
+        });
+        let parsed: Vec<_> =
+            parsed.filter(|(worker, ..)| Some(*worker) != self.machine.id()).collect();
+        self.peers = parsed.iter().map(|&(worker, peer, _)| (worker, peer)).collect();
+        let members = parsed.into_iter().map(|(_, peer, addresses)| (peer, addresses)).collect();
+        let _ = self.commands.send(Command::Members(members));
+    }
+}

@@ -1,0 +1,5 @@
+//! See [`worker::cli`].
+
+fn main() -> std::process::ExitCode {
+    worker::cli::main()
+}
