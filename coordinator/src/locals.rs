@@ -63,18 +63,24 @@ impl LocalWorkers {
     }
 }
 
-/// The worker program: beside this one, or built from the source tree that this one came from.
+/// The worker program: what `TILEHIVE_WORKER` names, else the one beside this program, else, where
+/// that is missing or older, one built from the source tree that this program came from.
 ///
-/// *Errors*: neither can be had.
+/// *Errors*: none can be had.
 pub fn worker_binary() -> Result<PathBuf, Failure> {
+    if let Some(named) = std::env::var_os("TILEHIVE_WORKER") {
+        return Ok(named.into());
+    }
     let name = format!("tilehive-worker{}", std::env::consts::EXE_SUFFIX);
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     let folder = own.parent().context("this program is in no folder")?;
-    // A test program is one folder further down.
-    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    // A test program is one folder further down, and newer than the programs that it tests.
+    let tests = folder.ends_with("deps");
+    let folder = if tests { folder.parent().unwrap_or(folder) } else { folder };
     let binary = folder.join(&name);
     let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-    if binary.is_file() && (age(&binary) >= age(&own) || source_tree(folder).is_none()) {
+    let fresh = || tests || age(&binary) >= age(&own) || source_tree(folder).is_none();
+    if binary.is_file() && fresh() {
         return Ok(binary);
     }
     let hint = "build it with `cargo build --release --bins`, or install it beside `tilehive`";
@@ -82,7 +88,9 @@ pub fn worker_binary() -> Result<PathBuf, Failure> {
     let Some((manifest, release)) = source_tree(folder) else { return Err(missing()) };
     eprintln!("building {name} ...");
     let mut build = std::process::Command::new("cargo");
-    build.args(["build", "--quiet", "--package", "worker", "--manifest-path"]).arg(manifest);
+    // Both packages, so that every dependency is the very one that this program was built with.
+    build.args(["build", "--quiet", "--package", "coordinator", "--package", "worker"]);
+    build.arg("--manifest-path").arg(manifest);
     if release {
         build.arg("--release");
     }

@@ -92,13 +92,14 @@ impl Check<'_> {
                 self.window(window)?;
                 self.same("channels", input.channels(), output.channels())
             }
-            Op::Activate(_) => self.same_shape(),
+            // To both a general map is one position with a channel for each element.
+            Op::Activate(_) | Op::ChannelAffine { .. } => self.same_shape(),
             Op::Lrn { size, .. } => {
                 self.spatial()?;
                 self.holds("a positive size", *size > 0)?;
                 self.same_shape()
             }
-            Op::ChannelAffine { .. } | Op::PRelu { .. } => {
+            Op::PRelu { .. } => {
                 self.spatial()?;
                 self.same_shape()
             }

@@ -265,6 +265,21 @@ fn large_enough_for_bands_on_every_thread() {
     network.finish(&[output]).run_one_layer();
 }
 
+/// As after a fully connected layer: each element has a scale and a shift of its own.
+#[test]
+fn arithmetic_with_constants_on_general_maps() {
+    for dims in [&[1, 40][..], &[3, 4, 5], &[7]] {
+        let shape = general(dims);
+        let mut network = Network::new(6);
+        let input = network.input(shape.clone());
+        let constants = [shape.elements()];
+        let (scale, shift) = (network.weight(&constants), network.weight(&constants));
+        let op = Op::ChannelAffine { scale, shift, activation: Activation::Relu };
+        let output = network.layer(op, &[input], shape);
+        network.finish(&[output]).run_one_layer();
+    }
+}
+
 #[test]
 fn general_maps() {
     let reshape = |from: Shape, to: Shape| {

@@ -464,7 +464,11 @@ impl Hub {
             }
             Internal::Turned(peer, error) => {
                 self.lobby -= 1;
-                tracing::warn!(%peer, "turned away: {error}");
+                // Another worker may know the roster a moment before we do, and tries again.
+                match self.config.role {
+                    Role::Coordinator => tracing::warn!(%peer, "turned away: {error}"),
+                    Role::Worker(_) => tracing::debug!(%peer, "turned away: {error}"),
+                }
                 self.peers.remove(&peer);
             }
             Internal::Ended(peer, number, reason) => {

@@ -58,7 +58,7 @@ fn bytes_of(values: &[f32]) -> Payload {
 
 #[tokio::test]
 async fn messages_bundles_and_blobs_arrive_as_sent() {
-    let (mut coordinator, mut worker) = connected().await;
+    let (coordinator, mut worker) = connected().await;
     let hello = Message::Heartbeat;
     coordinator.commands.send(Command::Send(worker.local, hello.clone())).unwrap();
     let Event::Message(from, message, _) = next(&mut worker).await else { panic!("a message") };

@@ -11,6 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiling::{Plan, StageGeometry};
 
+/// Bundles of plans that were not announced yet, at most.
+const EARLY_MAX: usize = 16;
+
+/// Frames of which a late copy may still arrive: what comes of them is not computed.
+const ENDED_MAX: usize = 64;
+
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
@@ -126,6 +132,8 @@ pub struct Worker {
     running: Option<Bundle>,
     /// The frame of the running task was forgotten: its result is dropped.
     forgotten: bool,
+    /// The frames that the coordinator told us to forget last, oldest first.
+    ended: VecDeque<FrameId>,
     hungry: bool,
     heard_ns: Nanos,
     next_heartbeat_ns: Nanos,
@@ -146,6 +154,7 @@ impl Worker {
             queue: VecDeque::new(),
             running: None,
             forgotten: false,
+            ended: VecDeque::new(),
             hungry: false,
             heard_ns: 0,
             next_heartbeat_ns: 0,
@@ -247,6 +256,8 @@ impl Worker {
         self.id = None;
         self.plans.clear();
         self.missing.clear();
+        // The next coordinator may count its frames from zero again.
+        self.ended.clear();
         self.forgotten = self.running.is_some();
         while let Some(bundle) = self.queue.pop_front() {
             self.drop_task(&bundle);
@@ -291,21 +302,23 @@ impl Worker {
                     preparing: BTreeSet::new(),
                 };
                 self.plans.insert(plan, active);
-                if self.models.contains_key(&model) {
-                    self.open_plans(model);
-                } else {
-                    self.outputs.push_back(Output::Open(model));
-                }
+                self.take_up(Peer::Coordinator, plan);
+                // Asked for even where it was open before: the driver may have closed it since.
+                self.outputs.push_back(Output::Open(model));
             }
             Message::Retire { plan } => {
                 self.plans.remove(&plan);
+                self.drop_queued(|b| b.plan == plan);
+                self.forgotten |= self.running.as_ref().is_some_and(|b| b.plan == plan);
+                let plans = &self.plans;
+                self.models.retain(|hash, _| plans.values().any(|p| p.model == *hash));
             }
             Message::Yield { task, attempt, thief, next_attempt } => {
                 self.on_yield(task, attempt, thief, next_attempt);
             }
             Message::Forget { frame } => self.on_forget(frame),
             Message::Heartbeat => {}
-            Message::Goodbye { reason } => self.break_off(Peer::Coordinator, reason),
+            Message::Goodbye { .. } => self.disconnect(),
             other => {
                 self.break_off(Peer::Coordinator, format!("the coordinator may not send {other:?}"))
             }
@@ -356,8 +369,12 @@ impl Worker {
     }
 
     fn want(&mut self, hashes: Vec<WeightHash>) {
+        if !self.connected {
+            // A job from before: remembered as asked for, its blobs would never be asked for.
+            return;
+        }
         let hashes: Vec<_> = hashes.into_iter().filter(|h| self.missing.insert(*h)).collect();
-        if !hashes.is_empty() && self.connected {
+        if !hashes.is_empty() {
             self.send(Message::Want { hashes });
         }
     }
@@ -379,18 +396,56 @@ impl Worker {
             self.drop_task(&bundle);
             return self.break_off(from, format!("sent a bundle of kind {:?}", bundle.kind));
         }
-        let Some(plan) = self.plans.get_mut(&bundle.plan) else {
-            // The plan was retired, or the coordinator changed, while the bundle travelled.
+        if self.ended.contains(&bundle.task.frame) {
             return self.drop_task(&bundle);
-        };
-        if !plan.has_task(bundle.task.stage, bundle.task.tile) {
-            self.drop_task(&bundle);
-            return self.break_off(from, format!("sent {}, which its plan lacks", bundle.task));
         }
-        plan.wanted_stages.insert(bundle.task.stage);
         self.hungry = false;
+        let plan = bundle.plan;
         self.queue.push_back(bundle);
+        if self.plans.contains_key(&plan) {
+            self.take_up(from, plan);
+        } else {
+            self.drop_excess_early();
+        }
+    }
+
+    /// Gives the queued tasks of a plan what they need; the sender of a task that the plan lacks is
+    /// cut off.
+    fn take_up(&mut self, from: Peer, id: PlanId) {
+        let Some(plan) = self.plans.get_mut(&id) else { return };
+        let mut unsound = None;
+        for bundle in self.queue.iter().filter(|b| b.plan == id) {
+            if plan.has_task(bundle.task.stage, bundle.task.tile) {
+                plan.wanted_stages.insert(bundle.task.stage);
+            } else {
+                unsound = Some(bundle.task);
+            }
+        }
+        if let Some(task) = unsound {
+            self.drop_queued(|b| b.task == task);
+            return self.break_off(from, format!("sent {task}, which its plan lacks"));
+        }
         self.prepare_stages();
+    }
+
+    /// A bundle may overtake the announcement of its plan: they travel on two streams. Those of
+    /// plans that never come are bounded.
+    fn drop_excess_early(&mut self) {
+        let plans = &self.plans;
+        let early = self.queue.iter().filter(|b| !plans.contains_key(&b.plan));
+        if early.clone().count() > EARLY_MAX
+            && let Some((task, attempt)) = early.map(|b| (b.task, b.attempt)).next()
+        {
+            self.drop_queued(|b| b.task == task && b.attempt == attempt);
+        }
+    }
+
+    fn drop_queued(&mut self, which: impl Fn(&Bundle) -> bool) {
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(which);
+        self.queue = kept;
+        for bundle in gone {
+            self.drop_task(&bundle);
+        }
     }
 
     fn drop_task(&mut self, bundle: &Bundle) {
@@ -410,11 +465,10 @@ impl Worker {
     }
 
     fn on_forget(&mut self, frame: FrameId) {
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
-            self.queue.drain(..).partition(|b| b.task.frame == frame);
-        self.queue = kept;
-        for bundle in gone {
-            self.drop_task(&bundle);
+        self.drop_queued(|b| b.task.frame == frame);
+        self.ended.push_back(frame);
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_front();
         }
         if self.running.as_ref().is_some_and(|b| b.task.frame == frame) {
             self.forgotten = true;

@@ -34,10 +34,10 @@ pub(crate) struct Opened {
 impl Opened {
     /// Ends everything in order.
     pub(crate) async fn stop(self) {
-        self.cluster.stop().await;
         if let Some(locals) = self.locals {
             locals.stop().await;
         }
+        self.cluster.stop().await;
     }
 }
 

@@ -141,6 +141,9 @@ fn a_batch_is_refused_with_advice() {
     let failed = error(&file(&dims, vec![node("GlobalAveragePool", &["x"], "y")], vec![], "y"));
     assert!(failed.hint().is_some_and(|hint| hint.contains("batch 2")));
     assert!(failed.to_string().contains("y_node"), "{failed}");
+    let slopes = vec![floats("s", &[3, 1, 1], vec![0.5; 3])];
+    let failed = error(&file(&dims, vec![node("PRelu", &["x", "s"], "y")], slopes, "y"));
+    assert!(failed.hint().is_some_and(|hint| hint.contains("batch 2")), "{failed}");
 }
 
 #[test]
@@ -153,6 +156,13 @@ fn what_is_not_supported_is_named() {
     let strange = with_int(node("Relu", &["x"], "y"), "strange", 1);
     let failed = error(&file(&PICTURE, vec![strange], vec![], "y"));
     assert!(matches!(failed, ModelError::UnsupportedAttribute { .. }), "{failed}");
+
+    // Operator set 28 gave SpaceToDepth a mode, of which there is one here.
+    let mut blocks = with_int(node("SpaceToDepth", &["x"], "y"), "blocksize", 2);
+    let (name, mode) = (Some("mode".into()), Some("CRD".into()));
+    blocks.attribute.push(AttributeProto { name, s: mode, ..AttributeProto::default() });
+    let failed = error(&file(&PICTURE, vec![blocks], vec![], "y"));
+    assert!(failed.to_string().contains("expected DCR, got CRD"), "{failed}");
 
     let mut proto = conv_file();
     proto.opset_import[0].version = Some(6);

@@ -13,8 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a link between two workers is taken to carry, until links are measured.
 const PEER_BYTES_PER_S: u64 = 10_000_000;
 
+/// Plans that a worker keeps ready. Frames in a row use the same few.
+const PLANS_MAX: usize = 8;
+
 /// The time saved by a steal must exceed the cost of moving the inputs by this factor.
 const STEAL_MARGIN: u64 = 2;
+
+/// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
+const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
 
 impl Coordinator {
     pub(super) fn dispatch(&mut self, now: Nanos) {
@@ -56,9 +62,17 @@ impl Coordinator {
         self.outputs.push_back(Output::SendBundle(id, bundle));
     }
 
+    /// Tells a worker of a plan before its first task; the oldest plan that no frame uses is retired
+    /// when a worker knows many.
     fn announce(&mut self, id: WorkerId, plan: &super::ActivePlan) {
+        let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.announced.insert(plan.id) {
+            let oldest = worker.announced.iter().copied().find(|p| !used.contains(p));
+            if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
+                worker.announced.remove(&plan);
+                self.send(id, Message::Retire { plan });
+            }
             let message = Message::Announce {
                 plan: plan.id,
                 model: plan.model_hash,
@@ -79,8 +93,9 @@ impl Coordinator {
         bytes: u64,
     ) {
         let expected = self.backlog(id) + self.expected(id, task);
-        let lease = (expected * self.config.lease_factor).max(self.config.lease_min_ns);
-        let held = Held { task, attempt, stolen, lease_ns: now + lease, yielding_to: None };
+        let lease = expected.saturating_mul(self.config.lease_factor);
+        let lease_ns = now.saturating_add(lease.max(self.config.lease_min_ns));
+        let held = Held { task, attempt, stolen, lease_ns, yielding_to: None, kept: false };
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
         worker.report.bytes_in += bytes;
@@ -92,7 +107,7 @@ impl Coordinator {
         let rate = self.workers.get(&id).map_or(0, |w| w.multiply_adds_per_s);
         let Some(frame) = self.frames.get(&task.frame).filter(|_| rate > 0) else { return 0 };
         let ns = frame.multiply_adds(task) as u128 * SECOND as u128 / rate as u128;
-        u64::try_from(ns).unwrap_or(u64::MAX / 64)
+        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
     }
 
     fn steal_for(&mut self, now: Nanos, thief: WorkerId) {
@@ -149,6 +164,7 @@ impl Coordinator {
             let Some((position, held)) = last.into_iter().find(|(i, h)| {
                 *i > 0
                     && h.yielding_to.is_none()
+                    && !h.kept
                     && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
             }) else {
                 continue;
@@ -185,8 +201,11 @@ impl Coordinator {
     /// The victim handed the task over: the thief holds it now.
     pub(super) fn on_yielded(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
         let Some(worker) = self.workers.get_mut(&victim) else { return };
-        let Some(_) = worker.release(task, attempt) else { return };
-        let Some((thief, next_attempt)) = self.promised.remove(&(task, attempt)) else { return };
+        let Some(held) = worker.release(task, attempt) else { return };
+        let Some((thief, next_attempt)) = self.promised.remove(&(task, attempt)) else {
+            // The thief was lost meanwhile, or the worker was never asked: nobody has the task.
+            return self.take_back(&held);
+        };
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let bytes = frame.input_bytes(task);
         frame.end_attempt(task, attempt);
@@ -206,6 +225,7 @@ impl Coordinator {
     pub(super) fn on_kept(&mut self, victim: WorkerId, task: TaskId, attempt: u32) {
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
             held.yielding_to = None;
+            held.kept = true;
         }
         self.withdraw_promise(task, attempt);
     }
@@ -231,9 +251,9 @@ impl Coordinator {
         for (id, task) in late {
             let copies = self.frames.get(&task.frame).map_or(0, |f| f.live_attempts(task));
             let others = self.workers.iter().filter(|&(&w, s)| w != id && s.alive);
-            let Some(other) = others.min_by_key(|(_, s)| s.held.len()).map(|(&w, _)| w) else {
-                continue;
-            };
+            // With no other worker it goes to the same one again: what is late may be lost, as a
+            // hand-over is whose victim vanished with it.
+            let other = others.min_by_key(|(_, s)| s.held.len()).map_or(id, |(&w, _)| w);
             if copies == 1 {
                 self.reassigned += 1;
                 self.scatter(now, other, task, false);

@@ -78,6 +78,8 @@ struct TileState {
     /// Whose share it is in; none while no worker is there.
     owner: Option<WorkerId>,
     attempts: u32,
+    /// Attempts that ended in an error.
+    failures: u32,
     live_attempts: BTreeSet<u32>,
     gathered: bool,
 }
@@ -178,8 +180,11 @@ impl Frame {
         tile.live_attempts.remove(&attempt) && tile.waits()
     }
 
-    pub(super) fn attempts(&self, task: TaskId) -> u32 {
-        self.tile_index(task).map_or(0, |i| self.tiles[i].attempts)
+    /// Counts an attempt that ended in an error, and returns how many did.
+    pub(super) fn count_failure(&mut self, task: TaskId) -> u32 {
+        let Some(index) = self.tile_index(task) else { return 0 };
+        self.tiles[index].failures += 1;
+        self.tiles[index].failures
     }
 
     pub(super) fn live_attempts(&self, task: TaskId) -> usize {

@@ -33,7 +33,8 @@ pub struct CoordinatorConfig {
     pub frames_in_flight_max: usize,
     /// Whether idle workers steal.
     pub stealing: bool,
-    /// Attempts of one task before its frame fails.
+    /// Attempts of one task that may end in an error before its frame fails. Steals and lost
+    /// workers do not count: they say nothing against the task.
     pub attempts_max: u32,
     /// A task is tried elsewhere, too, when it takes this many times its expected duration...
     pub lease_factor: u64,
@@ -128,6 +129,9 @@ struct Held {
     stolen: bool,
     lease_ns: Nanos,
     yielding_to: Option<WorkerId>,
+    /// Its worker was asked to hand it over and kept it. It is not asked again: where two workers
+    /// cannot reach each other, asking would go on for ever.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -186,6 +190,13 @@ impl Coordinator {
     /// Tasks that were issued again because a worker was lost, late or failing.
     pub fn reassigned(&self) -> u64 {
         self.reassigned
+    }
+
+    /// Every attempt that is out, and the worker that is taken to hold it: what tests compare with
+    /// what the workers really hold.
+    pub fn held(&self) -> impl Iterator<Item = (WorkerId, TaskId, u32)> + '_ {
+        let live = self.workers.iter().filter(|(_, w)| w.alive);
+        live.flat_map(|(&id, w)| w.held.iter().map(move |h| (id, h.task, h.attempt)))
     }
 
     /// Frames submitted and not ended.
@@ -259,6 +270,13 @@ impl Coordinator {
         for held in std::mem::take(&mut worker.held) {
             self.take_back(&held);
         }
+        // What it was to take over does not reach it, nor a process that comes back under its
+        // name: the victim's word that it yielded then means that nobody has the task.
+        let promised = self.promised.iter().filter(|&(_, &(thief, _))| thief == id);
+        let void: Vec<(TaskId, u32)> = promised.map(|(&key, _)| key).collect();
+        for (task, attempt) in void {
+            self.withdraw_promise(task, attempt);
+        }
         self.outputs.push_back(Output::MembershipChanged);
     }
 
@@ -330,8 +348,8 @@ impl Coordinator {
         };
         self.take_back(&held);
         let attempts_max = self.config.attempts_max;
-        let Some(frame) = self.frames.get(&task.frame) else { return };
-        if frame.attempts(task) >= attempts_max {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        if frame.count_failure(task) >= attempts_max {
             let name = self.workers.get(&id).map(|w| w.report.name.clone()).unwrap_or_default();
             let reason = format!("{task} failed {attempts_max} times, last on {name}: {reason}");
             self.end_frame(task.frame);
@@ -355,7 +373,7 @@ impl Coordinator {
             return; // A stale attempt: another one gave the same bits first, or will.
         };
         let bytes_out = bundle.byte_len().unwrap_or(0) as u64;
-        worker.report.bytes_out += bytes_out;
+        worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
         self.withdraw_promise(task, bundle.attempt);
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         if let Err(reason) = frame.check_result(&bundle) {
@@ -390,39 +408,21 @@ impl Coordinator {
         }
     }
 
-    /// Forgets a frame here and on every worker that still holds a task of it.
+    /// Forgets a frame here and on every worker that may hold a task of it: a hand-over whose
+    /// victim died may lie on a worker, or be on its way to one, that is not taken to hold it.
     fn end_frame(&mut self, id: FrameId) {
         let Some(frame) = self.frames.remove(&id) else { return };
         let plan = frame.plan_id();
         self.promised.retain(|(task, _), _| task.frame != id);
-        let mut holders = Vec::new();
-        for (&worker, state) in &mut self.workers {
-            let before = state.held.len();
-            state.held.retain(|h| h.task.frame != id);
-            if state.held.len() != before {
-                holders.push(worker);
-            }
-        }
-        for worker in holders {
-            self.send(worker, Message::Forget { frame: id });
-        }
-        self.retire_unless_used(plan);
-    }
-
-    /// A plan that no frame uses is forgotten by the workers too; a new frame announces it again.
-    fn retire_unless_used(&mut self, plan: PlanId) {
-        let waiting = self.waiting.iter().any(|(_, p)| p.id == plan);
-        if waiting || self.frames.values().any(|f| f.plan_id() == plan) {
-            return;
-        }
         let mut told = Vec::new();
-        for (&id, worker) in &mut self.workers {
-            if worker.announced.remove(&plan) && worker.alive {
-                told.push(id);
+        for (&worker, state) in &mut self.workers {
+            state.held.retain(|h| h.task.frame != id);
+            if state.alive && state.announced.contains(&plan) {
+                told.push(worker);
             }
         }
-        for id in told {
-            self.send(id, Message::Retire { plan });
+        for worker in told {
+            self.send(worker, Message::Forget { frame: id });
         }
     }
 
@@ -431,6 +431,11 @@ impl Coordinator {
             let Some((id, plan)) = self.waiting.pop_front() else { return };
             let live: BTreeSet<WorkerId> = self.live().map(|(id, ..)| id).collect();
             let mut frame = Frame::new(id, plan);
+            if frame.ended() {
+                // A model without layers gives back its inputs.
+                self.outputs.push_back(Output::Finished(id));
+                continue;
+            }
             frame.own_tiles(&live);
             self.frames.insert(id, frame);
         }
@@ -452,7 +457,8 @@ impl WorkerState {
         self.report.tasks += 1;
         self.report.stolen += u64::from(held.stolen);
         self.report.multiply_adds += multiply_adds;
-        self.report.busy_ns += busy_ns;
+        // The number comes over the wire.
+        self.report.busy_ns = self.report.busy_ns.saturating_add(busy_ns);
         if multiply_adds > 0 && busy_ns > 0 {
             let rate = multiply_adds as u128 * SECOND as u128 / busy_ns as u128;
             let rate = u64::try_from(rate).unwrap_or(u64::MAX);

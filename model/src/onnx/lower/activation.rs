@@ -1,6 +1,6 @@
 //! Functions of each element on its own.
 
-use super::per_channel;
+use super::{not_spatial, per_channel};
 use crate::error::ModelError;
 use crate::graph::MapId;
 use crate::onnx::import::{Importer, Value};
@@ -58,6 +58,9 @@ pub(super) fn prelu(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
         return importer.emit(node, Op::Activate(activation), &[map], None);
     }
     let shape = importer.builder.shape(map);
+    if !shape.is_spatial() {
+        return Err(not_spatial(node, &shape.dims()));
+    }
     let Some(values) = per_channel(&slope, shape) else {
         return node.bad_shape(
             format!("a slope for each channel of {:?}", shape.dims()),

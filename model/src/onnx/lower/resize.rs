@@ -196,7 +196,8 @@ pub(super) fn blocks(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     }
     let block = usize::try_from(node.int("blocksize", 0)).unwrap_or(0);
     let op = match (node.operator, node.string("mode", "DCR")) {
-        ("SpaceToDepth", _) => Op::SpaceToDepth { block },
+        ("SpaceToDepth", "DCR") => Op::SpaceToDepth { block },
+        ("SpaceToDepth", other) => return node.unsupported("mode", "DCR", other),
         (_, "DCR") => Op::DepthToSpace { block, order: DepthOrder::Dcr },
         (_, "CRD") => Op::DepthToSpace { block, order: DepthOrder::Crd },
         (_, other) => return node.unsupported("mode", "DCR or CRD", other),

@@ -1,6 +1,6 @@
 //! Convolutions and pools.
 
-use super::{SpatialInput, emit_spatial, float_list, spatial_input};
+use super::{SpatialInput, emit_spatial, float_list, not_spatial, spatial_input};
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::infer::pooled_up;
@@ -108,9 +108,12 @@ pub(super) fn reduce_mean(importer: &mut Importer<'_>, node: &Node<'_>) -> Lower
         axes.push(node.axis(*axis, shape.dims().len())?);
     }
     axes.sort_unstable();
-    if !shape.is_spatial() || axes != [2, 3] {
+    if axes != [2, 3] {
         let expected = "the mean over rows and columns of [1, channels, rows, cols]";
-        return node.unsupported("axes", expected, format!("{given:?} of {:?}", shape.dims()));
+        return node.unsupported("axes", expected, format!("{axes:?} of {:?}", shape.dims()));
+    }
+    if !shape.is_spatial() {
+        return Err(not_spatial(node, &shape.dims()));
     }
     if node.int("keepdims", 1) != 0 {
         return importer.emit(node, Op::GlobalAveragePool, &[map], None);

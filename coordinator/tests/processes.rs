@@ -1,0 +1,208 @@
+//! Real worker processes on loopback: kills, pauses, any start order, joins in mid-run. Every frame
+//! ends with the bits of one device.
+
+use coordinator::{Answer, Cluster, ClusterConfig, HostedModel, Job, LocalWorkers, Reach};
+use kernels::{Engine, PackedModel, Piece};
+use model::{LoadOptions, MapId};
+use net::{Identity, Multiaddr, NetConfig, Role, Token};
+use planner::{PlanOptions, Strategy};
+use protocol::CoordinatorConfig;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A model, an input, and the answer of one device.
+struct Problem {
+    model: Arc<HostedModel>,
+    inputs: Vec<(MapId, Arc<Piece>)>,
+    expected: Vec<(MapId, Piece)>,
+}
+
+impl Problem {
+    fn new(reference: &str) -> Self {
+        let loaded = model::open(reference, &LoadOptions::default()).unwrap();
+        let input = loaded.graph.inputs[0];
+        let shape = loaded.graph.shape(input).clone();
+        let values = (0..shape.elements()).map(|i| (i * 37 % 256) as f32 / 255.0).collect();
+        let region = tiling::Region::whole(&shape);
+        let piece = Piece::from_values(region, shape.channels(), values).unwrap();
+        let inputs = vec![(input, Arc::new(piece))];
+        let packed = PackedModel::new(loaded.graph.clone());
+        packed.pack_all(&loaded).unwrap();
+        let expected = Engine::new(1).unwrap().run_whole(&packed, &inputs).unwrap();
+        Self { model: HostedModel::new(loaded).unwrap(), inputs, expected }
+    }
+
+    fn job(&self, grid: (usize, usize)) -> Job {
+        let options = PlanOptions { grid: Some(grid), fused_layers: None };
+        let (model, inputs) = (self.model.clone(), self.inputs.clone());
+        Job { model, inputs, strategy: Strategy::DeepThings, options }
+    }
+
+    fn check(&self, answer: &Answer) {
+        assert_eq!(answer.outputs.len(), self.expected.len());
+        for ((map, ours), (other, theirs)) in answer.outputs.iter().zip(&self.expected) {
+            assert_eq!(map, other);
+            let bits = |p: &Piece| p.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert!(bits(ours) == bits(theirs), "map {map:?} differs from one device");
+        }
+    }
+}
+
+async fn cluster(identity: Identity, listen: Multiaddr) -> Cluster {
+    let reach = Reach::Network { identity, listen: vec![listen], mdns: false };
+    // Everything goes out at once, so that a worker always holds tasks that it can lose.
+    let machine = CoordinatorConfig { window_tasks_max: 8, ..Default::default() };
+    Cluster::start(ClusterConfig { reach, machine }).await.unwrap()
+}
+
+fn anywhere() -> Multiaddr {
+    "/ip4/127.0.0.1/tcp/0".parse().unwrap()
+}
+
+async fn with_locals(count: usize, state: &Path) -> (Cluster, LocalWorkers) {
+    let cluster = cluster(Identity::ephemeral(), anywhere()).await;
+    let token = cluster.token().unwrap();
+    let locals = LocalWorkers::start(count, 1, token, state, 0).unwrap();
+    assert_eq!(cluster.wait_for(count, PATIENCE).await.unwrap().len(), count);
+    (cluster, locals)
+}
+
+/// Waits until a number of tiles is gathered.
+async fn tiles(cluster: &Cluster, count: u64) {
+    while cluster.progress().tiles().0 < count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &process.to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_costs_its_tiles_and_nothing_else() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@128x128");
+    let (cluster, locals) = with_locals(3, state.path()).await;
+    let (answer, ()) = tokio::join!(cluster.submit(problem.job((4, 4))), async {
+        tiles(&cluster, 1).await;
+        signal(locals.process_ids()[0], "-KILL");
+    });
+    problem.check(&answer.unwrap());
+    let (reports, reassigned) = cluster.reports().await.unwrap();
+    assert_eq!(reports.values().filter(|r| !r.alive).count(), 1);
+    assert!(reassigned > 0, "the dead worker held tasks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_worker_is_given_up_and_may_come_back() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@128x128");
+    let (cluster, locals) = with_locals(2, state.path()).await;
+    let paused = locals.process_ids()[0];
+    let (answer, ()) = tokio::join!(cluster.submit(problem.job((4, 4))), async {
+        tiles(&cluster, 1).await;
+        signal(paused, "-STOP");
+    });
+    problem.check(&answer.unwrap());
+    signal(paused, "-CONT");
+    assert_eq!(cluster.wait_for(2, PATIENCE).await.unwrap().len(), 2, "it joins again by itself");
+    problem.check(&cluster.submit(problem.job((3, 3))).await.unwrap());
+}
+
+fn worker_process(token: &Token, state: &Path, name: &str) -> Child {
+    Command::new(coordinator::worker_binary().unwrap())
+        .args(["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--threads", "1", "--name", name])
+        .arg("--state")
+        .arg(state.join(name))
+        .env("TILEHIVE_TOKEN", token.to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// A coordinator's key, the address it will listen on, and its token, before it runs.
+async fn reserved() -> (Identity, Multiaddr, Token) {
+    let identity = Identity::ephemeral();
+    let mut config = NetConfig::new(identity.clone(), Role::Coordinator, vec![anywhere()]);
+    config.mdns = false;
+    let net = net::start(config).await.unwrap();
+    let (address, token) = (net.listening[0].clone(), Token::of(&identity, net.listening.clone()));
+    let mut events = net.events;
+    net.commands.send(net::Command::Shutdown).unwrap();
+    while events.recv().await.is_some() {}
+    (identity, address, token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_may_start_first_and_one_may_join_in_mid_run() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@96x96");
+    let (identity, address, token) = reserved().await;
+    let _first = worker_process(&token, state.path(), "early");
+    let cluster = cluster(identity, address).await;
+    assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+    problem.check(&cluster.submit(problem.job((3, 3))).await.unwrap());
+    let _second = worker_process(&token, state.path(), "late");
+    // Frames follow each other until the late one has taken part.
+    let took_part = async {
+        loop {
+            problem.check(&cluster.submit(problem.job((3, 3))).await.unwrap());
+            let (reports, _) = cluster.reports().await.unwrap();
+            if reports.values().any(|r| r.name == "late" && r.tasks > 0) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, took_part).await.expect("the late worker takes part");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_outlives_its_coordinator_and_ends_on_sigterm() {
+    let state = tempfile::tempdir().unwrap();
+    let (identity, address, token) = reserved().await;
+    let mut worker = worker_process(&token, state.path(), "patient");
+    for _ in 0..2 {
+        let cluster = cluster(identity.clone(), address.clone()).await;
+        assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+        cluster.stop().await;
+    }
+    signal(worker.id().unwrap(), "-TERM");
+    let status = tokio::time::timeout(PATIENCE, worker.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_frames_are_in_flight_and_each_is_exact() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:squeezenet@96x96");
+    let (cluster, _locals) = with_locals(2, state.path()).await;
+    let frames = (0..8).map(|_| cluster.submit(problem.job((2, 2))));
+    for answer in futures_of(frames).await {
+        problem.check(&answer.unwrap());
+    }
+}
+
+async fn futures_of<T>(frames: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut pending: Vec<_> = frames.map(Box::pin).collect();
+    let mut done = Vec::new();
+    // Polled together: all are submitted before the first is answered.
+    std::future::poll_fn(|cx| {
+        pending.retain_mut(|frame| match frame.as_mut().poll(cx) {
+            std::task::Poll::Ready(answer) => {
+                done.push(answer);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if pending.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done
+}

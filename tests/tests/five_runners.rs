@@ -1,0 +1,160 @@
+//! One problem, five runners: naive reference, whole, tiled in process, tiled in the simulated
+//! cluster with steals and crashes, tiled over real loopback libp2p. All bit-equal.
+
+use coordinator::HostedModel;
+use kernels::Engine;
+use planner::{PlanOptions, Strategy as Scheme};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+use protocol::CoordinatorConfig;
+use std::sync::LazyLock;
+use tests::loopback::Loopback;
+use tests::problem::Tail;
+use tests::{GraphProblem, assert_equal, runners, simulated};
+
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(1).expect("one thread"));
+
+/// Failures are pinned by name, below, and not in a file beside the source.
+fn config(cases: u32) -> Config {
+    let soak = std::env::var("SOAK_CASES").ok().and_then(|cases| cases.parse().ok());
+    Config { failure_persistence: None, ..Config::with_cases(soak.unwrap_or(cases)) }
+}
+
+/// Strategies with the settings that cut most.
+fn strategies() -> Vec<(Scheme, PlanOptions)> {
+    let grid = |rows, cols| PlanOptions { grid: Some((rows, cols)), fused_layers: None };
+    vec![
+        (Scheme::Local, PlanOptions::default()),
+        (Scheme::Modnn, PlanOptions::default()),
+        (Scheme::DeepThings, PlanOptions::default()),
+        (Scheme::DeepThings, grid(2, 2)),
+        (Scheme::DeepThings, grid(3, 1)),
+        (Scheme::DeepThings, PlanOptions { grid: Some((1, 3)), fused_layers: Some(2) }),
+    ]
+}
+
+/// Runners 1 to 3; returns how many plans fitted.
+fn in_process(problem: &GraphProblem) -> usize {
+    let built = problem.build(1);
+    let expected = runners::naive(&built, 0);
+    assert_equal(&expected, &runners::whole(&built, &ENGINE, 0), "whole");
+    let mut fitted = 0;
+    for (strategy, options) in strategies() {
+        for devices in 1..4 {
+            let Ok(plan) = runners::plan(&built, strategy, options, devices) else { continue };
+            let got = runners::tiled(&built, &ENGINE, 0, &plan, |_| {});
+            let who = format!("{} on {devices} devices, {options:?}", strategy.name());
+            assert_equal(&expected, &got.expect("a tile has what it needs"), &who);
+            fitted += 1;
+        }
+    }
+    fitted
+}
+
+/// Runners 1 and 4: two frames of a random plan in a random cluster with random faults.
+fn in_simulation(problem: &GraphProblem) {
+    let built = problem.build(2);
+    let strategies = strategies();
+    let first = problem.seed as usize % strategies.len();
+    // Grids that do not fit are skipped; a small model may leave none but the whole.
+    for (strategy, options) in strategies.into_iter().cycle().skip(first).take(2) {
+        let scenario = simulated::scenario(problem.seed, &built, strategy, options);
+        match simulated::run(scenario) {
+            Ok(outcome) => {
+                for (frame, got) in simulated::answers(&outcome).iter().enumerate() {
+                    let who = format!("simulated, frame {frame}");
+                    assert_equal(&runners::naive(&built, frame), got, &who);
+                }
+            }
+            Err((sim::Violation::Plan(_), _)) => {}
+            Err((violation, replay)) => panic!("{violation}; {replay} of {problem:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn tiled_in_process_is_the_reference(problem in GraphProblem::any()) {
+        in_process(&problem);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn simulated_under_fire_is_the_reference(problem in GraphProblem::any()) {
+        in_simulation(&problem);
+    }
+}
+
+#[test]
+fn most_plans_fit_so_that_the_suites_test_something() {
+    let mut runner = TestRunner::deterministic();
+    let problems = (0..30).map(|_| GraphProblem::any().new_tree(&mut runner).unwrap().current());
+    let fitted: usize = problems.map(|p| in_process(&p)).sum();
+    // Three device counts, six plans: local, modnn and the chosen grid always fit spatial maps.
+    assert!(fitted > 30 * 3 * 3, "{fitted} plans fitted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_loopback_is_the_reference() {
+    let loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
+    let mut runner = TestRunner::new_with_rng(
+        Config::default(),
+        proptest::test_runner::TestRng::deterministic_rng(Default::default()),
+    );
+    let mut answered = 0;
+    for _ in 0..12 {
+        let problem = GraphProblem::any().new_tree(&mut runner).unwrap().current();
+        let built = problem.build(2);
+        let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
+        for (strategy, options) in strategies() {
+            // Both frames at once, so that the second overtakes what it can.
+            let (a, b) = tokio::join!(
+                loopback.run(&hosted, &built.frames[0], strategy, options),
+                loopback.run(&hosted, &built.frames[1], strategy, options),
+            );
+            for (frame, answer) in [a, b].into_iter().enumerate() {
+                match answer {
+                    Ok(got) => {
+                        let who = format!("{} over loopback, {problem:?}", strategy.name());
+                        assert_equal(&runners::naive(&built, frame), &got, &who);
+                        answered += 1;
+                    }
+                    Err(error) => {
+                        let fits = runners::plan(&built, strategy, options, 3).is_ok();
+                        assert!(!fits, "{problem:?} with {}: {error:#}", strategy.name());
+                    }
+                }
+            }
+        }
+    }
+    assert!(answered > 60, "{answered} frames were answered");
+    loopback.stop().await.expect("an orderly end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_loopback_a_worker_leaves_and_another_joins() {
+    let mut loopback = Loopback::start(2, CoordinatorConfig::default()).await.expect("a cluster");
+    let tail = Tail::Classifier;
+    let problem = GraphProblem { seed: 11, layers: 6, channels: 4, rows: 14, cols: 14, tail };
+    let built = problem.build(6);
+    let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
+    let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2) };
+    for frame in 0..6 {
+        // Whatever the moment: frames in flight are finished by those who are left.
+        match frame {
+            2 => loopback.stop_worker(0),
+            4 => loopback.join(3_000_000_000).await.expect("a socket"),
+            _ => {}
+        }
+        let got = loopback.run(&hosted, &built.frames[frame], Scheme::DeepThings, grid).await;
+        let got = got.unwrap_or_else(|error| panic!("frame {frame}: {error:#}"));
+        assert_equal(&runners::naive(&built, frame), &got, "over loopback");
+    }
+    loopback.stop().await.expect("an orderly end");
+}

@@ -1,0 +1,129 @@
+//! The simulator itself: determinism, and single faults whose effect is known.
+
+use planner::{PlanOptions, Strategy};
+use protocol::SECOND;
+use sim::{Cluster, Fault, FaultKind, Outcome, Scenario};
+use tests::problem::Tail;
+use tests::{Built, GraphProblem, assert_equal, runners, simulated};
+
+fn built(frames: usize) -> Built {
+    let tail = Tail::Classifier;
+    GraphProblem { seed: 11, layers: 6, channels: 4, rows: 14, cols: 14, tail }.build(frames)
+}
+
+/// Frames over a grid of 3 x 3 on workers of these speeds.
+fn scenario(frames: usize, workers: &[u64], faults: Vec<Fault>) -> Scenario {
+    let built = built(frames);
+    let options = PlanOptions { grid: Some((3, 3)), fused_layers: Some(2) };
+    let base = Scenario::new(built.model.clone(), Vec::new(), workers);
+    Scenario { frames: built.frames, options, faults, ..base }
+}
+
+fn at(at_ns: u64, kind: FaultKind) -> Fault {
+    Fault { at_ns, kind }
+}
+
+fn run(scenario: Scenario) -> Outcome {
+    let built = built(scenario.frames.len());
+    let outcome = Cluster::new(scenario).run().unwrap_or_else(|violation| panic!("{violation}"));
+    for (frame, got) in outcome.outputs.iter().enumerate() {
+        assert_equal(&runners::naive(&built, frame), got, "simulated");
+    }
+    outcome
+}
+
+#[test]
+fn the_same_seed_gives_the_same_event_hash() {
+    let built = built(2);
+    for seed in 0..10 {
+        let scenario = || {
+            let options = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2) };
+            simulated::scenario(seed, &built, Strategy::DeepThings, options)
+        };
+        let (a, b) = (run(scenario()), run(scenario()));
+        assert_eq!((a.event_hash, a.steps), (b.event_hash, b.steps), "seed {seed}");
+    }
+    let hash = |seed| {
+        let scenario = scenario(1, &[1_000_000; 2], Vec::new());
+        run(Scenario { seed, ..scenario }).event_hash
+    };
+    assert_ne!(hash(1), hash(2));
+}
+
+#[test]
+fn two_workers_beat_one() {
+    let one = run(scenario(2, &[100_000], Vec::new()));
+    let two = run(scenario(2, &[100_000; 2], Vec::new()));
+    assert!(two.makespan_ns * 3 < one.makespan_ns * 2, "{} {}", two.makespan_ns, one.makespan_ns);
+    assert_eq!(two.reassigned, 0);
+}
+
+#[test]
+fn a_crashed_worker_costs_its_tiles() {
+    let crash = vec![at(30_000_000, FaultKind::Crash(1))];
+    let outcome = run(scenario(3, &[100_000; 3], crash));
+    assert!(outcome.reassigned > 0);
+    assert!(outcome.makespan_ns < 60 * SECOND);
+}
+
+#[test]
+fn a_restart_before_anybody_noticed_loses_nothing() {
+    let faults = vec![
+        at(30_000_000, FaultKind::PowerLoss(1)),
+        at(30_000_001, FaultKind::Restart(1)),
+    ];
+    let outcome = run(scenario(3, &[100_000; 2], faults));
+    assert!(outcome.reassigned > 0 && outcome.reports[&protocol::WorkerId(1)].alive);
+}
+
+#[test]
+fn all_crash_and_one_comes_back() {
+    let faults = vec![
+        at(30_000_000, FaultKind::Crash(0)),
+        at(31_000_000, FaultKind::Crash(1)),
+        at(9 * SECOND, FaultKind::Restart(1)),
+    ];
+    let outcome = run(scenario(3, &[100_000; 2], faults));
+    assert!(outcome.makespan_ns > 8 * SECOND);
+}
+
+#[test]
+fn nobody_is_there_until_somebody_joins() {
+    let mut scenario = scenario(2, &[1_000_000], Vec::new());
+    scenario.workers[0].joins_ns = 5 * SECOND;
+    run(scenario);
+}
+
+#[test]
+fn a_stalled_worker_is_expelled_and_welcome_again() {
+    let stall = vec![at(30_000_000, FaultKind::Stall(0, 10 * SECOND))];
+    let outcome = run(scenario(3, &[100_000; 2], stall));
+    assert!(outcome.reassigned > 0);
+}
+
+#[test]
+fn a_handover_lost_on_a_cut_link_is_copied_when_it_is_late() {
+    let mut scenario = scenario(3, &[20_000, 50_000_000], vec![at(0, FaultKind::Cut(0, 1))]);
+    scenario.workers[1].claims_per_s = 20_000;
+    let outcome = run(scenario);
+    assert!(outcome.reassigned > 0, "the steals were lost");
+}
+
+#[test]
+fn a_handover_lost_with_its_victim_is_copied_to_the_only_worker_left() {
+    // The victim is gone for good after its hand-overs were lost: only the thief, which is taken
+    // to hold them, is there.
+    for crash_ns in (20..200).step_by(10).map(|ms| ms * 1_000_000) {
+        let faults = vec![at(0, FaultKind::Cut(0, 1)), at(crash_ns, FaultKind::Crash(0))];
+        let mut scenario = scenario(3, &[20_000, 50_000_000], faults);
+        scenario.workers[1].claims_per_s = 20_000;
+        run(scenario);
+    }
+}
+
+#[test]
+fn a_throttled_worker_is_relieved_by_a_thief() {
+    let slow = vec![at(10_000_000, FaultKind::SlowDown(0, 50))];
+    let outcome = run(scenario(4, &[1_000_000; 2], slow));
+    assert!(outcome.stolen() > 0);
+}
