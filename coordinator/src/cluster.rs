@@ -2,8 +2,8 @@
 
 use crate::drive::{self, Request};
 use anyhow::{Context, Result, anyhow};
-use kernels::{Engine, Piece};
-use model::{LoadedModel, MapId, WeightHash};
+use kernels::{Engine, Pieces};
+use model::{LoadedModel, WeightHash};
 use net::{Identity, Multiaddr, Net, NetConfig, Role, Token};
 use planner::{Cost, PlanOptions, Strategy};
 use protocol::{ActivePlan, CoordinatorConfig, Hello, ModelHash, WorkerId, WorkerReport};
@@ -24,7 +24,7 @@ pub enum Reach {
     /// Workers that join over the network.
     Network {
         /// Our key; the token follows from it.
-        identity: Identity,
+        identity: Box<Identity>,
         /// Where to listen.
         listen: Vec<Multiaddr>,
         /// Whether to answer mDNS.
@@ -64,7 +64,7 @@ pub struct Job {
     /// The model.
     pub model: Arc<HostedModel>,
     /// Its inputs, whole.
-    pub inputs: Vec<(MapId, Arc<Piece>)>,
+    pub inputs: Pieces,
     /// Which plan.
     pub strategy: Strategy,
     /// Settings of the strategy.
@@ -75,7 +75,7 @@ pub struct Job {
 #[derive(Debug)]
 pub struct Answer {
     /// The model's output maps, whole.
-    pub outputs: Vec<(MapId, Arc<Piece>)>,
+    pub outputs: Pieces,
     /// First scatter to last gather.
     pub makespan: Duration,
     /// The plan that it was computed by.
@@ -131,7 +131,7 @@ impl Cluster {
         let (net, token) = match config.reach {
             Reach::Embedded { threads } => (embedded(threads)?, None),
             Reach::Network { identity, listen, mdns } => {
-                let mut settings = NetConfig::new(identity.clone(), Role::Coordinator, listen);
+                let mut settings = NetConfig::new((*identity).clone(), Role::Coordinator, listen);
                 settings.mdns = mdns;
                 let net = net::start(settings).await?;
                 let token = Token::of(&identity, net.listening.clone());

@@ -3,7 +3,7 @@
 //! A map is written by gathering, then only read: it is stitched once, and pieces of it are sent
 //! from where it lies.
 
-use kernels::Piece;
+use kernels::{Piece, Pieces};
 use model::{MapId, Model};
 use net::{Owner, Payload};
 use protocol::PieceHeader;
@@ -63,7 +63,7 @@ impl FrameMaps {
     }
 
     /// Takes the maps that the caller wants.
-    pub(crate) fn take(mut self, maps: &[MapId]) -> Vec<(MapId, Arc<Piece>)> {
+    pub(crate) fn take(mut self, maps: &[MapId]) -> Pieces {
         maps.iter().filter_map(|&map| Some((map, self.maps.remove(&map)?))).collect()
     }
 }

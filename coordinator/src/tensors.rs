@@ -7,7 +7,7 @@
 use crate::failure::Failure;
 use anyhow::{Context, Result, anyhow, bail};
 use image::imageops::FilterType;
-use kernels::Piece;
+use kernels::{Piece, Pieces};
 use model::{Axes, InputSpec, MapId, Model, Shape};
 use ndarray::{ArrayD, ArrayView3, ArrayViewD, IxDyn};
 use ndarray_npy::{NpzWriter, ViewNpyExt, WriteNpyExt};
@@ -115,7 +115,7 @@ impl Input {
     /// The input maps of a model.
     ///
     /// *Errors*: another number of inputs or other shapes than the model takes.
-    pub fn for_model(&self, graph: &Model) -> Result<Vec<(MapId, Arc<Piece>)>> {
+    pub fn for_model(&self, graph: &Model) -> Result<Pieces> {
         let one = |map: MapId, piece: Piece| vec![(map, Arc::new(piece))];
         match (&self.0, graph.inputs.as_slice()) {
             (Kind::Picture(picture), &[map]) => Ok(one(map, picture_piece(graph, map, picture)?)),

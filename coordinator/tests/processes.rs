@@ -54,6 +54,7 @@ impl Problem {
 }
 
 async fn cluster(identity: Identity, listen: Multiaddr) -> Cluster {
+    let identity = Box::new(identity);
     let reach = Reach::Network { identity, listen: vec![listen], mdns: false };
     // Everything goes out at once, so that a worker always holds tasks that it can lose.
     let machine = CoordinatorConfig { window_tasks_max: 8, ..Default::default() };

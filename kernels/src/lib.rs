@@ -35,6 +35,12 @@ mod simd;
 mod spatial;
 mod threads;
 
+use model::MapId;
+use std::sync::Arc;
+
+/// Pieces of feature maps, shared: what a task reads, and what a frame is made of.
+pub type Pieces = Vec<(MapId, Arc<Piece>)>;
+
 pub use engine::Engine;
 pub use error::KernelError;
 pub use pack::PackedModel;

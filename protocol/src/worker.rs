@@ -136,6 +136,8 @@ pub struct Worker {
     ended: VecDeque<FrameId>,
     hungry: bool,
     heard_ns: Nanos,
+    /// When the last bundle came.
+    bundle_ns: Nanos,
     next_heartbeat_ns: Nanos,
     outputs: VecDeque<Output>,
 }
@@ -157,6 +159,7 @@ impl Worker {
             ended: VecDeque::new(),
             hungry: false,
             heard_ns: 0,
+            bundle_ns: 0,
             next_heartbeat_ns: 0,
             outputs: VecDeque::new(),
         }
@@ -207,6 +210,7 @@ impl Worker {
                 self.break_off(peer, format!("a worker may not send {message:?}"));
             }
             Input::Bundle(from, bundle) => {
+                self.bundle_ns = now;
                 if from == Peer::Coordinator {
                     self.heard_ns = now;
                 }
@@ -234,6 +238,11 @@ impl Worker {
             Input::Tick => {}
         }
         self.keep_alive(now);
+        if now >= self.bundle_ns + SILENCE_NS {
+            // An announcement that is this late was for an earlier connection.
+            let plans: BTreeSet<PlanId> = self.plans.keys().copied().collect();
+            self.drop_queued(|b| !plans.contains(&b.plan));
+        }
         self.start_next();
     }
 
@@ -396,7 +405,8 @@ impl Worker {
             self.drop_task(&bundle);
             return self.break_off(from, format!("sent a bundle of kind {:?}", bundle.kind));
         }
-        if self.ended.contains(&bundle.task.frame) {
+        // Late for its frame, or for the coordinator that it came from: nobody waits for it.
+        if !self.connected || self.ended.contains(&bundle.task.frame) {
             return self.drop_task(&bundle);
         }
         self.hungry = false;
@@ -489,7 +499,9 @@ impl Worker {
                 self.outputs.push_back(Output::Execute { task, attempt, plan });
             }
         }
-        if self.queue.is_empty() && !self.hungry && self.id.is_some() {
+        // A task of a plan that may never be announced is nothing to live on.
+        let known = |b: &Bundle| self.plans.contains_key(&b.plan);
+        if !self.queue.iter().any(known) && !self.hungry && self.id.is_some() {
             self.hungry = true;
             self.send(Message::Hungry);
         }

@@ -71,7 +71,9 @@ pub fn tiled(
         for tile in &geometry.tiles {
             let cut = |&(map, region): &(MapId, Region)| (map, Arc::new(maps[&map].crop(region)));
             let inputs: Vec<_> = tile.inputs.iter().map(cut).collect();
-            for (map, piece) in engine.run_tile(&built.packed, geometry.first_layer, tile, &inputs)? {
+            for (map, piece) in
+                engine.run_tile(&built.packed, geometry.first_layer, tile, &inputs)?
+            {
                 let shape = graph.shape(map);
                 let zeroed = || Piece::zeroed(Region::whole(shape), shape.channels());
                 made.entry(map).or_insert_with(zeroed).paste(&piece);

@@ -17,8 +17,14 @@ const FLOORS: [&[&str]; 6] = [
 /// Dependencies below which nothing of the network, the clock or threads may come in.
 const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("tiling", &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom"]),
-    ("protocol", &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom", "kernels", "planner"]),
-    ("planner", &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom", "kernels", "protocol"]),
+    (
+        "protocol",
+        &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom", "kernels", "planner"],
+    ),
+    (
+        "planner",
+        &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom", "kernels", "protocol"],
+    ),
     ("kernels", &["tokio", "libp2p", "protocol", "planner"]),
     ("sim", &["tokio", "libp2p", "net", "worker", "coordinator"]),
 ];

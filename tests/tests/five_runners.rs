@@ -91,6 +91,22 @@ proptest! {
     }
 }
 
+// Failures that were found and shrunk, and what they were.
+
+#[test]
+fn pinned_a_handover_reaches_a_worker_that_lost_its_coordinator() {
+    let (seed, tail) = (8808825209682172054, Tail::Classifier);
+    in_simulation(&GraphProblem { seed, layers: 3, channels: 1, rows: 6, cols: 5, tail });
+}
+
+#[test]
+fn pinned_a_scatter_reaches_a_restarted_worker_before_its_welcome() {
+    let (seed, tail) = (8969110098289839294, Tail::Classifier);
+    in_simulation(&GraphProblem { seed, layers: 2, channels: 3, rows: 6, cols: 13, tail });
+    let seed = 4614270365510671214;
+    in_simulation(&GraphProblem { seed, layers: 6, channels: 4, rows: 5, cols: 4, tail });
+}
+
 #[test]
 fn most_plans_fit_so_that_the_suites_test_something() {
     let mut runner = TestRunner::deterministic();

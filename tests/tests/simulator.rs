@@ -68,10 +68,8 @@ fn a_crashed_worker_costs_its_tiles() {
 
 #[test]
 fn a_restart_before_anybody_noticed_loses_nothing() {
-    let faults = vec![
-        at(30_000_000, FaultKind::PowerLoss(1)),
-        at(30_000_001, FaultKind::Restart(1)),
-    ];
+    let faults =
+        vec![at(30_000_000, FaultKind::PowerLoss(1)), at(30_000_001, FaultKind::Restart(1))];
     let outcome = run(scenario(3, &[100_000; 2], faults));
     assert!(outcome.reassigned > 0 && outcome.reports[&protocol::WorkerId(1)].alive);
 }

@@ -1,7 +1,7 @@
 //! The thread that computes: one job after another, each with all threads of the engine.
 
 use crate::blobs::BlobCache;
-use kernels::{Engine, KernelError, PackedModel, Piece};
+use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
 use model::{
     Activation, Axes, LayerId, LoadedModel, MapId, Op, Pads, Shape, WeightHash, WeightStore,
     Window, builder::Builder,
@@ -22,7 +22,7 @@ pub(crate) enum Job {
         task: TaskId,
         model: Arc<PackedModel>,
         geometry: Arc<Vec<StageGeometry>>,
-        inputs: Vec<(MapId, Arc<Piece>)>,
+        inputs: Pieces,
     },
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
     Missing(Vec<WeightHash>),
     Executed {
         task: TaskId,
-        outputs: Vec<(MapId, Arc<Piece>)>,
+        outputs: Pieces,
         busy_ns: u64,
     },
     Broke {

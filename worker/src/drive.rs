@@ -3,8 +3,8 @@
 
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
-use kernels::{Engine, PackedModel, Piece};
-use model::{MapId, Model};
+use kernels::{Engine, PackedModel, Piece, Pieces};
+use model::Model;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{Bundle, BundleKind, Hello, Member, Message, ModelHash, TaskId, Worker, WorkerId};
@@ -110,9 +110,9 @@ struct Driver {
     /// Open models, oldest first.
     models: Vec<(ModelHash, Arc<PackedModel>)>,
     /// The inputs of queued and running tasks.
-    inputs: BTreeMap<(TaskId, u32), Vec<(MapId, Arc<Piece>)>>,
+    inputs: BTreeMap<(TaskId, u32), Pieces>,
     /// The outputs of the task that ended last.
-    outputs: Option<(TaskId, Vec<(MapId, Arc<Piece>)>)>,
+    outputs: Option<(TaskId, Pieces)>,
 }
 
 /// A piece as bytes to send. When it is sent, its memory goes back to the engine: fresh memory costs

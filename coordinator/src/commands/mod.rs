@@ -85,6 +85,7 @@ pub(crate) async fn listen(
     machine: CoordinatorConfig,
 ) -> Result<Cluster, Failure> {
     let identity = Identity::load_or_create(&key_file(context)).map_err(Failure::bad_input)?;
+    let identity = Box::new(identity);
     let (listen, mdns) = (vec![arguments.listen.clone()], !arguments.no_mdns);
     start(ClusterConfig { reach: Reach::Network { identity, listen, mdns }, machine }).await
 }
@@ -97,7 +98,7 @@ pub(crate) async fn open_locals(
     machine: CoordinatorConfig,
 ) -> Result<Opened, Failure> {
     let reach = Reach::Network {
-        identity: Identity::ephemeral(),
+        identity: Box::new(Identity::ephemeral()),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().map_err(anyhow::Error::from)?],
         mdns: false,
     };

@@ -7,7 +7,7 @@ use crate::failure::{Failure, bad_model};
 use crate::table;
 use crate::tensors::{Input, check_output, read_input, write_output};
 use anyhow::{Context as _, anyhow};
-use kernels::{Engine, PackedModel, Piece};
+use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{Axes, InputSpec, LoadOptions, MapId};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, WorkerReport};
@@ -26,7 +26,7 @@ const SUBMITTED_MAX: usize = 5;
 struct Frame {
     path: PathBuf,
     model: Arc<HostedModel>,
-    inputs: Vec<(MapId, Arc<Piece>)>,
+    inputs: Pieces,
     answer: Answer,
 }
 
@@ -181,10 +181,7 @@ impl Models {
     }
 
     /// Reads an input and finds the model for its size.
-    fn frame(
-        &mut self,
-        path: &Path,
-    ) -> Result<(Arc<HostedModel>, Vec<(MapId, Arc<Piece>)>), Failure> {
+    fn frame(&mut self, path: &Path) -> Result<(Arc<HostedModel>, Pieces), Failure> {
         let mut input: Input = read_input(path)?;
         if self.resize
             && let Some(spec) = self.spec.first()
