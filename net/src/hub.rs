@@ -128,7 +128,7 @@ struct Hub {
 /// *Errors*: an address that is taken, a transport that cannot be set up.
 pub async fn start(config: NetConfig) -> Result<Net, NetError> {
     let mut swarm = build(&config)?;
-    let listening = listen(&mut swarm, &config.listen).await?;
+    let (listening, early) = listen(&mut swarm, &config.listen).await?;
     let mut control = swarm.behaviour().streams.new_control();
     let taken = |_| NetError::Transport("stream protocol registered twice".into());
     let incoming_control = control.accept(CONTROL).map_err(taken)?;
@@ -156,6 +156,8 @@ pub async fn start(config: NetConfig) -> Result<Net, NetError> {
         hub.peer(coordinator).addresses = addresses;
         hub.dial(coordinator);
     }
+    // What was discovered while the addresses were bound is not told twice.
+    early.into_iter().for_each(|event| hub.on_swarm(event));
     tokio::spawn(hub.run(command_rx, internal_rx, incoming_control, incoming_bulk));
     Ok(Net { local, listening, commands, events: event_rx, wanted })
 }
@@ -195,12 +197,13 @@ fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
     Ok(swarm)
 }
 
-/// Waits until every address is bound, so that a taken port is an error at the start.
+/// Waits until every address is bound, so that a taken port is an error at the start. Also returns
+/// what else happened meanwhile.
 async fn listen(
     swarm: &mut Swarm<Behaviour>,
     addresses: &[Multiaddr],
-) -> Result<Vec<Multiaddr>, NetError> {
-    let mut listening = Vec::new();
+) -> Result<(Vec<Multiaddr>, Vec<SwarmEvent<BehaviourEvent>>), NetError> {
+    let (mut listening, mut early) = (Vec::new(), Vec::new());
     for address in addresses {
         let failed = |source| NetError::Listen { address: address.clone(), source };
         check_free(address).map_err(failed)?;
@@ -228,7 +231,7 @@ async fn listen(
                 {
                     return Err(failed(source));
                 }
-                _ => {}
+                event => early.push(event),
             }
         }
     }
@@ -238,7 +241,7 @@ async fn listen(
         Some(Protocol::Ip6(ip)) => ip.is_loopback(),
         _ => false,
     });
-    Ok(listening)
+    Ok((listening, early))
 }
 
 /// libp2p shares its ports (SO_REUSEPORT), so a second coordinator would silently take half of the
