@@ -88,9 +88,9 @@ pub fn worker_binary() -> Result<PathBuf, Failure> {
     let Some((manifest, release)) = source_tree(folder) else { return Err(missing()) };
     eprintln!("building {name} ...");
     let mut build = std::process::Command::new("cargo");
-    // Both packages, so that every dependency is the very one that this program was built with.
-    build.args(["build", "--quiet", "--package", "coordinator", "--package", "worker"]);
-    build.arg("--manifest-path").arg(manifest);
+    // Of the whole workspace, as `cargo run` builds this program: with another choice of packages
+    // the dependencies get other features, and all of them are built again.
+    build.args(["build", "--quiet", "--bin", "tilehive-worker", "--manifest-path"]).arg(manifest);
     if release {
         build.arg("--release");
     }

@@ -20,7 +20,7 @@ pub(crate) type Pieces = Vec<(MapId, Arc<Piece>)>;
 const STEPS_MAX: u64 = 2_000_000;
 
 /// How long late copies may go on after the last frame ended.
-const SETTLE_NS: Nanos = 120 * SECOND;
+const SETTLE_NS: Nanos = 3600 * SECOND;
 
 /// What travels.
 #[derive(Clone, Debug)]

@@ -100,7 +100,7 @@ fn pinned_a_handover_reaches_a_worker_that_lost_its_coordinator() {
 }
 
 #[test]
-fn pinned_a_scatter_reaches_a_restarted_worker_before_its_welcome() {
+fn pinned_a_task_outlives_its_frame_on_a_slow_worker() {
     let (seed, tail) = (8969110098289839294, Tail::Classifier);
     in_simulation(&GraphProblem { seed, layers: 2, channels: 3, rows: 6, cols: 13, tail });
     let seed = 4614270365510671214;
