@@ -25,9 +25,9 @@ class Ended:
     @property
     def error(self) -> str:
         """What it complained about, on one line."""
-        if self.code is None:
-            return "timeout"
         lines = [line for line in self.stderr.splitlines() if line.strip()]
+        if self.code is None:
+            return f"timeout, after {lines[-1] if lines else 'not a word'}"
         told = [line for line in lines if line.startswith("error:") or "panicked" in line]
         return (told or lines or [f"exit code {self.code} without a word"])[0]
 
@@ -41,13 +41,17 @@ class Tilehive:
     def __call__(self, *arguments, timeout_s: float) -> Ended:
         command = [self.binary, "--state", self.state, *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TILEHIVE_")}
-        environment |= {"NO_COLOR": "1"}
+        # The worker beside it, as it is: to find one that is older than itself the binary would
+        # build it, which a run must not wait for.
+        worker = self.binary.with_name("tilehive-worker")
+        environment |= {"NO_COLOR": "1", "TILEHIVE_WORKER": str(worker)}
         try:
             done = subprocess.run([str(a) for a in command], capture_output=True, text=True,
                                   errors="replace", timeout=timeout_s, env=environment,
                                   stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            return Ended(None, "", "")
+        except subprocess.TimeoutExpired as late:
+            # What it said so far comes as bytes, whatever was asked for.
+            return Ended(None, "", (late.stderr or b"").decode(errors="replace"))
         return Ended(done.returncode, done.stdout, done.stderr)
 
 

@@ -40,7 +40,11 @@ impl Cluster {
                 self.connect_later(i);
             }
             FaultKind::SlowDown(i, slowness) => self.devices[i].slowness = slowness.max(1),
-            FaultKind::Stall(i, for_ns) => self.devices[i].stalled_until_ns = self.now + for_ns,
+            FaultKind::Stall(i, for_ns) => {
+                // What waits for the end of a longer stall stays in order.
+                let until_ns = &mut self.devices[i].stalled_until_ns;
+                *until_ns = (*until_ns).max(self.now + for_ns);
+            }
             FaultKind::Cut(a, b) => {
                 self.cut.insert((a.min(b), a.max(b)));
             }

@@ -108,6 +108,12 @@ fn pinned_a_task_outlives_its_frame_on_a_slow_worker() {
 }
 
 #[test]
+fn pinned_a_lost_handover_takes_a_place_in_the_window() {
+    let (seed, tail) = (10895347379783408590, Tail::Classifier);
+    in_simulation(&GraphProblem { seed, layers: 1, channels: 1, rows: 4, cols: 8, tail });
+}
+
+#[test]
 fn most_plans_fit_so_that_the_suites_test_something() {
     let mut runner = TestRunner::deterministic();
     let problems = (0..30).map(|_| GraphProblem::any().new_tree(&mut runner).unwrap().current());

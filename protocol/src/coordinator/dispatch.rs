@@ -242,7 +242,12 @@ impl Coordinator {
     /// A late task gets a second copy on another worker; the first result wins.
     pub(super) fn check_leases(&mut self, now: Nanos) {
         let mut late = Vec::new();
+        let frames = &self.frames;
+        let awaited = |task: TaskId| frames.get(&task.frame).is_some_and(|f| f.awaits(task));
         for (&id, worker) in self.workers.iter_mut().filter(|(_, w)| w.alive) {
+            // Another copy won. What is late may also be lost, so that its holder would never say
+            // more of it, and its place in the window would be gone for good.
+            worker.held.retain(|h| now < h.lease_ns || awaited(h.task));
             for held in worker.held.iter_mut().filter(|h| now >= h.lease_ns) {
                 late.push((id, held.task));
                 held.lease_ns = now + self.config.lease_min_ns;

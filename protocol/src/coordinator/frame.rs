@@ -191,6 +191,11 @@ impl Frame {
         self.tile_index(task).map_or(0, |i| self.tiles[i].live_attempts.len())
     }
 
+    /// Whether the result of a task is still to come.
+    pub(super) fn awaits(&self, task: TaskId) -> bool {
+        self.tile_index(task).is_some_and(|i| !self.tiles[i].gathered)
+    }
+
     /// Bytes that must move to compute a task elsewhere.
     pub(super) fn input_bytes(&self, task: TaskId) -> u64 {
         let Some(index) = self.tile_index(task) else { return 0 };
