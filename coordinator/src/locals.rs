@@ -86,7 +86,7 @@ pub fn worker_binary() -> Result<PathBuf, Failure> {
     let hint = "build it with `cargo build --release --bins`, or install it beside `tilehive`";
     let missing = || Failure::run(anyhow!("{} is missing", binary.display())).hint(hint);
     let Some((manifest, release)) = source_tree(folder) else { return Err(missing()) };
-    eprintln!("building {name} ...");
+    eprintln!("building {name} (once) ...");
     let mut build = std::process::Command::new("cargo");
     // Of the whole workspace, as `cargo run` builds this program: with another choice of packages
     // the dependencies get other features, and all of them are built again.
@@ -96,6 +96,9 @@ pub fn worker_binary() -> Result<PathBuf, Failure> {
     }
     let built = build.stdout(Stdio::null()).status();
     if built.is_ok_and(|status| status.success()) && binary.is_file() {
+        // A build that finds nothing to do leaves the old date, and would be asked for every time.
+        let now = std::time::SystemTime::now();
+        let _ = std::fs::File::open(&binary).and_then(|file| file.set_modified(now));
         return Ok(binary);
     }
     Err(missing())

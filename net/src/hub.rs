@@ -1,4 +1,4 @@
-//! The swarm: listening, dialling, discovery, and which peers are up.
+//! Dialling, accepting, discovery, and which peers are up.
 //!
 //! A worker dials its coordinator, for ever and with growing pauses. Between workers the one with
 //! the smaller PeerId dials, so a pair has one connection. A coordinator only accepts.
@@ -6,13 +6,13 @@
 use crate::frame::BulkHeader;
 use crate::handshake::{self, Judge};
 use crate::session::{Limits, Outgoing, Session};
+use crate::swarm::{Behaviour, BehaviourEvent, LOBBY_MAX, build, listen};
 use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Token, Wanted};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,12 +20,6 @@ use tokio::sync::mpsc;
 
 const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
 const BULK: StreamProtocol = StreamProtocol::new("/tilehive/bulk/1");
-
-/// Strangers in the handshake at once; further ones wait outside.
-const LOBBY_MAX: usize = 32;
-
-/// How long to listen for further interfaces after one is bound.
-const SETTLE: Duration = Duration::from_millis(30);
 
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(200);
 const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -71,13 +65,6 @@ impl NetConfig {
             version: protocol::VERSION,
         }
     }
-}
-
-#[derive(NetworkBehaviour)]
-struct Behaviour {
-    streams: libp2p_stream::Behaviour,
-    limits: libp2p::connection_limits::Behaviour,
-    mdns: Toggle<libp2p::mdns::tokio::Behaviour>,
 }
 
 /// What the hub's own tasks tell it.
@@ -160,103 +147,6 @@ pub async fn start(config: NetConfig) -> Result<Net, NetError> {
     early.into_iter().for_each(|event| hub.on_swarm(event));
     tokio::spawn(hub.run(command_rx, internal_rx, incoming_control, incoming_bulk));
     Ok(Net { local, listening, commands, events: event_rx, wanted })
-}
-
-fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
-    let transport = |e: &dyn std::fmt::Display| NetError::Transport(e.to_string());
-    let mdns = config.mdns.then(|| {
-        let settings = libp2p::mdns::Config {
-            ttl: Duration::from_secs(15 * 60),
-            query_interval: Duration::from_secs(45),
-            enable_ipv6: false,
-        };
-        libp2p::mdns::tokio::Behaviour::new(settings, config.identity.peer_id())
-            .inspect_err(|e| tracing::warn!("no discovery by mDNS here: {e}"))
-            .ok()
-    });
-    let limits = libp2p::connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(LOBBY_MAX as u32))
-        .with_max_established_per_peer(Some(2))
-        .with_max_established(Some(256));
-    let behaviour = Behaviour {
-        streams: libp2p_stream::Behaviour::new(),
-        limits: libp2p::connection_limits::Behaviour::new(limits),
-        mdns: Toggle::from(mdns.flatten()),
-    };
-    let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.0.clone())
-        .with_tokio()
-        .with_tcp(
-            libp2p::tcp::Config::default().nodelay(true),
-            libp2p::noise::Config::new,
-            libp2p::yamux::Config::default,
-        )
-        .map_err(|e| transport(&e))?
-        .with_behaviour(move |_| behaviour)
-        .map_err(|e| transport(&e))?
-        .build();
-    Ok(swarm)
-}
-
-/// Waits until every address is bound, so that a taken port is an error at the start. Also returns
-/// what else happened meanwhile.
-async fn listen(
-    swarm: &mut Swarm<Behaviour>,
-    addresses: &[Multiaddr],
-) -> Result<(Vec<Multiaddr>, Vec<SwarmEvent<BehaviourEvent>>), NetError> {
-    let (mut listening, mut early) = (Vec::new(), Vec::new());
-    for address in addresses {
-        let failed = |source| NetError::Listen { address: address.clone(), source };
-        check_free(address).map_err(failed)?;
-        let id = swarm
-            .listen_on(address.clone())
-            .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-        let mut bound = false;
-        loop {
-            // A wildcard address is bound once for each interface, one event after another.
-            let settle = if bound { SETTLE } else { HANDSHAKE_TIMEOUT };
-            let Ok(event) = tokio::time::timeout(settle, swarm.select_next_some()).await else {
-                if bound {
-                    break;
-                }
-                return Err(failed(std::io::ErrorKind::TimedOut.into()));
-            };
-            match event {
-                SwarmEvent::NewListenAddr { listener_id, address } if listener_id == id => {
-                    listening.push(address);
-                    bound = true;
-                }
-                SwarmEvent::ListenerClosed { listener_id, reason: Err(source), .. }
-                | SwarmEvent::ListenerError { listener_id, error: source }
-                    if listener_id == id =>
-                {
-                    return Err(failed(source));
-                }
-                event => early.push(event),
-            }
-        }
-    }
-    // Loopback last: it is of use on this machine only.
-    listening.sort_by_key(|address| match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
-        _ => false,
-    });
-    Ok((listening, early))
-}
-
-/// libp2p shares its ports (SO_REUSEPORT), so a second coordinator would silently take half of the
-/// first one's connections. A plain socket does not share: it tells whether the port is taken.
-fn check_free(address: &Multiaddr) -> std::io::Result<()> {
-    let mut parts = address.iter();
-    let ip: std::net::IpAddr = match parts.next() {
-        Some(Protocol::Ip4(ip)) => ip.into(),
-        Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
-        _ => Ok(()),
-    }
 }
 
 impl Hub {

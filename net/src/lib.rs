@@ -14,7 +14,8 @@
 //! | `handshake.rs` | version and membership, before any protocol message |
 //! | `frame.rs`, `payload.rs` | bytes on the streams; tensors without copies |
 //! | `session.rs` | the four tasks of one connection |
-//! | `hub.rs` | the swarm: dialling, accepting, who is up |
+//! | `swarm.rs` | transport, behaviours, bound addresses |
+//! | `hub.rs` | dialling, accepting, who is up |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
 
 mod frame;
@@ -24,6 +25,7 @@ mod identity;
 mod loopback;
 mod payload;
 mod session;
+mod swarm;
 mod token;
 
 pub use handshake::HANDSHAKE_TIMEOUT;

@@ -180,6 +180,12 @@ impl Worker {
         self.plans.get(&plan).map(|p| p.model)
     }
 
+    /// Whether an announced plan computes a model: then the driver must not close it, since tasks of
+    /// the plan may come without another word.
+    pub fn uses(&self, model: ModelHash) -> bool {
+        self.plans.values().any(|p| p.model == model)
+    }
+
     /// The next thing to do; none when there is nothing left.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

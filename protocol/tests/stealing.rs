@@ -64,9 +64,9 @@ fn the_plan_is_announced_to_the_thief_before_the_victim_hears_of_it() {
     bench.join(W0, SLOW);
     bench.submit(0);
     let outputs = bench.join(W1, FAST);
-    let announced = outputs.iter().position(
-        |o| matches!(o, Output::Send(to, Message::Announce { .. }) if *to == W1),
-    );
+    let announced = outputs
+        .iter()
+        .position(|o| matches!(o, Output::Send(to, Message::Announce { .. }) if *to == W1));
     let asked = outputs.iter().position(|o| matches!(o, Output::Send(_, Message::Yield { .. })));
     assert!(announced.is_some() && announced < asked, "{outputs:?}");
 }

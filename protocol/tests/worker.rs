@@ -94,9 +94,8 @@ fn from_the_announcement_to_the_result() {
     let mut bench = Bench::welcomed();
     let graph = vec![MODEL.0];
     assert_eq!(bench.told(announce(vec![0])), [Output::Open(MODEL)]);
-    let wants = |hashes: &[WeightHash]| {
-        vec![Output::Send(HEAD, Message::Want { hashes: hashes.to_vec() })]
-    };
+    let wants =
+        |hashes: &[WeightHash]| vec![Output::Send(HEAD, Message::Want { hashes: hashes.to_vec() })];
     assert_eq!(bench.handle(Input::Missing(graph.clone())), wants(&graph));
     assert_eq!(bench.scatter(task(0, 0, 3)), []);
     // What is on its way is not asked for again.
@@ -104,7 +103,7 @@ fn from_the_announcement_to_the_result() {
     assert_eq!(bench.handle(Input::Blob(MODEL.0)), [Output::Open(MODEL)]);
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     let prepare = Output::Prepare { plan: PlanId(1), stage: 0, model: MODEL, layers: 0..1 };
-    assert_eq!(outputs, [prepare.clone()]);
+    assert_eq!(outputs, std::slice::from_ref(&prepare));
     let weights = vec![bench.model.weights[0].hash];
     assert_eq!(bench.handle(Input::Missing(weights.clone())), wants(&weights));
     assert_eq!(bench.handle(Input::Blob(weights[0])), [prepare]);

@@ -36,7 +36,8 @@ impl Loopback {
     /// *Errors*: a socket is refused, or the workers do not come.
     pub async fn start(workers: usize, machine: CoordinatorConfig) -> Result<Self> {
         let identity = Identity::ephemeral();
-        let reach = Reach::Network { identity: Box::new(identity), listen: anywhere(), mdns: false };
+        let reach =
+            Reach::Network { identity: Box::new(identity), listen: anywhere(), mdns: false };
         let cluster = Cluster::start(ClusterConfig { reach, machine }).await?;
         let mut loopback = Self { cluster, workers: Vec::new() };
         for i in 0..workers {

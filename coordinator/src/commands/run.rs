@@ -312,7 +312,9 @@ impl Report {
         sorted.sort_by(f64::total_cmp);
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
         let frames = if self.frames == 1 {
-            format!("makespan {} (first frame, weights sent)", ms(median))
+            let sent: u64 = reports.values().map(|r| r.weight_bytes).sum();
+            let cold = if sent > 0 { " (weights sent first)" } else { "" };
+            format!("makespan {}{cold}", ms(median))
         } else {
             let (n, fps) = (self.frames, self.frames_per_s);
             format!("{n} frames, median makespan {}, {fps:.2} frames/s", ms(median))
