@@ -6,15 +6,11 @@ use crate::invariants::{Invariants, Violation};
 use crate::link::{End, Lane, Links, joined};
 use crate::random::Random;
 use crate::scenario::{LinkSpec, Sabotage, Scenario};
-use kernels::{Engine, Piece};
-use model::{MapId, WeightHash};
+use kernels::{Engine, Pieces};
+use model::WeightHash;
 use protocol::{Bundle, Message, Nanos, SECOND, WorkerId, WorkerReport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::sync::Arc;
-
-/// The pieces of one bundle, or the maps of one frame.
-pub(crate) type Pieces = Vec<(MapId, Arc<Piece>)>;
 
 /// Far more steps than any small run takes.
 const STEPS_MAX: u64 = 2_000_000;
@@ -73,7 +69,7 @@ impl Event {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The output maps of each frame.
-    pub outputs: Vec<Vec<(MapId, Arc<Piece>)>>,
+    pub outputs: Vec<Pieces>,
     /// From the first scatter to the last frame's end.
     pub makespan_ns: Nanos,
     /// What each worker did, as the coordinator counts.

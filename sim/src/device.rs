@@ -1,9 +1,9 @@
 //! A worker's driver: what `worker::drive` does with sockets and a thread, done with events.
 
-use crate::cluster::{Cluster, Event, Parcel, Pieces, Sender};
+use crate::cluster::{Cluster, Event, Parcel, Sender};
 use crate::link::End;
 use crate::scenario::{Sabotage, WorkerSpec};
-use kernels::{PackedModel, Piece};
+use kernels::{PackedModel, Piece, Pieces};
 use model::{LayerId, WeightHash, WeightStore};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{Bundle, BundleKind, Hello, ModelHash, Nanos, PlanId, SECOND};

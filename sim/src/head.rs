@@ -1,10 +1,10 @@
 //! The coordinator's driver: what `coordinator::drive` does with sockets, done with events.
 
-use crate::cluster::{Cluster, Event, Parcel, Pieces, Sender};
+use crate::cluster::{Cluster, Event, Parcel, Sender};
 use crate::invariants::Violation;
 use crate::link::End;
 use crate::scenario::{Sabotage, Scenario};
-use kernels::Piece;
+use kernels::{Piece, Pieces};
 use model::{MapId, WeightHash};
 use planner::DeviceProfile;
 use protocol::coordinator::{Input, Output};

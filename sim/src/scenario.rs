@@ -1,10 +1,9 @@
 //! What is simulated, as a value.
 
-use kernels::Piece;
-use model::{LoadedModel, MapId};
+use kernels::Pieces;
+use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
-use std::sync::Arc;
 
 /// A link of one device to the others, the same in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +106,7 @@ pub struct Scenario {
     /// The model.
     pub model: LoadedModel,
     /// The inputs of each frame, whole.
-    pub frames: Vec<Vec<(MapId, Arc<Piece>)>>,
+    pub frames: Vec<Pieces>,
     /// Time between two submissions.
     pub frame_interval_ns: Nanos,
     /// Which plan.
@@ -128,7 +127,7 @@ pub struct Scenario {
 
 impl Scenario {
     /// One frame over honest workers, nothing goes wrong.
-    pub fn new(model: LoadedModel, inputs: Vec<(MapId, Arc<Piece>)>, workers: &[u64]) -> Self {
+    pub fn new(model: LoadedModel, inputs: Pieces, workers: &[u64]) -> Self {
         Self {
             seed: 1,
             model,

@@ -15,14 +15,10 @@ pub mod problem;
 pub mod runners;
 pub mod simulated;
 
-use kernels::Piece;
-use model::MapId;
-use std::sync::Arc;
-
 pub use problem::{Built, GraphProblem};
 
 /// The output maps of one frame, in the order of the model's outputs.
-pub type Maps = Vec<(MapId, Arc<Piece>)>;
+pub type Maps = kernels::Pieces;
 
 /// Where two answers differ; none when all their bits are equal.
 pub fn difference(expected: &Maps, got: &Maps) -> Option<String> {

@@ -74,7 +74,7 @@ fn in_simulation(problem: &GraphProblem) {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(500))]
 
     #[test]
     fn tiled_in_process_is_the_reference(problem in GraphProblem::any()) {
@@ -83,7 +83,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn simulated_under_fire_is_the_reference(problem in GraphProblem::any()) {
@@ -179,4 +179,26 @@ async fn over_loopback_a_worker_leaves_and_another_joins() {
         assert_equal(&runners::naive(&built, frame), &got, "over loopback");
     }
     loopback.stop().await.expect("an orderly end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn six_models_in_turn() {
+    let loopback = Loopback::start(2, CoordinatorConfig::default()).await.expect("a cluster");
+    let mut all = Vec::new();
+    for seed in 0..12u64 {
+        let problem =
+            GraphProblem { seed, layers: 4, channels: 4, rows: 14, cols: 14, tail: Tail::None };
+        let built = problem.build(1);
+        all.push((HostedModel::new(built.model.clone()).unwrap(), built));
+    }
+    for round in 0..3 {
+        for (i, (hosted, built)) in all.iter().enumerate() {
+            let got = loopback
+                .run(hosted, &built.frames[0], Scheme::DeepThings, PlanOptions::default())
+                .await;
+            let got = got.unwrap_or_else(|e| panic!("round {round} model {i}: {e:#}"));
+            assert_equal(&runners::naive(built, 0), &got, "turn");
+        }
+    }
+    loopback.stop().await.unwrap();
 }

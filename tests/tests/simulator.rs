@@ -125,3 +125,17 @@ fn a_throttled_worker_is_relieved_by_a_thief() {
     let outcome = run(scenario(4, &[1_000_000; 2], slow));
     assert!(outcome.stolen() > 0);
 }
+
+#[test]
+fn the_fire_is_real() {
+    let built = built(2);
+    let (mut stolen, mut reassigned) = (0, 0);
+    for seed in 0..100 {
+        let options = PlanOptions { grid: Some((3, 3)), fused_layers: Some(2) };
+        let outcome = run(simulated::scenario(seed, &built, Strategy::DeepThings, options));
+        stolen += outcome.stolen();
+        reassigned += outcome.reassigned;
+    }
+    // A suite whose faults never strike would pass too.
+    assert!(stolen > 50 && reassigned > 50, "{stolen} stolen, {reassigned} reassigned");
+}

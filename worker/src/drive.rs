@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Models kept open; the oldest is closed when another comes. Packed weights are the largest thing
-/// a worker holds.
+/// Models kept open beyond those that an announced plan uses; the oldest is closed first. Packed
+/// weights are the largest thing a worker holds.
 const MODELS_MAX: usize = 4;
 
 /// Why a worker stopped.
@@ -302,8 +302,9 @@ impl Driver {
             Ok(graph) => {
                 let graph = Arc::new(graph);
                 let packed = PackedModel::new(graph.clone());
-                if self.models.len() >= MODELS_MAX {
-                    self.models.remove(0);
+                let unused = self.models.iter().position(|(h, _)| !self.machine.uses(*h));
+                if let Some(oldest) = unused.filter(|_| self.models.len() >= MODELS_MAX) {
+                    self.models.remove(oldest);
                 }
                 self.models.push((hash, Arc::new(packed)));
                 self.handle(Input::Opened(hash, graph));
