@@ -107,20 +107,16 @@ pub(crate) enum BulkFrame {
 }
 
 impl BulkFrame {
-    pub(crate) async fn write(
-        self,
-        stream: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<(), NetError> {
+    /// Appends the head to what is about to be written.
+    pub(crate) fn put(self, bytes: &mut Vec<u8>) {
         let (kind, number) = match self {
             BulkFrame::Header(length) => (0u8, length),
             BulkFrame::Data(Lane::Bundle, length) => (1, length),
             BulkFrame::Data(Lane::Blob, length) => (2, length),
             BulkFrame::Credit(count) => (3, count),
         };
-        let mut head = [kind, 0, 0, 0, 0];
-        head[1..].copy_from_slice(&number.to_le_bytes());
-        stream.write_all(&head).await?;
-        Ok(())
+        bytes.push(kind);
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
 
     pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, NetError> {

@@ -87,6 +87,7 @@ impl Session {
             credits: credit_rx,
             grants: grant_rx,
             credit: CREDIT_CHUNKS,
+            outgoing_bytes: Vec::new(),
             bundles: VecDeque::new(),
             blobs: VecDeque::new(),
         };
@@ -150,6 +151,8 @@ struct BulkWriter {
     /// Chunks that we took in and owe credit for.
     grants: mpsc::UnboundedReceiver<u32>,
     credit: u32,
+    /// One chunk with its heads, on its way into the stream.
+    outgoing_bytes: Vec<u8>,
     bundles: VecDeque<(Option<BulkHeader>, Payload)>,
     blobs: VecDeque<(Option<BulkHeader>, Payload)>,
 }
@@ -164,7 +167,9 @@ impl BulkWriter {
                     while let Some(Some(more)) = self.grants.recv().now_or_never() {
                         count += more;
                     }
-                    BulkFrame::Credit(count).write(&mut self.stream).await?;
+                    let mut head = Vec::new();
+                    BulkFrame::Credit(count).put(&mut head);
+                    self.stream.write_all(&head).await?;
                     self.stream.flush().await?;
                 }
                 Some(count) = self.credits.recv() => {
@@ -189,22 +194,24 @@ impl BulkWriter {
             (Lane::Bundle, &mut self.bundles)
         };
         let Some((header, payload)) = queue.front_mut() else { return Ok(()) };
+        // Heads and slices go out in one write: each write is a frame of the multiplexer, encrypted
+        // on its own, and a narrow region has a slice for every row.
+        self.outgoing_bytes.clear();
         if let Some(header) = header.take() {
             let bytes = encode(&header)?;
-            BulkFrame::Header(bytes.len() as u32).write(&mut self.stream).await?;
-            self.stream.write_all(&bytes).await?;
+            BulkFrame::Header(bytes.len() as u32).put(&mut self.outgoing_bytes);
+            self.outgoing_bytes.extend_from_slice(&bytes);
         }
         if !payload.is_empty() {
             let chunk = payload.split_front(CHUNK);
-            BulkFrame::Data(lane, chunk.len() as u32).write(&mut self.stream).await?;
-            for slice in chunk.slices() {
-                self.stream.write_all(slice).await?;
-            }
+            BulkFrame::Data(lane, chunk.len() as u32).put(&mut self.outgoing_bytes);
+            chunk.slices().for_each(|slice| self.outgoing_bytes.extend_from_slice(slice));
             self.credit -= 1;
         }
         if payload.is_empty() {
             queue.pop_front();
         }
+        self.stream.write_all(&self.outgoing_bytes).await?;
         self.stream.flush().await?;
         Ok(())
     }
