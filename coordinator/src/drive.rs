@@ -3,7 +3,6 @@
 
 use crate::cluster::{Answer, Device, HostedModel, Job, Progress};
 use crate::store::FrameMaps;
-use kernels::Piece;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
@@ -179,11 +178,11 @@ impl Driver {
                 if let Some(frame) = self.frames.get_mut(&task.frame) {
                     let graph = &frame.model.loaded.graph;
                     for (header, values) in bundle.pieces.iter().zip(values) {
-                        let channels = header.channels as usize;
-                        // The machine has checked the header, the network its length.
-                        if let Ok(piece) = Piece::from_values(header.region, channels, values) {
-                            frame.maps.gather(graph, header.map, piece);
-                        }
+                        let (map, region) = (header.map, header.region);
+                        frame
+                            .maps
+                            .gather(graph, map, region, values)
+                            .expect("the machine has checked the header, the network its length");
                     }
                 }
                 self.progress.tiles.fetch_add(1, Ordering::Relaxed);

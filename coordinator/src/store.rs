@@ -3,7 +3,7 @@
 //! A map is written by gathering, then only read: it is stitched once, and pieces of it are sent
 //! from where it lies.
 
-use kernels::{Piece, Pieces};
+use kernels::{KernelError, Piece, Pieces};
 use model::{MapId, Model};
 use net::{Owner, Payload};
 use protocol::PieceHeader;
@@ -31,18 +31,27 @@ impl FrameMaps {
         Self { maps: inputs.into_iter().collect() }
     }
 
-    /// Stitches a piece into its map.
-    pub(crate) fn gather(&mut self, model: &Model, map: MapId, piece: Piece) {
+    /// Stitches the values of a region into its map: the one copy between the socket and the map.
+    ///
+    /// *Errors*: their number does not fit the region.
+    pub(crate) fn gather(
+        &mut self,
+        model: &Model,
+        map: MapId,
+        region: Region,
+        values: Vec<f32>,
+    ) -> Result<(), KernelError> {
         let whole = Region::whole(model.shape(map));
-        if piece.region == whole {
-            self.maps.insert(map, Arc::new(piece));
-            return;
+        let channels = model.shape(map).channels();
+        if region == whole {
+            self.maps.insert(map, Arc::new(Piece::from_values(region, channels, values)?));
+            return Ok(());
         }
-        let zeroed = || Arc::new(Piece::zeroed(whole, model.shape(map).channels()));
+        let zeroed = || Arc::new(Piece::zeroed(whole, channels));
         let target = self.maps.entry(map).or_insert_with(zeroed);
-        // Nobody reads a map before all its tiles are in, so this never copies.
+        // Nobody reads a map before all its tiles are in.
         let target = Arc::get_mut(target).expect("a map is not shared while it is gathered");
-        target.paste(&piece);
+        target.paste_values(region, &values)
     }
 
     /// Pieces of maps, as references.

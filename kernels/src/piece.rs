@@ -161,13 +161,30 @@ impl Piece {
     /// *Panics* when the channels differ.
     pub fn paste(&mut self, piece: &Piece) {
         assert_eq!(self.channels, piece.channels, "pieces of one map have the same channels");
-        let common = self.region.intersect(piece.region);
+        self.paste_strips(piece.region, piece.values());
+    }
+
+    /// Copies the values of a region of the same map, as they came over the wire, into this piece.
+    ///
+    /// *Errors*: their number is not positions times channels.
+    pub fn paste_values(&mut self, region: Region, values: &[f32]) -> Result<(), KernelError> {
+        let channels = self.channels;
+        let expected = region.positions().checked_mul(channels);
+        if expected != Some(values.len()) {
+            let (expected, got) = (expected.unwrap_or(usize::MAX), values.len());
+            return Err(KernelError::PieceLength { region, channels, expected, got });
+        }
+        self.paste_strips(region, values);
+        Ok(())
+    }
+
+    fn paste_strips(&mut self, region: Region, values: &[f32]) {
+        let common = self.region.intersect(region);
         let strip = common.cols.len() * self.channels;
         for row in common.rows.indices() {
-            let from = offset(piece.region, piece.channels, row, common.cols.start);
+            let from = offset(region, self.channels, row, common.cols.start);
             let to = offset(self.region, self.channels, row, common.cols.start);
-            self.values.values_mut()[to..to + strip]
-                .copy_from_slice(&piece.values()[from..from + strip]);
+            self.values.values_mut()[to..to + strip].copy_from_slice(&values[from..from + strip]);
         }
     }
 }
