@@ -90,9 +90,13 @@ async fn a_killed_worker_costs_its_tiles_and_nothing_else() {
     let state = tempfile::tempdir().unwrap();
     let problem = Problem::new("zoo:unet@128x128");
     let (cluster, locals) = with_locals(3, state.path()).await;
+    // Held still from before the frame on, so that it has its share and ends none of it, however
+    // fast this machine is; then killed while the others compute.
+    let victim = locals.process_ids()[0];
+    signal(victim, "-STOP");
     let (answer, ()) = tokio::join!(cluster.submit(problem.job((4, 4))), async {
         tiles(&cluster, 1).await;
-        signal(locals.process_ids()[0], "-KILL");
+        signal(victim, "-KILL");
     });
     problem.check(&answer.unwrap());
     let (reports, reassigned) = cluster.reports().await.unwrap();
