@@ -86,7 +86,10 @@ pub fn worker_binary() -> Result<PathBuf, Failure> {
     let hint = "build it with `cargo build --release --bins`, or install it beside `tilehive`";
     let missing = || Failure::run(anyhow!("{} is missing", binary.display())).hint(hint);
     let Some((manifest, release)) = source_tree(folder) else { return Err(missing()) };
-    eprintln!("building {name} (once) ...");
+    match binary.is_file() {
+        true => eprintln!("bringing {name} up to date ..."),
+        false => eprintln!("building {name} ..."),
+    }
     let mut build = std::process::Command::new("cargo");
     // Of the whole workspace, as `cargo run` builds this program: with another choice of packages
     // the dependencies get other features, and all of them are built again.

@@ -174,7 +174,10 @@ impl ModelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ModelError::UnsupportedOperator { hint, .. }
-            | ModelError::UnsupportedShape { hint, .. } => hint.as_deref().map(str::to_owned),
+            | ModelError::UnsupportedShape { hint, .. } => {
+                let usual = "export the model without it, or only up to the layer before it";
+                Some(hint.as_deref().unwrap_or(usual).to_owned())
+            }
             ModelError::UnsupportedOpset { .. } => {
                 Some("export the model again with operator set 13 or later".into())
             }

@@ -11,7 +11,7 @@ use crate::cli::{ClusterArguments, Context, Extent};
 use crate::cluster::{Cluster, ClusterConfig, Device, Reach};
 use crate::failure::{Failure, bad_model};
 use crate::locals::LocalWorkers;
-use ::model::{Axes, LoadOptions, LoadedModel};
+use ::model::{Axes, LoadOptions, LoadedModel, ModelError};
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
 use net::{Identity, NetError};
@@ -170,5 +170,9 @@ impl Drop for TileBar {
 /// Opens a model, with a size for what it leaves open.
 pub(crate) fn open_model(reference: &str, size: Option<Extent>) -> Result<LoadedModel, Failure> {
     let input_size = size.map(|Extent { rows, cols }| Axes::new(rows, cols));
-    ::model::open(reference, &LoadOptions { input_size }).map_err(bad_model)
+    ::model::open(reference, &LoadOptions { input_size }).map_err(|error| {
+        let open = matches!(error, ModelError::DynamicInput { .. });
+        let failure = bad_model(error);
+        if open { failure.hint("give it a size, such as --input-size 512x512") } else { failure }
+    })
 }

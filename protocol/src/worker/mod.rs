@@ -3,8 +3,12 @@
 //! A task is ready when its bundle arrived, the model's graph is open, and the weights of its stage
 //! are prepared. Results and hand-overs travel straight from what the driver holds for the task.
 
+mod io;
+
+pub use io::{Input, Output, Peer};
+
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, BundleKind, Hello, Member, Message, PieceHeader};
+use crate::message::{Bundle, BundleKind, Hello, Message, PieceHeader};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
 use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,91 +20,6 @@ const EARLY_MAX: usize = 16;
 
 /// Frames of which a late copy may still arrive: what comes of them is not computed.
 const ENDED_MAX: usize = 64;
-
-/// The other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Peer {
-    /// The coordinator.
-    Coordinator,
-    /// Another worker.
-    Worker(WorkerId),
-}
-
-/// What happens to a worker.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The connection to the coordinator is up.
-    Connected,
-    /// A connection is down.
-    Disconnected(Peer),
-    /// A connection to another worker is up.
-    PeerUp(WorkerId),
-    /// A control message.
-    Message(Peer, Message),
-    /// A bundle with all its values, which the driver holds under its task and attempt.
-    Bundle(Peer, Bundle),
-    /// The driver opened a model's graph; it is valid.
-    Opened(ModelHash, Arc<Model>),
-    /// The driver lacks blobs for an `Open` or a `Prepare`.
-    Missing(Vec<WeightHash>),
-    /// A blob arrived and its hash is right.
-    Blob(WeightHash),
-    /// The driver prepared the weights of a stage.
-    Prepared(PlanId, u32),
-    /// A task ended well; the driver holds its outputs.
-    Executed {
-        /// The task.
-        task: TaskId,
-        /// How long it took.
-        busy_ns: u64,
-    },
-    /// A task ended in an error.
-    Broke {
-        /// The task.
-        task: TaskId,
-        /// The chain of causes.
-        reason: String,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What a worker wants done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Send a control message.
-    Send(Peer, Message),
-    /// Send a bundle: its values are the inputs (`Handover`) or outputs (`Result`) of the task.
-    SendBundle(Peer, Bundle),
-    /// Open a model's graph from the blob cache: answer `Opened` or `Missing`.
-    Open(ModelHash),
-    /// Get the weights of a stage ready: answer `Prepared` or `Missing`.
-    Prepare {
-        /// The plan.
-        plan: PlanId,
-        /// The stage.
-        stage: u32,
-        /// The model.
-        model: ModelHash,
-        /// The layers whose weights to pack.
-        layers: std::ops::Range<u32>,
-    },
-    /// Run a task on the inputs held for it: answer `Executed` or `Broke`.
-    Execute {
-        /// The task.
-        task: TaskId,
-        /// The attempt.
-        attempt: u32,
-        /// Its plan.
-        plan: PlanId,
-    },
-    /// Let go of everything held for a task.
-    Drop(TaskId, u32),
-    /// The workers that may connect to this one, and their addresses.
-    Members(Vec<Member>),
-    /// End the connection: the other side broke the protocol or fell silent.
-    Disconnect(Peer, String),
-}
 
 #[derive(Debug)]
 struct ActivePlan {

@@ -1,0 +1,91 @@
+//! What happens to a worker, and what it wants done.
+
+use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use crate::message::{Bundle, Member, Message};
+use model::{Model, WeightHash};
+use std::sync::Arc;
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// The coordinator.
+    Coordinator,
+    /// Another worker.
+    Worker(WorkerId),
+}
+
+/// What happens to a worker.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The connection to the coordinator is up.
+    Connected,
+    /// A connection is down.
+    Disconnected(Peer),
+    /// A connection to another worker is up.
+    PeerUp(WorkerId),
+    /// A control message.
+    Message(Peer, Message),
+    /// A bundle with all its values, which the driver holds under its task and attempt.
+    Bundle(Peer, Bundle),
+    /// The driver opened a model's graph; it is valid.
+    Opened(ModelHash, Arc<Model>),
+    /// The driver lacks blobs for an `Open` or a `Prepare`.
+    Missing(Vec<WeightHash>),
+    /// A blob arrived and its hash is right.
+    Blob(WeightHash),
+    /// The driver prepared the weights of a stage.
+    Prepared(PlanId, u32),
+    /// A task ended well; the driver holds its outputs.
+    Executed {
+        /// The task.
+        task: TaskId,
+        /// How long it took.
+        busy_ns: u64,
+    },
+    /// A task ended in an error.
+    Broke {
+        /// The task.
+        task: TaskId,
+        /// The chain of causes.
+        reason: String,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What a worker wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a control message.
+    Send(Peer, Message),
+    /// Send a bundle: its values are the inputs (`Handover`) or outputs (`Result`) of the task.
+    SendBundle(Peer, Bundle),
+    /// Open a model's graph from the blob cache: answer `Opened` or `Missing`.
+    Open(ModelHash),
+    /// Get the weights of a stage ready: answer `Prepared` or `Missing`.
+    Prepare {
+        /// The plan.
+        plan: PlanId,
+        /// The stage.
+        stage: u32,
+        /// The model.
+        model: ModelHash,
+        /// The layers whose weights to pack.
+        layers: std::ops::Range<u32>,
+    },
+    /// Run a task on the inputs held for it: answer `Executed` or `Broke`.
+    Execute {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u32,
+        /// Its plan.
+        plan: PlanId,
+    },
+    /// Let go of everything held for a task.
+    Drop(TaskId, u32),
+    /// The workers that may connect to this one, and their addresses.
+    Members(Vec<Member>),
+    /// End the connection: the other side broke the protocol or fell silent.
+    Disconnect(Peer, String),
+}
