@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+use tiling::Numerics;
 
 /// Runs one convolutional network over the devices you already own.
 #[derive(Parser, Debug)]
@@ -100,6 +101,10 @@ pub(crate) struct StrategyArguments {
     #[arg(long, value_name = "RxC")]
     pub grid: Option<Extent>,
 
+    /// Whether layers may use Winograd transforms, which are up to three times as fast
+    #[arg(long, value_enum, default_value_t = NumericsName::Fast)]
+    pub numerics: NumericsName,
+
     /// How many of the first layers to fuse [default: chosen]
     #[arg(long, value_name = "LAYERS")]
     pub fuse: Option<usize>,
@@ -116,6 +121,24 @@ pub(crate) enum StrategyName {
     Modnn,
 }
 
+/// How exact the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NumericsName {
+    /// Any plan gives the bits of one device
+    Exact,
+    /// The last bits depend on the plan, by about 1e-6 of the largest value
+    Fast,
+}
+
+impl From<NumericsName> for Numerics {
+    fn from(name: NumericsName) -> Self {
+        match name {
+            NumericsName::Exact => Numerics::Exact,
+            NumericsName::Fast => Numerics::Fast,
+        }
+    }
+}
+
 impl StrategyArguments {
     /// The strategy for so many devices, with its settings.
     pub(crate) fn resolve(&self, devices: usize) -> (Strategy, PlanOptions) {
@@ -129,7 +152,7 @@ impl StrategyArguments {
             None => Strategy::Local,
         };
         let grid = self.grid.map(|Extent { rows, cols }| (rows, cols));
-        (strategy, PlanOptions { grid, fused_layers: self.fuse })
+        (strategy, PlanOptions { grid, fused_layers: self.fuse, numerics: self.numerics.into() })
     }
 }
 

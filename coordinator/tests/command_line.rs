@@ -74,9 +74,20 @@ fn a_wrong_input_shape_is_refused_with_a_way_out() {
     let photo = folder.picture("p.png", 40, 30);
     let words = ["[1, 3, 64, 64]", "30 x 40", "--resize"];
     folder.refuses(&["run", "zoo:unet@64x64", text(&photo)], 2, &words);
-    let ended = folder.tilehive(&["run", "zoo:unet@64x64", text(&photo), "--resize", "--check"]);
-    assert!(ended.status.success(), "{ended:?}");
-    assert!(String::from_utf8_lossy(&ended.stdout).contains("bit-identical to one device: yes"));
+    for (numerics, verdict) in [("exact", "bit-identical to one device: yes"), ("fast", "e-")] {
+        let ended = folder.tilehive(&[
+            "run",
+            "zoo:unet@64x64",
+            text(&photo),
+            "--resize",
+            "--check",
+            "--numerics",
+            numerics,
+        ]);
+        assert!(ended.status.success(), "{ended:?}");
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(said.contains(verdict), "{said}");
+    }
 }
 
 #[test]
@@ -132,6 +143,8 @@ fn local_workers_answer_exactly_and_the_report_is_json() {
             "2",
             "--check",
             "--json",
+            "--numerics",
+            "exact",
             "--strategy",
             strategy,
         ]);

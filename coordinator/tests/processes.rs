@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
+use tiling::Numerics;
 use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,13 +33,14 @@ impl Problem {
         let piece = Piece::from_values(region, shape.channels(), values).unwrap();
         let inputs = vec![(input, Arc::new(piece))];
         let packed = PackedModel::new(loaded.graph.clone());
-        packed.pack_all(&loaded).unwrap();
-        let expected = Engine::new(1).unwrap().run_whole(&packed, &inputs).unwrap();
+        packed.pack_all(&loaded, Numerics::Exact).unwrap();
+        let expected =
+            Engine::new(1).unwrap().run_whole(&packed, Numerics::Exact, &inputs).unwrap();
         Self { model: HostedModel::new(loaded).unwrap(), inputs, expected }
     }
 
     fn job(&self, grid: (usize, usize)) -> Job {
-        let options = PlanOptions { grid: Some(grid), fused_layers: None };
+        let options = PlanOptions { grid: Some(grid), fused_layers: None, ..PlanOptions::EXACT };
         let (model, inputs) = (self.model.clone(), self.inputs.clone());
         Job { model, inputs, strategy: Strategy::DeepThings, options }
     }

@@ -4,7 +4,9 @@
 
 use crate::error::KernelError;
 use crate::linear::MatMulShape;
-use model::{Layer, LayerId, Model, Op, Shape, Window};
+use model::{Layer, LayerId, MapId, Model, Op, Shape, Window};
+use std::collections::BTreeMap;
+use tiling::{Locality, Region, TileGeometry, locality, receptive_field};
 
 /// *Errors*: the first contradiction found, with the layer's name.
 pub(crate) fn layer(model: &Model, id: LayerId) -> Result<(), KernelError> {
@@ -12,6 +14,55 @@ pub(crate) fn layer(model: &Model, id: LayerId) -> Result<(), KernelError> {
     let output = model.shape(layer.output);
     let inputs: Vec<&Shape> = layer.inputs.iter().map(|&map| model.shape(map)).collect();
     Check { layer, output, inputs }.run()
+}
+
+/// Whether the regions of a tile hang together: each layer finds what it reads.
+///
+/// *Errors*: the first contradiction found.
+pub(crate) fn tile(
+    model: &Model,
+    first_layer: LayerId,
+    tile: &TileGeometry,
+) -> Result<(), KernelError> {
+    let layers = model.layers.len();
+    let first = first_layer.index();
+    let end = first.saturating_add(tile.layers.len());
+    if end > layers {
+        return Err(KernelError::LayerRange { first, end, layers });
+    }
+    let mut there: BTreeMap<MapId, Region> = tile.inputs.iter().copied().collect();
+    for (i, &region) in tile.layers.iter().enumerate() {
+        if region.is_empty() {
+            continue;
+        }
+        let id = LayerId((first + i) as u32);
+        self::layer(model, id)?;
+        let layer = model.layer(id);
+        let shape = model.shape(layer.output);
+        let whole = Region::whole(shape);
+        let region = if locality(model, id) == Locality::Local { region } else { whole };
+        if !whole.contains(region) {
+            let map = model.map(layer.output).name.clone();
+            return Err(KernelError::PieceOutside { map, expected: whole, got: region });
+        }
+        for &map in &layer.inputs {
+            let expected = receptive_field(&layer.op, region, shape, model.shape(map));
+            let got = there.get(&map).copied().unwrap_or_default();
+            if !got.contains(expected) {
+                let (layer, map) = (layer.name.clone(), model.map(map).name.clone());
+                return Err(KernelError::TileRegion { layer, map, expected, got });
+            }
+        }
+        there.insert(layer.output, region);
+    }
+    for &(map, expected) in &tile.outputs {
+        let got = there.get(&map).copied().unwrap_or_default();
+        if !got.contains(expected) {
+            let map = model.map(map).name.clone();
+            return Err(KernelError::MissingOutput { map, expected, got });
+        }
+    }
+    Ok(())
 }
 
 /// More padding than any network has.

@@ -1,9 +1,10 @@
 //! Layers over the logical axes of a map, which always see it whole: plain code over ndarray.
 
 use crate::math;
-use crate::piece::{Piece, View};
+use crate::piece::Piece;
 use crate::simd::{Kernel, Simd};
 use crate::threads::Threads;
+use crate::view::{Target, View};
 use model::{Activation, CombineKind, Shape};
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 use tiling::Region;
@@ -129,8 +130,8 @@ impl Kernel for SoftmaxRuns<'_> {
 }
 
 /// Softmax over the channels of a region of a spatial map.
-pub(crate) fn softmax_channels(threads: &Threads, input: View<'_>, output: &mut Piece) {
-    let (work, len) = (8 * output.values().len(), output.channels);
+pub(crate) fn softmax_channels(threads: &Threads, input: View<'_>, output: &mut Target<'_>) {
+    let (work, len) = (8 * output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let strip = region.cols.len() * len;
         for (row, to) in region.rows.indices().zip(values.chunks_mut(strip.max(1))) {

@@ -4,9 +4,9 @@ use crate::conv::{self, Conv};
 use crate::error::KernelError;
 use crate::linear::{Linear, MatMul, MatMulShape};
 use crate::pack::Packed;
-use crate::piece::{Piece, View};
 use crate::spatial::Lrn;
 use crate::threads::Threads;
+use crate::view::{Target, View};
 use crate::{general, pointwise, pool, spatial};
 use model::{Layer, Op, Shape};
 use tiling::receptive::ResizeAxis;
@@ -23,18 +23,18 @@ pub(crate) struct LayerRun<'a> {
 
 impl LayerRun<'_> {
     /// Fills the output piece, every value of it.
-    pub(crate) fn run(&self, output: &mut Piece) -> Result<(), KernelError> {
+    pub(crate) fn run(&self, output: &mut Target<'_>) -> Result<(), KernelError> {
         let Self { threads, layer, packed, inputs, shape } = *self;
         if let Packed::Constant(value) = packed {
-            output.paste(value);
+            output.copy(View::new(value, shape));
             return Ok(());
         }
-        let views: Vec<View<'_>> = inputs.iter().map(|(view, _)| *view).collect();
-        let whole: Vec<_> = inputs.iter().map(|(view, shape)| (view.values, *shape)).collect();
+        let views = || inputs.iter().map(|(view, _)| *view).collect::<Vec<View<'_>>>();
+        let whole = || inputs.iter().map(|(view, s)| (view.values(), *s)).collect::<Vec<_>>();
         let (input, input_shape) = inputs[0];
         match (&layer.op, packed) {
             (Op::Conv { window, activation, .. }, Packed::Conv(packed)) => {
-                let conv = Conv { input, window, packed, activation: *activation };
+                let conv = Conv { input, window, packed, activation: *activation, residual: None };
                 conv::run(threads, conv, output);
             }
             (Op::Pool { window, kind }, _) => pool::run(threads, input, window, *kind, output),
@@ -50,14 +50,13 @@ impl LayerRun<'_> {
             }
             (Op::Combine { kind, activation }, _) if shape.is_spatial() => {
                 let size = (shape.rows(), shape.cols());
-                pointwise::combine(threads, &views, *kind, *activation, size, output);
+                pointwise::combine(threads, &views(), *kind, *activation, size, output);
             }
             (Op::Combine { kind, activation }, _) => {
-                general::combine(&whole, *kind, *activation, shape, output.values_mut());
+                general::combine(&whole(), *kind, *activation, shape, output.values_mut());
             }
-            (Op::Concat, _) => spatial::concat(threads, &views, output),
             (Op::ConcatGeneral { axis }, _) => {
-                general::concat(&whole, *axis, shape, output.values_mut());
+                general::concat(&whole(), *axis, shape, output.values_mut());
             }
             (Op::Pad { pads, value }, _) => spatial::pad(threads, input, *pads, *value, output),
             (Op::Resize { mode, coordinates, scale }, _) => {
@@ -75,15 +74,15 @@ impl LayerRun<'_> {
             }
             (Op::GlobalAveragePool, _) => spatial::global_average_pool(input, output),
             (Op::Reshape, _) => {
-                general::reshape(input.values, input_shape, shape, output.values_mut());
+                general::reshape(input.values(), input_shape, shape, output.values_mut());
             }
             (Op::Transpose { perm }, _) => {
-                general::transpose(input.values, input_shape, perm, shape, output.values_mut());
+                general::transpose(input.values(), input_shape, perm, shape, output.values_mut());
             }
             (Op::Linear { activation, .. }, Packed::Linear { weights, bias }) => {
                 let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
                 let linear = Linear {
-                    input: input.values,
+                    input: input.values(),
                     weights,
                     bias: bias.as_ref().map(|bias| &bias[..]),
                     inputs: last(input_shape),
@@ -95,7 +94,7 @@ impl LayerRun<'_> {
             (Op::MatMul, _) => {
                 let (a, b) = (inputs[0], inputs[1]);
                 let product = &MatMulShape::new(&layer.name, &a.1.dims(), &b.1.dims())?;
-                let (a, b) = (a.0.values, b.0.values);
+                let (a, b) = (a.0.values(), b.0.values());
                 let output = output.values_mut();
                 threads.cpu.run(MatMul { shape: product, a, b, output });
             }
@@ -104,7 +103,7 @@ impl LayerRun<'_> {
             }
             (&Op::Softmax { axis, flattened }, _) => {
                 let axes = (axis, flattened);
-                general::softmax(threads, input.values, shape, axes, output.values_mut());
+                general::softmax(threads, input.values(), shape, axes, output.values_mut());
             }
             _ => return Err(KernelError::NotPacked { layer: layer.name.clone() }),
         }

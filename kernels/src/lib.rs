@@ -17,6 +17,7 @@
 //! are not promised.
 
 mod arena;
+mod cache;
 mod check;
 mod conv;
 mod engine;
@@ -31,9 +32,11 @@ mod piece;
 mod pointwise;
 mod pool;
 pub mod reference;
+mod run;
 mod simd;
 mod spatial;
 mod threads;
+mod view;
 
 use model::MapId;
 use std::sync::Arc;

@@ -4,10 +4,13 @@
 //! `[group][panel][kernel row][kernel col][input channel][16]`, the last panel of a group filled
 //! with zeros. Two panels side by side feed AVX-512, one feeds AVX2 and NEON.
 
+use crate::conv;
 use crate::error::KernelError;
 use crate::piece::{AlignedBuffer, Piece};
 use model::{Axes, LayerId, LoadedModel, Model, Op, Shape, WeightId, WeightStore};
+use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
+use tiling::{Algorithm, Numerics, StageGeometry};
 
 /// Output channels of a panel.
 pub(crate) const PANEL: usize = 16;
@@ -20,7 +23,9 @@ pub(crate) struct PackedConv {
     /// Output channels of a group.
     pub(crate) group_outputs: usize,
     pub(crate) kernel: Axes<usize>,
-    /// Depthwise: `[kernel row][kernel col][channel]`, else panels.
+    pub(crate) algorithm: Algorithm,
+    /// Depthwise: `[kernel row][kernel col][channel]`; Winograd: panels of transformed weights
+    /// for each position; else panels.
     pub(crate) values: AlignedBuffer,
     /// As the output channels of the panels lie; zeros where the layer has no bias.
     pub(crate) bias: Vec<f32>,
@@ -58,13 +63,14 @@ pub(crate) enum Packed {
 /// A model with its weights packed, layer by layer, as they arrive.
 pub struct PackedModel {
     graph: Arc<Model>,
-    layers: Vec<OnceLock<Packed>>,
+    /// For each layer, one for each algorithm.
+    layers: Vec<[OnceLock<Packed>; Algorithm::ALL.len()]>,
 }
 
 impl PackedModel {
     /// A model of which nothing is packed yet.
     pub fn new(graph: Arc<Model>) -> Self {
-        let layers = graph.layers.iter().map(|_| OnceLock::new()).collect();
+        let layers = graph.layers.iter().map(|_| Default::default()).collect();
         Self { graph, layers }
     }
 
@@ -73,29 +79,46 @@ impl PackedModel {
         &self.graph
     }
 
-    /// Packs one layer; does nothing where that was done. Any thread may call it.
+    /// Packs one layer for an algorithm; does nothing where that was done. Any thread may call it.
     ///
     /// *Errors*: a weight tensor is not in the store, or does not fit the layer.
-    pub fn pack(&self, layer: LayerId, weights: &WeightStore) -> Result<(), KernelError> {
-        let slot = &self.layers[layer.index()];
+    pub fn pack(
+        &self,
+        layer: LayerId,
+        algorithm: Algorithm,
+        weights: &WeightStore,
+    ) -> Result<(), KernelError> {
+        let slot = &self.layers[layer.index()][algorithm as usize];
         if slot.get().is_none() {
             // Two threads may both come here; the second result is dropped.
-            let _ = slot.set(Packing { graph: &self.graph, layer, weights }.run()?);
+            let _ = slot.set(Packing { graph: &self.graph, layer, algorithm, weights }.run()?);
         }
         Ok(())
     }
 
-    /// Packs every layer.
+    /// Packs every layer for [`crate::Engine::run_whole`], several at a time.
     ///
     /// *Errors*: as [`PackedModel::pack`].
-    pub fn pack_all(&self, model: &LoadedModel) -> Result<(), KernelError> {
-        let mut layers = (0..self.layers.len() as u32).map(LayerId);
-        layers.try_for_each(|layer| self.pack(layer, &model.weights))
+    pub fn pack_all(&self, model: &LoadedModel, numerics: Numerics) -> Result<(), KernelError> {
+        self.pack_stage(&StageGeometry::whole(&self.graph, numerics), &model.weights)
+    }
+
+    /// Packs the layers of a stage.
+    ///
+    /// *Errors*: as [`PackedModel::pack`].
+    pub fn pack_stage(
+        &self,
+        stage: &StageGeometry,
+        weights: &WeightStore,
+    ) -> Result<(), KernelError> {
+        stage.algorithms.par_iter().enumerate().try_for_each(|(i, &algorithm)| {
+            self.pack(LayerId(stage.first_layer.0 + i as u32), algorithm, weights)
+        })
     }
 
     /// Whether a layer can run: it is packed, or has no weights.
-    pub fn is_packed(&self, layer: LayerId) -> bool {
-        self.find(layer).is_some()
+    pub fn is_packed(&self, layer: LayerId, algorithm: Algorithm) -> bool {
+        self.find(layer, algorithm).is_some()
     }
 
     /// Memory that the packed weights take. Fully connected layers use the elements as they are
@@ -110,11 +133,11 @@ impl PackedModel {
             }
             Packed::Constant(piece) => piece.values().len(),
         };
-        let layers = self.layers.iter().filter_map(OnceLock::get);
+        let layers = self.layers.iter().flatten().filter_map(OnceLock::get);
         layers.map(values).sum::<usize>() * size_of::<f32>()
     }
 
-    pub(crate) fn find(&self, layer: LayerId) -> Option<&Packed> {
+    pub(crate) fn find(&self, layer: LayerId, algorithm: Algorithm) -> Option<&Packed> {
         let has_weights = matches!(
             &self.graph.layer(layer).op,
             Op::Conv { .. }
@@ -123,7 +146,7 @@ impl PackedModel {
                 | Op::Linear { .. }
                 | Op::Constant { .. }
         );
-        let packed = self.layers[layer.index()].get();
+        let packed = self.layers[layer.index()][algorithm as usize].get();
         if has_weights { packed } else { Some(packed.unwrap_or(&Packed::Nothing)) }
     }
 }
@@ -132,6 +155,7 @@ impl PackedModel {
 struct Packing<'a> {
     graph: &'a Model,
     layer: LayerId,
+    algorithm: Algorithm,
     weights: &'a WeightStore,
 }
 
@@ -208,6 +232,7 @@ impl Packing<'_> {
             group_inputs,
             group_outputs,
             kernel,
+            algorithm: self.algorithm,
             values: AlignedBuffer::default(),
             bias: Vec::new(),
         };
@@ -223,6 +248,15 @@ impl Packing<'_> {
             return Ok(packed);
         }
         let (depth, panels) = (packed.depth(), packed.panels_per_group());
+        if self.algorithm != Algorithm::Direct {
+            self.check("groups of a Winograd convolution", 1, groups)?;
+            self.check("taps of a Winograd convolution", 9, taps)?;
+            packed.bias = vec![0.0; panels * PANEL];
+            packed.bias[..outputs]
+                .copy_from_slice(bias.as_ref().map_or(&vec![0.0; outputs], |b| b));
+            packed.values = conv::transformed(self.algorithm, &from, group_inputs, outputs);
+            return Ok(packed);
+        }
         packed.values = AlignedBuffer::zeroed(groups * panels * depth * PANEL);
         packed.bias = vec![0.0; groups * panels * PANEL];
         let to = packed.values.values_mut();

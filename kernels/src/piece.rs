@@ -44,6 +44,11 @@ impl AlignedBuffer {
         self
     }
 
+    /// The values and what else the memory holds.
+    pub(crate) fn all_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+
     pub(crate) fn values(&self) -> &[f32] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
@@ -196,43 +201,8 @@ impl std::fmt::Debug for Piece {
 }
 
 /// Where a position of the map starts in a piece's values.
-fn offset(region: Region, channels: usize, row: usize, col: usize) -> usize {
+pub(crate) fn offset(region: Region, channels: usize, row: usize, col: usize) -> usize {
     ((row - region.rows.start) * region.cols.len() + col - region.cols.start) * channels
-}
-
-/// A piece to read, with the size of the map it is cut from.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) region: Region,
-    pub(crate) channels: usize,
-    pub(crate) map_rows: usize,
-    pub(crate) map_cols: usize,
-}
-
-impl<'a> View<'a> {
-    pub(crate) fn new(piece: &'a Piece, shape: &model::Shape) -> Self {
-        Self {
-            values: piece.values(),
-            region: piece.region,
-            channels: piece.channels,
-            map_rows: shape.rows(),
-            map_cols: shape.cols(),
-        }
-    }
-
-    /// The values of some columns of one row; all must be inside.
-    pub(crate) fn strip(&self, row: usize, cols: Span) -> &'a [f32] {
-        debug_assert!(self.region.rows.contains(Span::new(row, row + 1)));
-        debug_assert!(self.region.cols.contains(cols));
-        let from = offset(self.region, self.channels, row, cols.start);
-        &self.values[from..from + cols.len() * self.channels]
-    }
-
-    /// The channels of one position, which must be inside.
-    pub(crate) fn pixel(&self, row: usize, col: usize) -> &'a [f32] {
-        self.strip(row, Span::new(col, col + 1))
-    }
 }
 
 #[cfg(test)]

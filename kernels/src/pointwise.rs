@@ -1,9 +1,9 @@
 //! Element-wise layers: activations, per-channel arithmetic, and arithmetic of several maps.
 
 use crate::math;
-use crate::piece::{Piece, View};
 use crate::simd::{Kernel, Simd};
 use crate::threads::Threads;
+use crate::view::{Target, View};
 use model::{Activation, CombineKind};
 use tiling::{Region, Span};
 
@@ -15,9 +15,9 @@ pub(crate) fn activate(
     threads: &Threads,
     input: View<'_>,
     activation: Activation,
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let work = output.values().len();
+    let work = output.len();
     threads.bands(output, work, |region, values| {
         let strip = region.cols.len() * input.channels;
         for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
@@ -49,9 +49,9 @@ pub(crate) fn channel_affine(
     input: View<'_>,
     (scale, shift): (&[f32], &[f32]),
     activation: Activation,
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let work = output.values().len();
+    let work = output.len();
     threads.bands(output, work, |region, values| {
         threads.cpu.run(AffineBand { input, scale, shift, activation, region, values });
     });
@@ -89,8 +89,8 @@ impl Kernel for AffineBand<'_> {
 }
 
 /// `x` if `x >= 0`, else `slope[c] * x`.
-pub(crate) fn prelu(threads: &Threads, input: View<'_>, slope: &[f32], output: &mut Piece) {
-    let work = output.values().len();
+pub(crate) fn prelu(threads: &Threads, input: View<'_>, slope: &[f32], output: &mut Target<'_>) {
+    let work = output.len();
     threads.bands(output, work, |region, values| {
         threads.cpu.run(PreluBand { input, slope, region, values });
     });
@@ -132,9 +132,9 @@ pub(crate) fn combine(
     kind: CombineKind,
     activation: Activation,
     (rows, cols): (usize, usize),
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let work = output.values().len() * inputs.len();
+    let work = output.len() * inputs.len();
     let channels = output.channels;
     threads.bands(output, work, |region, values| {
         let map = Axes3 { rows, cols, channels };

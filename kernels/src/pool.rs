@@ -4,9 +4,9 @@
 //! padding, so a window wholly outside the map gives `-inf`. The mean is the sum from `0.0` of the
 //! taps inside the map, divided by the number of taps that count; `0.0` where none does.
 
-use crate::piece::{Piece, View};
 use crate::simd::{Kernel, Simd};
 use crate::threads::Threads;
+use crate::view::{Target, View};
 use model::{PoolKind, Window};
 use tiling::Region;
 
@@ -16,9 +16,9 @@ pub(crate) fn run(
     input: View<'_>,
     window: &Window,
     kind: PoolKind,
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let work = output.values().len() * window.kernel.rows * window.kernel.cols;
+    let work = output.len() * window.kernel.rows * window.kernel.cols;
     threads.bands(output, work, |region, values| {
         threads.cpu.run(PoolBand { input, window, kind, region, values });
     });

@@ -2,19 +2,24 @@
 //!
 //! It accumulates in the order that the kernels promise, so their bits must be equal to its own.
 
+// A square is indexed by row and col alike; iterators over one of them hide that.
+#![allow(clippy::needless_range_loop)]
+
+use crate::conv::transform::{Four, Line, Six, Transform, Two, WIDTH_MAX};
 use crate::error::KernelError;
 use crate::general::{self, arithmetic};
 use crate::linear::{MatMulShape, SUMS, tree};
 use crate::math;
 use crate::piece::Piece;
+use crate::simd::Scalar;
 use crate::spatial::Lrn;
 use model::{
     Activation, Axes, CombineKind, DepthOrder, Layer, LayerId, LoadedModel, MapId, Op, Pads,
     PoolKind, ResizeMode, Shape, WeightId, Window,
 };
 use std::sync::Arc;
-use tiling::Region;
 use tiling::receptive::ResizeAxis;
+use tiling::{Algorithm, Numerics, Region, StageGeometry};
 
 /// Runs a whole model; the result is in the order of its outputs.
 ///
@@ -23,9 +28,11 @@ use tiling::receptive::ResizeAxis;
 /// *Panics* when a weight tensor is shorter than its layer needs: a loaded model is sound.
 pub fn run(
     model: &LoadedModel,
+    numerics: Numerics,
     inputs: &[(MapId, Arc<Piece>)],
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let graph = &model.graph;
+    let stage = StageGeometry::whole(graph, numerics);
     let mut maps: Vec<Option<Arc<Piece>>> = vec![None; graph.maps.len()];
     for &map in &graph.inputs {
         let whole = Region::whole(graph.shape(map));
@@ -39,7 +46,8 @@ pub fn run(
         };
         let inputs: Vec<Map<'_>> = layer.inputs.iter().map(input).collect();
         let shape = graph.shape(layer.output);
-        let computed = One { model, layer, inputs, shape }.run()?;
+        let algorithm = stage.algorithms[i];
+        let computed = One { model, layer, algorithm, inputs, shape }.run()?;
         maps[layer.output.index()] = Some(Arc::new(computed));
     }
     let output = |map: &MapId| {
@@ -92,6 +100,7 @@ fn taps(window: &Window, row: usize, col: usize) -> impl Iterator<Item = (isize,
 struct One<'a> {
     model: &'a LoadedModel,
     layer: &'a Layer,
+    algorithm: Algorithm,
     inputs: Vec<Map<'a>>,
     shape: &'a Shape,
 }
@@ -103,6 +112,20 @@ impl One<'_> {
             |weight: Option<WeightId>, c: usize| weight.map_or(0.0, |weight| elements(weight)[c]);
         let input = || &self.inputs[0];
         Ok(match &self.layer.op {
+            Op::Conv { window, weights, bias, activation, .. }
+                if self.algorithm != Algorithm::Direct =>
+            {
+                let sums = match self.algorithm {
+                    Algorithm::Winograd2 => self.winograd::<Two>(window, elements(*weights)),
+                    Algorithm::Winograd4 => self.winograd::<Four>(window, elements(*weights)),
+                    _ => self.winograd::<Six>(window, elements(*weights)),
+                };
+                let (channels, cols) = (self.shape.channels(), self.shape.cols());
+                self.each(|c, row, col| {
+                    let sum = sums[(row * cols + col) * channels + c];
+                    math::activate_one(*activation, sum + per_channel(*bias, c))
+                })
+            }
             Op::Conv { window, groups, weights, bias, activation } => self.each(|c, row, col| {
                 let sum = self.conv(window, *groups, elements(*weights), (c, row, col));
                 math::activate_one(*activation, sum + per_channel(*bias, c))
@@ -239,6 +262,49 @@ impl One<'_> {
         sum
     }
 
+    /// The sums of a 3x3 convolution, block by block: each product a chain over the channels.
+    fn winograd<T: Transform>(&self, window: &Window, weights: &[f32]) -> Vec<f32> {
+        let input = &self.inputs[0];
+        let (inputs, outputs) = (input.shape.channels(), self.shape.channels());
+        let (rows, cols) = (self.shape.rows(), self.shape.cols());
+        let mut sums = vec![0.0; rows * cols * outputs];
+        let filters: Vec<Block> = weights.chunks(9).map(|g| filter::<T>(g)).collect();
+        for row in (0..rows).step_by(T::OUTPUTS) {
+            for col in (0..cols).step_by(T::OUTPUTS) {
+                let top = row as isize - window.pads.top as isize;
+                let left = col as isize - window.pads.left as isize;
+                // Beyond the field of the map's own rows and cols nothing is read.
+                let end_row = (rows + 2) as isize - window.pads.top as isize;
+                let end_col = (cols + 2) as isize - window.pads.left as isize;
+                let factors: Vec<Block> = (0..inputs)
+                    .map(|c| {
+                        let d = |i: usize, j: usize| {
+                            let (y, x) = (top + i as isize, left + j as isize);
+                            let inside = y < end_row && x < end_col;
+                            input.inside(c, y, x).filter(|_| inside).unwrap_or(0.0)
+                        };
+                        both_axes(T::WIDTH, T::WIDTH, d, |line| T::input(Scalar, line))
+                    })
+                    .collect();
+                for c in 0..outputs {
+                    let product = |i: usize, j: usize| {
+                        let chain = |sum: f32, k: usize| {
+                            factors[k][i][j].mul_add(filters[c * inputs + k][i][j], sum)
+                        };
+                        (0..inputs).fold(0.0, chain)
+                    };
+                    let y = both_axes(T::WIDTH, T::OUTPUTS, product, |l| T::output(Scalar, l));
+                    for (i, y) in y.iter().enumerate().take(T::OUTPUTS.min(rows - row)) {
+                        for (j, y) in y.iter().enumerate().take(T::OUTPUTS.min(cols - col)) {
+                            sums[((row + i) * cols + col + j) * outputs + c] = *y;
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+
     fn pool(&self, window: &Window, kind: PoolKind, c: usize, row: usize, col: usize) -> f32 {
         let input = &self.inputs[0];
         let values = taps(window, row, col).filter_map(|(row, col)| input.inside(c, row, col));
@@ -327,6 +393,36 @@ impl One<'_> {
         }
         general::from_logical(self.shape, &result)
     }
+}
+
+/// Values of one Winograd block.
+type Block = [[f32; WIDTH_MAX]; WIDTH_MAX];
+
+/// Applies a transform to the columns of a square, then to the rows of what came out.
+fn both_axes(
+    width: usize,
+    results: usize,
+    from: impl Fn(usize, usize) -> f32,
+    transform: impl Fn(Line<Scalar>) -> Line<Scalar>,
+) -> Block {
+    let of = |i: usize, value: &dyn Fn(usize) -> f32| if i < width { [value(i)] } else { [0.0] };
+    let mut half = [[[0.0]; WIDTH_MAX]; WIDTH_MAX];
+    for j in 0..width {
+        let column = std::array::from_fn(|i| of(i, &|i| from(i, j)));
+        let y = transform(column);
+        (0..results).for_each(|i| half[i][j] = y[i]);
+    }
+    half.map(|row| transform(row).map(|[y]| y))
+}
+
+/// A 3x3 filter as factors.
+fn filter<T: Transform>(g: &[f32]) -> Block {
+    let mut half = [[[0.0]; 3]; WIDTH_MAX];
+    for col in 0..3 {
+        let y = T::filter(Scalar, [[g[col]], [g[3 + col]], [g[6 + col]]]);
+        (0..T::WIDTH).for_each(|row| half[row][col] = y[row]);
+    }
+    half.map(|row| T::filter(Scalar, row).map(|[y]| y))
 }
 
 /// 16 partial sums, the last group filled up with zeros, added as a tree.

@@ -3,33 +3,47 @@
 //! Nothing here fuses a multiply-add, so the compiler may vectorise as it likes and the bits stay.
 
 use crate::math;
-use crate::piece::{Piece, View};
 use crate::threads::Threads;
+use crate::view::{Target, View};
 use model::{Axes, DepthOrder, Pads, ResizeMode};
+use std::sync::Mutex;
 use tiling::Span;
 use tiling::receptive::ResizeAxis;
 
-/// Joins maps along the channels.
-pub(crate) fn concat(threads: &Threads, inputs: &[View<'_>], output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
-    threads.bands(output, work, |region, values| {
-        let strip = region.cols.len() * channels;
-        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
-            let mut first = 0;
-            for input in inputs {
-                let from = input.strip(row, region.cols).chunks(input.channels);
-                for (to, from) in to.chunks_mut(channels).zip(from) {
-                    to[first..first + input.channels].copy_from_slice(from);
-                }
-                first += input.channels;
+/// Joins maps along the channels; those that lie in their place already are none.
+pub(crate) fn concat(
+    threads: &Threads,
+    inputs: &[(usize, Option<View<'_>>)],
+    output: &mut Target<'_>,
+) {
+    let copied = |(channels, view): &(usize, Option<View<'_>>)| view.map_or(0, |_| *channels);
+    let work = inputs.iter().map(copied).sum::<usize>() * output.region.positions();
+    if work == 0 {
+        return;
+    }
+    let parts: Vec<_> = output.split_rows(threads.parts(output.region, work));
+    let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
+    threads.for_each_part(parts.len(), |part| {
+        let mut part = parts[part].lock().expect("a part is taken once");
+        let mut channel = 0;
+        for &(channels, view) in inputs {
+            if let Some(view) = view {
+                part.part(channel, channels).copy(view);
             }
+            channel += channels;
         }
     });
 }
 
 /// Surrounds a map with a constant.
-pub(crate) fn pad(threads: &Threads, input: View<'_>, pads: Pads, value: f32, output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
+pub(crate) fn pad(
+    threads: &Threads,
+    input: View<'_>,
+    pads: Pads,
+    value: f32,
+    output: &mut Target<'_>,
+) {
+    let (work, channels) = (output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let strip = region.cols.len() * channels;
         // The columns of the output that come from the map.
@@ -55,9 +69,9 @@ pub(crate) fn resize(
     input: View<'_>,
     mode: ResizeMode,
     axes: Axes<ResizeAxis>,
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let (work, channels) = (4 * output.values().len(), output.channels);
+    let (work, channels) = (4 * output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let sample = |axis: &ResizeAxis, out: usize| {
             let (first, last) = axis.samples(mode, out);
@@ -90,9 +104,9 @@ pub(crate) fn depth_to_space(
     input: View<'_>,
     block: usize,
     order: DepthOrder,
-    output: &mut Piece,
+    output: &mut Target<'_>,
 ) {
-    let (work, channels) = (output.values().len(), output.channels);
+    let (work, channels) = (output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
@@ -111,8 +125,13 @@ pub(crate) fn depth_to_space(
 }
 
 /// Moves blocks of positions into channels.
-pub(crate) fn space_to_depth(threads: &Threads, input: View<'_>, block: usize, output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
+pub(crate) fn space_to_depth(
+    threads: &Threads,
+    input: View<'_>,
+    block: usize,
+    output: &mut Target<'_>,
+) {
+    let (work, channels) = (output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
@@ -150,8 +169,8 @@ impl Lrn {
 }
 
 /// Local response normalisation across channels.
-pub(crate) fn lrn(threads: &Threads, input: View<'_>, lrn: Lrn, output: &mut Piece) {
-    let (work, channels) = (output.values().len() * 8, output.channels);
+pub(crate) fn lrn(threads: &Threads, input: View<'_>, lrn: Lrn, output: &mut Target<'_>) {
+    let (work, channels) = (output.len() * 8, output.channels);
     threads.bands(output, work, |region, values| {
         let mut squares = vec![0.0; channels];
         let strip = region.cols.len() * channels;
@@ -170,10 +189,10 @@ pub(crate) fn lrn(threads: &Threads, input: View<'_>, lrn: Lrn, output: &mut Pie
 }
 
 /// The mean over all positions: summed from `0.0` row by row, then divided.
-pub(crate) fn global_average_pool(input: View<'_>, output: &mut Piece) {
+pub(crate) fn global_average_pool(input: View<'_>, output: &mut Target<'_>) {
     let sums = output.values_mut();
     sums.fill(0.0);
-    for pixel in input.values.chunks(input.channels.max(1)) {
+    for pixel in input.values().chunks(input.channels.max(1)) {
         sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
     }
     let count = input.region.positions() as f32;

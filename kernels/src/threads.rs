@@ -3,8 +3,9 @@
 //! No result depends on how the work is cut, only the time does.
 
 use crate::error::KernelError;
-use crate::piece::Piece;
+use crate::piece::AlignedBuffer;
 use crate::simd::Cpu;
+use crate::view::Target;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Mutex;
 use tiling::{Region, Span};
@@ -14,6 +15,8 @@ pub(crate) struct Threads {
     pub(crate) cpu: Cpu,
     pub(crate) count: usize,
     pool: Option<ThreadPool>,
+    /// Working memory of each part, kept from layer to layer.
+    scratch: Vec<Mutex<AlignedBuffer>>,
 }
 
 /// Below this many elements waking another thread costs more than it saves.
@@ -22,13 +25,14 @@ const ELEMENTS_MIN: usize = 1 << 14;
 impl Threads {
     pub(crate) fn new(cpu: Cpu, count: usize) -> Result<Self, KernelError> {
         let count = count.max(1);
+        let scratch = (0..count).map(|_| Mutex::default()).collect();
         if count == 1 {
-            return Ok(Self { cpu, count, pool: None });
+            return Ok(Self { cpu, count, pool: None, scratch });
         }
         let named = |i| format!("kernel-{i}");
         let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(named);
         match builder.build() {
-            Ok(pool) => Ok(Self { cpu, count, pool: Some(pool) }),
+            Ok(pool) => Ok(Self { cpu, count, pool: Some(pool), scratch }),
             Err(e) => Err(KernelError::Threads { threads: count, cause: e.to_string() }),
         }
     }
@@ -56,18 +60,54 @@ impl Threads {
         }
     }
 
+    /// Lends a part some working memory with old values.
+    pub(crate) fn with_scratch<T>(
+        &self,
+        part: usize,
+        len: usize,
+        f: impl FnOnce(&mut [f32]) -> T,
+    ) -> T {
+        // Two tiles may run at once; then one of them pays for memory of its own.
+        let Ok(mut scratch) = self.scratch[part].try_lock() else {
+            return f(AlignedBuffer::zeroed(len).values_mut());
+        };
+        if scratch.capacity() < len {
+            *scratch = AlignedBuffer::zeroed(len);
+        }
+        f(&mut scratch.all_mut()[..len])
+    }
+
+    /// Gives the working memory back.
+    pub(crate) fn trim(&self) {
+        for scratch in self.scratch.iter().filter_map(|scratch| scratch.lock().ok()) {
+            let mut scratch = scratch;
+            *scratch = AlignedBuffer::default();
+        }
+    }
+
+    /// Working memory that is kept.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        let capacity = |s: &Mutex<AlignedBuffer>| s.lock().map_or(0, |s| s.capacity());
+        self.scratch.iter().map(capacity).sum::<usize>() * size_of::<f32>()
+    }
+
+    /// How many parts a region is cut into for a layer that touches so many elements.
+    pub(crate) fn parts(&self, region: Region, work: usize) -> usize {
+        if work < ELEMENTS_MIN { 1 } else { self.count.min(region.rows.len()).max(1) }
+    }
+
     /// Calls `f` with bands of rows of an output piece and the values of each.
     ///
     /// `work` is the number of elements that the layer touches.
     pub(crate) fn bands(
         &self,
-        output: &mut Piece,
+        output: &mut Target<'_>,
         work: usize,
         f: impl Fn(Region, &mut [f32]) + Sync,
     ) {
         let region = output.region;
         let row_values = region.cols.len() * output.channels;
-        let parts = if work < ELEMENTS_MIN { 1 } else { self.count.min(region.rows.len()).max(1) };
+        let parts = self.parts(region, work);
         if parts == 1 {
             return f(region, output.values_mut());
         }

@@ -9,8 +9,8 @@ use model::{
 };
 use proptest::prelude::*;
 use std::sync::Arc;
-use support::{ENGINES, Network, Problem, assert_same, spatial};
-use tiling::{Grid, Region, Span, TileGeometry};
+use support::{ENGINES, Network, Problem, assert_same, one_tile, spatial};
+use tiling::{Algorithm, Grid, Numerics, Region, Span, TileGeometry};
 
 /// A random graph of local layers: chains, residuals, concats, changes of resolution.
 #[derive(Clone, Debug)]
@@ -112,14 +112,14 @@ impl GraphProblem {
         let mut expected = problem.reference();
         expected.sort_by_key(|(map, _)| *map);
         for engine in ENGINES.iter() {
-            let got = engine.run_whole(&problem.packed, &problem.inputs).unwrap();
+            let got = engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
             assert_same(&expected, &got, engine);
         }
         let grids = [Grid::even(2, 2), Grid::even(3, 1), Grid::even(1, 4)];
         let uneven = Grid { row_shares: vec![1, 3], col_shares: vec![2, 1, 2] };
         for grid in grids.into_iter().chain([uneven]) {
             for engine in ENGINES.iter() {
-                if let Some(mut got) = problem.tiled(engine, grid.clone()) {
+                if let Some(mut got) = problem.tiled(engine, Numerics::Exact, grid.clone()) {
                     got.sort_by_key(|(map, _)| *map);
                     assert_same(&expected, &got, engine);
                 }
@@ -169,10 +169,10 @@ fn an_input_in_several_pieces_is_pasted_together() {
         cuts.iter().map(|&(r, c)| (map, Arc::new(whole.crop(Region::new(r, c))))).collect();
     assert_eq!(rows, Span::whole(12));
     let engine = &ENGINES[0];
-    let expected = engine.run_whole(&problem.packed, &problem.inputs).unwrap();
-    let got = engine.run_whole(&problem.packed, &pieces).unwrap();
+    let expected = engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
+    let got = engine.run_whole(&problem.packed, Numerics::Exact, &pieces).unwrap();
     assert_same(&expected, &got, engine);
-    let error = engine.run_whole(&problem.packed, &pieces[..2]).unwrap_err();
+    let error = engine.run_whole(&problem.packed, Numerics::Exact, &pieces[..2]).unwrap_err();
     let uncovered = Region::new(Span::new(5, 7), cols);
     let name = problem.model.graph.map(map).name.clone();
     assert_eq!(error, KernelError::MissingInput { map: name, expected: whole.region, uncovered });
@@ -185,12 +185,14 @@ fn missing_weights_name_the_layer() {
     let convs = problem.model.graph.layers.iter();
     let first = convs.clone().position(|l| matches!(l.op, Op::Conv { .. })).unwrap();
     let id = LayerId(first as u32);
-    let error = packed.pack(id, &WeightStore::default()).unwrap_err();
+    let error = packed.pack(id, Algorithm::Direct, &WeightStore::default()).unwrap_err();
     let name = &problem.model.graph.layers[first].name;
     assert!(matches!(&error, KernelError::MissingWeights { layer, .. } if layer == name));
-    assert!(!packed.is_packed(id) && problem.packed.is_packed(id));
+    assert!(
+        !packed.is_packed(id, Algorithm::Direct) && problem.packed.is_packed(id, Algorithm::Direct)
+    );
     assert!(problem.packed.bytes() > 0 && packed.bytes() == 0);
-    let error = ENGINES[0].run_whole(&packed, &problem.inputs).unwrap_err();
+    let error = ENGINES[0].run_whole(&packed, Numerics::Exact, &problem.inputs).unwrap_err();
     assert_eq!(error, KernelError::NotPacked { layer: name.clone() });
 }
 
@@ -200,21 +202,21 @@ fn a_tile_that_contradicts_the_model_is_an_error() {
     let engine = Engine::new(1).unwrap();
     let whole = problem.inputs[0].1.region;
     let tile = TileGeometry { inputs: vec![], layers: vec![whole; 99], outputs: vec![] };
-    let error = engine.run_tile(&problem.packed, LayerId(0), &tile, &[]).unwrap_err();
+    let error = engine.run_tile(&problem.packed, &one_tile(tile), 0, &[]).unwrap_err();
     assert!(matches!(error, KernelError::LayerRange { .. }), "{error}");
     let tile = TileGeometry { inputs: vec![], layers: vec![whole], outputs: vec![] };
-    let error = engine.run_tile(&problem.packed, LayerId(0), &tile, &[]).unwrap_err();
+    let error = engine.run_tile(&problem.packed, &one_tile(tile), 0, &[]).unwrap_err();
     assert!(matches!(error, KernelError::TileRegion { .. }), "{error}");
     let far = Region::new(Span::new(0, 4000), Span::new(0, 4000));
     let tile = TileGeometry { inputs: vec![], layers: vec![far], outputs: vec![] };
-    let error = engine.run_tile(&problem.packed, LayerId(0), &tile, &[]).unwrap_err();
+    let error = engine.run_tile(&problem.packed, &one_tile(tile), 0, &[]).unwrap_err();
     assert!(matches!(error, KernelError::PieceOutside { .. }), "{error}");
     let tile = TileGeometry {
         inputs: vec![],
         layers: vec![Region::EMPTY],
         outputs: vec![(MapId(1), whole)],
     };
-    let error = engine.run_tile(&problem.packed, LayerId(0), &tile, &[]).unwrap_err();
+    let error = engine.run_tile(&problem.packed, &one_tile(tile), 0, &[]).unwrap_err();
     assert!(matches!(error, KernelError::MissingOutput { .. }), "{error}");
 }
 
@@ -222,10 +224,10 @@ fn a_tile_that_contradicts_the_model_is_an_error() {
 fn memory_is_reused_from_run_to_run() {
     let problem = chain();
     let engine = Engine::new(1).unwrap();
-    engine.run_whole(&problem.packed, &problem.inputs).unwrap();
+    engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
     let bytes = engine.idle_bytes();
     for _ in 0..5 {
-        engine.run_whole(&problem.packed, &problem.inputs).unwrap();
+        engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
     }
     assert!(engine.idle_bytes() <= bytes.max(1));
     engine.trim();

@@ -76,7 +76,7 @@ impl Cost {
         let mut stages = Vec::with_capacity(plan.stages.len());
         let mut weights = vec![BTreeSet::new(); devices.len()];
         for (index, stage) in plan.stages.iter().enumerate() {
-            let geometry = StageGeometry::new(model, index, stage)?;
+            let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
             let mut busy = vec![(0u64, 0u64); devices.len()];
             let mut cost = StageCost {
                 duration_ns: 0,

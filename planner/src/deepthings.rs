@@ -37,7 +37,7 @@ pub(crate) fn plan(
     let mut refused = None;
     for grid in &grids {
         for &depth in &depths {
-            let plan = fused(model, devices, grid, depth);
+            let plan = fused(model, devices, grid, depth, options);
             match Cost::of(model, devices, &plan) {
                 Ok(cost) => {
                     if best.as_ref().is_none_or(|(ns, _)| cost.makespan_ns <= *ns) {
@@ -65,7 +65,13 @@ fn default_grids(devices: usize) -> Vec<Grid> {
     grids
 }
 
-fn fused(model: &Model, devices: &[DeviceProfile], grid: &Grid, depth: usize) -> Plan {
+fn fused(
+    model: &Model,
+    devices: &[DeviceProfile],
+    grid: &Grid,
+    depth: usize,
+    options: PlanOptions,
+) -> Plan {
     let mut stages = vec![Stage {
         first_layer: 0,
         end_layer: depth as u32,
@@ -76,7 +82,7 @@ fn fused(model: &Model, devices: &[DeviceProfile], grid: &Grid, depth: usize) ->
     if depth < model.layers.len() {
         stages.push(whole(depth, model.layers.len(), fastest(devices)));
     }
-    Plan { strategy: "deepthings".into(), stages }
+    Plan { strategy: "deepthings".into(), numerics: options.numerics, stages }
 }
 
 /// Gives neighbouring tiles to the same device, in numbers that follow the speeds: each tile goes

@@ -11,7 +11,7 @@ pub use cost::{Cost, DeviceCost, StageCost};
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Grid, Locality, Plan, PlanError, locality};
+use tiling::{Grid, Locality, Numerics, Plan, PlanError, locality};
 
 /// What is known of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,13 @@ pub struct PlanOptions {
     pub grid: Option<(usize, usize)>,
     /// Layers in the fused group; chosen when not given.
     pub fused_layers: Option<usize>,
+    /// Which answers the plan may give.
+    pub numerics: Numerics,
+}
+
+impl PlanOptions {
+    /// Everything chosen, and the bits of one device.
+    pub const EXACT: Self = Self { grid: None, fused_layers: None, numerics: Numerics::Exact };
 }
 
 /// Why there is no plan.
@@ -118,9 +125,9 @@ pub fn plan(
         return Err(PlannerError::NoDevice);
     }
     let plan = match strategy {
-        Strategy::Local => local::plan(model, devices),
+        Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
-        Strategy::Modnn => modnn::plan(model, devices)?,
+        Strategy::Modnn => modnn::plan(model, devices, options)?,
     };
     let cost = Cost::of(model, devices, &plan)?;
     Ok((plan, cost))

@@ -2,15 +2,15 @@
 
 use crate::{DeviceProfile, fastest};
 use model::Model;
-use tiling::{Handover, Plan, Slot, Split, Stage};
+use tiling::{Handover, Numerics, Plan, Slot, Split, Stage};
 
-pub(crate) fn plan(model: &Model, devices: &[DeviceProfile]) -> Plan {
+pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], numerics: Numerics) -> Plan {
     let stages = if model.layers.is_empty() {
         Vec::new()
     } else {
         vec![whole(0, model.layers.len(), fastest(devices))]
     };
-    Plan { strategy: "local".into(), stages }
+    Plan { strategy: "local".into(), numerics, stages }
 }
 
 /// A group on one device.

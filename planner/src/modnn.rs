@@ -2,18 +2,22 @@
 //! each. *Source*: Mao et al., MoDNN, DATE 2017 (biased one-dimensional partition).
 
 use crate::local::whole;
-use crate::{DeviceProfile, PlannerError, fastest};
+use crate::{DeviceProfile, PlanOptions, PlannerError, fastest};
 use model::{LayerId, Model};
 use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, locality};
 
-pub(crate) fn plan(model: &Model, devices: &[DeviceProfile]) -> Result<Plan, PlannerError> {
+pub(crate) fn plan(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+) -> Result<Plan, PlannerError> {
     let stages = (0..model.layers.len())
         .map(|i| match locality(model, LayerId(i as u32)) {
             Locality::Whole => whole(i, i + 1, fastest(devices)),
             Locality::Local => strips(model, devices, i),
         })
         .collect();
-    Ok(Plan { strategy: "modnn".into(), stages })
+    Ok(Plan { strategy: "modnn".into(), numerics: options.numerics, stages })
 }
 
 fn strips(model: &Model, devices: &[DeviceProfile], layer: usize) -> Stage {

@@ -7,7 +7,7 @@ use protocol::{ActivePlan, BundleKind, CoordinatorConfig, FrameId, Hello, Messag
 use protocol::{PlanId, SECOND, WorkerId};
 use std::sync::Arc;
 use support::{Bench, MODEL, W0, W1, W2, expelled, model, scattered, task, told, yields};
-use tiling::Plan;
+use tiling::{Numerics, Plan};
 
 fn config() -> CoordinatorConfig {
     CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() }
@@ -307,7 +307,7 @@ fn weights_that_travel_prolong_the_lease() {
 fn a_model_without_layers_gives_back_its_inputs() {
     let mut bench = Bench::new(&[0], config());
     let empty = model::Model { layers: Vec::new(), ..model::Model::clone(&model()) };
-    let plan = Plan { strategy: "none".into(), stages: Vec::new() };
+    let plan = Plan { strategy: "none".into(), numerics: Numerics::Exact, stages: Vec::new() };
     let plan = ActivePlan::new(PlanId(1), Arc::new(empty), MODEL, plan, vec![W0]).unwrap();
     bench.plan = Arc::new(plan);
     assert_eq!(bench.submit(0), [Output::Finished(FrameId(0))]);

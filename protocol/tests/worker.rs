@@ -8,7 +8,7 @@ use protocol::{Bundle, BundleKind, FrameId, Hello, Message, Nanos, PlanId, SECON
 use protocol::{Worker, WorkerId};
 use std::sync::Arc;
 use support::{MODEL, W0, W1, headers, model, plan, task};
-use tiling::StageGeometry;
+use tiling::{Algorithm, Numerics, StageGeometry};
 
 const HEAD: Peer = Peer::Coordinator;
 
@@ -54,7 +54,9 @@ impl Bench {
     }
 
     fn bundle(&self, task: TaskId, kind: BundleKind) -> Bundle {
-        let stage = StageGeometry::new(&self.model, 0, &plan(&[0, 0, 0, 0]).stages[0]).unwrap();
+        let stage =
+            StageGeometry::new(&self.model, Numerics::Exact, 0, &plan(&[0, 0, 0, 0]).stages[0])
+                .unwrap();
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize % 4].inputs);
         Bundle { kind, plan: PlanId(1), task, attempt: 1, pieces }
     }
@@ -102,7 +104,13 @@ fn from_the_announcement_to_the_result() {
     assert_eq!(bench.handle(Input::Missing(graph.clone())), []);
     assert_eq!(bench.handle(Input::Blob(MODEL.0)), [Output::Open(MODEL)]);
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
-    let prepare = Output::Prepare { plan: PlanId(1), stage: 0, model: MODEL, layers: 0..1 };
+    let prepare = Output::Prepare {
+        plan: PlanId(1),
+        stage: 0,
+        model: MODEL,
+        layers: 0..1,
+        algorithms: vec![Algorithm::Direct],
+    };
     assert_eq!(outputs, std::slice::from_ref(&prepare));
     let weights = vec![bench.model.weights[0].hash];
     assert_eq!(bench.handle(Input::Missing(weights.clone())), wants(&weights));

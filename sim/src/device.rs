@@ -9,8 +9,8 @@ use protocol::worker::{Input, Output, Peer};
 use protocol::{Bundle, BundleKind, Hello, ModelHash, Nanos, PlanId, SECOND};
 use protocol::{TaskId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
+use tiling::Algorithm;
 
 /// How long packing the weights of a stage takes.
 const PREPARE_NS: Nanos = 100_000;
@@ -81,19 +81,22 @@ impl Device {
     /// Packs what can be packed; the hashes that are lacking.
     fn prepare(
         &self,
-        layers: Range<u32>,
+        layers: impl Iterator<Item = (u32, Algorithm)>,
         model: &PackedModel,
         all: &WeightStore,
     ) -> Vec<WeightHash> {
         let graph = model.graph().clone();
         let mut missing = Vec::new();
-        for layer in layers.map(LayerId).filter(|&l| !model.is_packed(l)) {
+        for (layer, algorithm) in layers.map(|(layer, algorithm)| (LayerId(layer), algorithm)) {
+            if model.is_packed(layer, algorithm) {
+                continue;
+            }
             let wanted = graph.layer(layer).op.weight_ids().into_iter();
             let hashes: Vec<_> = wanted.map(|id| graph.weight(id).hash).collect();
             let lacking: Vec<_> =
                 hashes.into_iter().filter(|hash| !self.blobs.contains(hash)).collect();
             if lacking.is_empty() {
-                model.pack(layer, all).expect("a simulated model is sound");
+                model.pack(layer, algorithm, all).expect("a simulated model is sound");
             }
             missing.extend(lacking);
         }
@@ -114,10 +117,11 @@ impl Cluster {
             Output::Send(to, message) => self.device_send(i, to, Parcel::Message(message)),
             Output::SendBundle(to, bundle) => self.send_held(i, to, bundle),
             Output::Open(hash) => self.open(i, hash),
-            Output::Prepare { plan, stage, model, layers } => {
+            Output::Prepare { plan, stage, model, layers, algorithms } => {
                 let device = &self.devices[i];
                 let Some(model) = device.models.get(&model) else { return };
-                let missing = device.prepare(layers, model, &self.scenario.model.weights);
+                let missing =
+                    device.prepare(layers.zip(algorithms), model, &self.scenario.model.weights);
                 let outcome = if missing.is_empty() {
                     Outcome::Prepared(plan, stage)
                 } else {
@@ -231,7 +235,7 @@ impl Cluster {
         let rate = u128::from(device.spec.multiply_adds_per_s.max(1));
         let busy_ns = (work * u128::from(SECOND) / rate) as u64 + device.spec.overhead_ns;
         let busy_ns = busy_ns * device.slowness;
-        let run = self.engine.run_tile(model, stage.first_layer, &stage.tiles[tile], inputs);
+        let run = self.engine.run_tile(model, stage, tile, inputs);
         let outcome = match run {
             Ok(outputs) => {
                 let outputs = outputs.into_iter().map(|(map, p)| (map, Arc::new(p))).collect();

@@ -134,7 +134,7 @@ impl Scenario {
             frames: vec![inputs],
             frame_interval_ns: 1_000_000,
             strategy: Strategy::DeepThings,
-            options: PlanOptions::default(),
+            options: PlanOptions::EXACT,
             machine: CoordinatorConfig::default(),
             workers: workers.iter().map(|&rate| WorkerSpec::new(rate)).collect(),
             faults: Vec::new(),

@@ -7,7 +7,7 @@ use model::LoadedModel;
 use proptest::prelude::*;
 use sim::Random;
 use std::sync::Arc;
-use tiling::Region;
+use tiling::{Numerics, Region};
 
 /// A graph problem: everything follows from its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Built {
     pub fn new(model: LoadedModel, frames: usize, mut random: Random) -> Self {
         let graph = model.graph.clone();
         let packed = PackedModel::new(graph.clone());
-        packed.pack_all(&model).expect("the weights are all there");
+        packed.pack_all(&model, Numerics::Exact).expect("the weights are all there");
         let mut frame = || {
             let input = |&map: &model::MapId| {
                 let shape = graph.shape(map);

@@ -6,7 +6,7 @@ use model::MapId;
 use planner::{DeviceProfile, PlanOptions, PlannerError, Strategy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tiling::{Plan, Region, StageGeometry};
+use tiling::{Numerics, Plan, Region, StageGeometry};
 
 fn shared(maps: Vec<(MapId, Piece)>) -> Maps {
     maps.into_iter().map(|(map, piece)| (map, Arc::new(piece))).collect()
@@ -23,14 +23,16 @@ fn in_order(built: &Built, maps: Maps) -> Maps {
 ///
 /// *Panics* when the reference refuses the model.
 pub fn naive(built: &Built, frame: usize) -> Maps {
-    shared(reference::run(&built.model, &built.frames[frame]).expect("a sound model"))
+    shared(
+        reference::run(&built.model, Numerics::Exact, &built.frames[frame]).expect("a sound model"),
+    )
 }
 
 /// Runner 2: the whole model as one tile.
 ///
 /// *Panics* when the engine refuses the model.
-pub fn whole(built: &Built, engine: &Engine, frame: usize) -> Maps {
-    let outputs = engine.run_whole(&built.packed, &built.frames[frame]);
+pub fn whole(built: &Built, engine: &Engine, numerics: Numerics, frame: usize) -> Maps {
+    let outputs = engine.run_whole(&built.packed, numerics, &built.frames[frame]);
     in_order(built, shared(outputs.expect("a sound model")))
 }
 
@@ -65,15 +67,15 @@ pub fn tiled(
     let mut maps: BTreeMap<MapId, Piece> =
         built.frames[frame].iter().map(|(map, piece)| (*map, Piece::clone(piece))).collect();
     for (i, stage) in plan.stages.iter().enumerate() {
-        let mut geometry = StageGeometry::new(graph, i, stage).expect("the planner checked it");
+        let mut geometry =
+            StageGeometry::new(graph, plan.numerics, i, stage).expect("the planner checked it");
+        built.packed.pack_stage(&geometry, &built.model.weights)?;
         bend(&mut geometry);
         let mut made: BTreeMap<MapId, Piece> = BTreeMap::new();
-        for tile in &geometry.tiles {
+        for (index, tile) in geometry.tiles.iter().enumerate() {
             let cut = |&(map, region): &(MapId, Region)| (map, Arc::new(maps[&map].crop(region)));
             let inputs: Vec<_> = tile.inputs.iter().map(cut).collect();
-            for (map, piece) in
-                engine.run_tile(&built.packed, geometry.first_layer, tile, &inputs)?
-            {
+            for (map, piece) in engine.run_tile(&built.packed, &geometry, index, &inputs)? {
                 let shape = graph.shape(map);
                 let zeroed = || Piece::zeroed(Region::whole(shape), shape.channels());
                 made.entry(map).or_insert_with(zeroed).paste(&piece);

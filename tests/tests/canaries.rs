@@ -10,7 +10,8 @@ use sim::{Cluster, Fault, FaultKind, Random, Sabotage, Scenario, Violation};
 use tests::{Built, Maps, difference, runners};
 use tiling::{Region, Span, StageGeometry};
 
-const GRID: PlanOptions = PlanOptions { grid: Some((3, 3)), fused_layers: Some(3) };
+const GRID: PlanOptions =
+    PlanOptions { grid: Some((3, 3)), fused_layers: Some(3), ..PlanOptions::EXACT };
 
 /// A chain of three 3x3 convolutions over 12 x 12: every inner tile border has a halo.
 fn built(frames: usize) -> Built {

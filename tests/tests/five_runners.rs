@@ -8,10 +8,12 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use protocol::CoordinatorConfig;
+use sim::Random;
 use std::sync::LazyLock;
 use tests::loopback::Loopback;
 use tests::problem::Tail;
-use tests::{GraphProblem, assert_equal, runners, simulated};
+use tests::{Built, GraphProblem, assert_equal, runners, simulated};
+use tiling::Numerics;
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(1).expect("one thread"));
 
@@ -23,14 +25,21 @@ fn config(cases: u32) -> Config {
 
 /// Strategies with the settings that cut most.
 fn strategies() -> Vec<(Scheme, PlanOptions)> {
-    let grid = |rows, cols| PlanOptions { grid: Some((rows, cols)), fused_layers: None };
+    let grid = |rows, cols| PlanOptions {
+        grid: Some((rows, cols)),
+        fused_layers: None,
+        ..PlanOptions::EXACT
+    };
     vec![
-        (Scheme::Local, PlanOptions::default()),
-        (Scheme::Modnn, PlanOptions::default()),
-        (Scheme::DeepThings, PlanOptions::default()),
+        (Scheme::Local, PlanOptions::EXACT),
+        (Scheme::Modnn, PlanOptions::EXACT),
+        (Scheme::DeepThings, PlanOptions::EXACT),
         (Scheme::DeepThings, grid(2, 2)),
         (Scheme::DeepThings, grid(3, 1)),
-        (Scheme::DeepThings, PlanOptions { grid: Some((1, 3)), fused_layers: Some(2) }),
+        (
+            Scheme::DeepThings,
+            PlanOptions { grid: Some((1, 3)), fused_layers: Some(2), ..PlanOptions::EXACT },
+        ),
     ]
 }
 
@@ -38,7 +47,7 @@ fn strategies() -> Vec<(Scheme, PlanOptions)> {
 fn in_process(problem: &GraphProblem) -> usize {
     let built = problem.build(1);
     let expected = runners::naive(&built, 0);
-    assert_equal(&expected, &runners::whole(&built, &ENGINE, 0), "whole");
+    assert_equal(&expected, &runners::whole(&built, &ENGINE, Numerics::Exact, 0), "whole");
     let mut fitted = 0;
     for (strategy, options) in strategies() {
         for devices in 1..4 {
@@ -88,6 +97,29 @@ proptest! {
     #[test]
     fn simulated_under_fire_is_the_reference(problem in GraphProblem::any()) {
         in_simulation(&problem);
+    }
+}
+
+/// With Winograd the bits depend on the plan, and on nothing that happens while it runs.
+#[test]
+fn fast_answers_depend_on_the_plan_alone() {
+    let model = model::zoo::open("zoo:unet@32x32", &model::LoadOptions::default()).unwrap();
+    let built = Built::new(model, 1, Random::new(7));
+    let options =
+        PlanOptions { grid: Some((2, 2)), fused_layers: Some(5), numerics: Numerics::Fast };
+    let plan = runners::plan(&built, Scheme::DeepThings, options, 2).unwrap();
+    let expected = runners::tiled(&built, &ENGINE, 0, &plan, |_| {}).unwrap();
+    assert_ne!(expected[0].1.values(), runners::naive(&built, 0)[0].1.values());
+    for seed in 0..3 {
+        let mut scenario = simulated::scenario(seed, &built, Scheme::DeepThings, options);
+        for worker in &mut scenario.workers {
+            // The weights are megabytes: slower ones would run out of the scenario's patience.
+            worker.multiply_adds_per_s = worker.multiply_adds_per_s.max(1 << 28);
+            worker.link.bytes_per_s = worker.link.bytes_per_s.max(20_000_000);
+        }
+        let outcome =
+            simulated::run(scenario).unwrap_or_else(|(v, replay)| panic!("{v}; {replay}"));
+        assert_equal(&expected, &simulated::answers(&outcome)[0], &format!("seed {seed}"));
     }
 }
 
@@ -166,7 +198,7 @@ async fn over_loopback_a_worker_leaves_and_another_joins() {
     let problem = GraphProblem { seed: 11, layers: 6, channels: 4, rows: 14, cols: 14, tail };
     let built = problem.build(6);
     let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
-    let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2) };
+    let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2), ..PlanOptions::EXACT };
     for frame in 0..6 {
         // Whatever the moment: frames in flight are finished by those who are left.
         match frame {
@@ -194,7 +226,7 @@ async fn six_models_in_turn() {
     for round in 0..3 {
         for (i, (hosted, built)) in all.iter().enumerate() {
             let got = loopback
-                .run(hosted, &built.frames[0], Scheme::DeepThings, PlanOptions::default())
+                .run(hosted, &built.frames[0], Scheme::DeepThings, PlanOptions::EXACT)
                 .await;
             let got = got.unwrap_or_else(|e| panic!("round {round} model {i}: {e:#}"));
             assert_equal(&runners::naive(built, 0), &got, "turn");

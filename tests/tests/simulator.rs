@@ -14,7 +14,7 @@ fn built(frames: usize) -> Built {
 /// Frames over a grid of 3 x 3 on workers of these speeds.
 fn scenario(frames: usize, workers: &[u64], faults: Vec<Fault>) -> Scenario {
     let built = built(frames);
-    let options = PlanOptions { grid: Some((3, 3)), fused_layers: Some(2) };
+    let options = PlanOptions { grid: Some((3, 3)), fused_layers: Some(2), ..PlanOptions::EXACT };
     let base = Scenario::new(built.model.clone(), Vec::new(), workers);
     Scenario { frames: built.frames, options, faults, ..base }
 }
@@ -37,7 +37,8 @@ fn the_same_seed_gives_the_same_event_hash() {
     let built = built(2);
     for seed in 0..10 {
         let scenario = || {
-            let options = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2) };
+            let options =
+                PlanOptions { grid: Some((2, 2)), fused_layers: Some(2), ..PlanOptions::EXACT };
             simulated::scenario(seed, &built, Strategy::DeepThings, options)
         };
         let (a, b) = (run(scenario()), run(scenario()));
@@ -131,7 +132,8 @@ fn the_fire_is_real() {
     let built = built(2);
     let (mut stolen, mut reassigned) = (0, 0);
     for seed in 0..100 {
-        let options = PlanOptions { grid: Some((3, 3)), fused_layers: Some(2) };
+        let options =
+            PlanOptions { grid: Some((3, 3)), fused_layers: Some(2), ..PlanOptions::EXACT };
         let outcome = run(simulated::scenario(seed, &built, Strategy::DeepThings, options));
         stolen += outcome.stolen();
         reassigned += outcome.reassigned;

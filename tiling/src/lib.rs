@@ -3,12 +3,16 @@
 //! Total functions of values: no float tensor, no clock, no thread, no randomness. Ranges are
 //! half-open and axes are always named.
 
+pub mod algorithm;
 pub mod plan;
 pub mod receptive;
 pub mod region;
+pub mod schedule;
 pub mod stage;
 
+pub use algorithm::{Algorithm, Numerics};
 pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};
 pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
+pub use schedule::{Order, Schedule};
 pub use stage::{StageGeometry, TileGeometry};

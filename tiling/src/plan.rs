@@ -1,5 +1,6 @@
 //! A plan: the ordered stages that compute a model, as plain serialisable data.
 
+use crate::algorithm::Numerics;
 use model::{MapId, Model, Shape};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ impl Stage {
 pub struct Plan {
     /// The strategy that made it, for people.
     pub strategy: String,
+    /// Which answers it may give.
+    pub numerics: Numerics,
     /// The stages.
     pub stages: Vec<Stage>,
 }

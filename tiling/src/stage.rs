@@ -1,6 +1,7 @@
 //! The geometry of a stage: what each of its tiles reads, computes and writes.
 
-use crate::plan::{PlanError, Split, Stage, describe};
+use crate::algorithm::{Algorithm, Numerics};
+use crate::plan::{Handover, PlanError, Slot, Split, Stage, describe};
 use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
 use model::{LayerId, MapId, Model};
@@ -27,6 +28,8 @@ pub struct StageGeometry {
     pub input_maps: Vec<MapId>,
     /// Maps the group makes that a later stage or the caller wants, in order of their ids.
     pub output_maps: Vec<MapId>,
+    /// How each layer of the group is computed, the same for all tiles.
+    pub algorithms: Vec<Algorithm>,
     /// The tiles in row-major order of the grid.
     pub tiles: Vec<TileGeometry>,
 }
@@ -35,7 +38,12 @@ impl StageGeometry {
     /// Works out the geometry of a stage of a model.
     ///
     /// *Errors*: a layer that cannot be cut in a stage that is; a grid that does not fit.
-    pub fn new(model: &Model, index: usize, stage: &Stage) -> Result<Self, PlanError> {
+    pub fn new(
+        model: &Model,
+        numerics: Numerics,
+        index: usize,
+        stage: &Stage,
+    ) -> Result<Self, PlanError> {
         let group = stage.first_layer as usize..stage.end_layer as usize;
         let (input_maps, output_maps) = boundary(model, group.clone());
         let shares = match &stage.split {
@@ -74,12 +82,26 @@ impl StageGeometry {
                 regions.push((map, Region::new(r, c)));
             }
         }
-        let tiles = output_regions
+        let tiles: Vec<TileGeometry> = output_regions
             .into_iter()
             .map(|outputs| tile(model, group.clone(), &input_maps, outputs))
             .collect();
+        let algorithm = |i: usize| algorithm(model, numerics, group.start + i, &tiles, i);
+        let algorithms = (0..group.len()).map(algorithm).collect();
         let first_layer = LayerId(stage.first_layer);
-        Ok(Self { first_layer, input_maps, output_maps, tiles })
+        Ok(Self { first_layer, input_maps, output_maps, algorithms, tiles })
+    }
+
+    /// A whole model as one stage of one tile.
+    pub fn whole(model: &Model, numerics: Numerics) -> Self {
+        let stage = Stage {
+            first_layer: 0,
+            end_layer: model.layers.len() as u32,
+            split: Split::Whole,
+            placement: vec![Slot(0)],
+            handover: Handover::Gather,
+        };
+        Self::new(model, numerics, 0, &stage).expect("an uncut stage has nothing that could fail")
     }
 
     /// Multiply-adds that one tile executes.
@@ -92,6 +114,22 @@ impl StageGeometry {
             })
             .sum()
     }
+}
+
+/// What pays for a layer on the largest of its tiles: one set of weights serves them all.
+fn algorithm(
+    model: &Model,
+    numerics: Numerics,
+    layer: usize,
+    tiles: &[TileGeometry],
+    in_group: usize,
+) -> Algorithm {
+    let layer = &model.layers[layer];
+    let regions = tiles.iter().map(|tile| tile.layers[in_group]);
+    let largest = regions.max_by_key(|region| region.positions()).unwrap_or_default();
+    let Some(&input) = layer.inputs.first() else { return Algorithm::Direct };
+    let (input, output) = (model.shape(input), model.shape(layer.output));
+    Algorithm::choose(numerics, &layer.op, input, output, largest)
 }
 
 /// Splits `0..len` by shares; none when a part would be empty or a share is zero.

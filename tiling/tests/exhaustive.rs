@@ -6,7 +6,7 @@ use model::{
     WeightId, WeightInfo, Window,
 };
 use std::collections::BTreeSet;
-use tiling::{Grid, Handover, Region, Slot, Span, Split, Stage, StageGeometry};
+use tiling::{Grid, Handover, Numerics, Region, Slot, Span, Split, Stage, StageGeometry};
 
 type Positions = BTreeSet<(usize, usize)>;
 
@@ -164,7 +164,8 @@ fn axes() -> impl Iterator<Item = (Axis, Axis)> {
 fn one_layer_covers_once_with_the_exact_halo() {
     for (rows, cols) in axes() {
         let model = chain(rows, cols, 1).expect("out_len was checked");
-        let geometry = StageGeometry::new(&model, 0, &stage(&model, rows, cols)).unwrap();
+        let geometry =
+            StageGeometry::new(&model, Numerics::Exact, 0, &stage(&model, rows, cols)).unwrap();
         check(&model, &geometry).unwrap_or_else(|e| panic!("{rows:?} {cols:?}: {e}"));
     }
 }
@@ -173,7 +174,9 @@ fn one_layer_covers_once_with_the_exact_halo() {
 fn fused_layers_cover_once_with_the_exact_halo() {
     for (rows, cols) in axes() {
         let Some(model) = chain(rows, cols, 3) else { continue };
-        let Ok(geometry) = StageGeometry::new(&model, 0, &stage(&model, rows, cols)) else {
+        let Ok(geometry) =
+            StageGeometry::new(&model, Numerics::Exact, 0, &stage(&model, rows, cols))
+        else {
             continue; // The grid no longer fits the last map.
         };
         check(&model, &geometry).unwrap_or_else(|e| panic!("{rows:?} {cols:?}: {e}"));
@@ -183,7 +186,8 @@ fn fused_layers_cover_once_with_the_exact_halo() {
 fn canary_subject() -> (Model, StageGeometry) {
     let axis = Axis { len: 9, kernel: 3, stride: 1, pad: 1, parts: 3 };
     let model = chain(axis, axis, 2).unwrap();
-    let geometry = StageGeometry::new(&model, 0, &stage(&model, axis, axis)).unwrap();
+    let geometry =
+        StageGeometry::new(&model, Numerics::Exact, 0, &stage(&model, axis, axis)).unwrap();
     check(&model, &geometry).expect("sound before it is broken");
     (model, geometry)
 }
@@ -213,7 +217,8 @@ fn canary_a_double_gather_is_caught() {
 fn a_grid_larger_than_the_map_is_refused() {
     let axis = Axis { len: 2, kernel: 1, stride: 1, pad: 0, parts: 3 };
     let model = chain(axis, axis, 1).unwrap();
-    let error = StageGeometry::new(&model, 0, &stage(&model, axis, axis)).unwrap_err();
+    let error =
+        StageGeometry::new(&model, Numerics::Exact, 0, &stage(&model, axis, axis)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "a grid of 3 x 3 does not fit map `m1` of 2 rows x 2 cols (stage 0)"

@@ -7,16 +7,15 @@ use model::{
     Window, builder::Builder,
 };
 use protocol::{PlanId, TaskId};
-use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use tiling::StageGeometry;
+use tiling::{Algorithm, Numerics, StageGeometry};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What to compute.
 pub(crate) enum Job {
     /// Read the weights of some layers from the cache and pack them.
-    Prepare { plan: PlanId, stage: u32, model: Arc<PackedModel>, layers: Range<u32> },
+    Prepare { plan: PlanId, stage: u32, model: Arc<PackedModel>, layers: Vec<(u32, Algorithm)> },
     /// Run a task.
     Execute {
         task: TaskId,
@@ -63,7 +62,7 @@ pub(crate) fn start(
 
 fn run(engine: &Engine, cache: &BlobCache, job: Job) -> Outcome {
     match job {
-        Job::Prepare { plan, stage, model, layers } => match prepare(cache, &model, layers) {
+        Job::Prepare { plan, stage, model, layers } => match prepare(cache, &model, &layers) {
             missing if missing.is_empty() => Outcome::Prepared(plan, stage),
             missing => Outcome::Missing(missing),
         },
@@ -90,16 +89,20 @@ fn execute(
     inputs: &[(MapId, Arc<Piece>)],
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let stage = &geometry[task.stage as usize];
-    engine.run_tile(model, stage.first_layer, &stage.tiles[task.tile as usize], inputs)
+    engine.run_tile(model, stage, task.tile as usize, inputs)
 }
 
 /// Packs the layers that are not packed yet, one at a time, so that raw weights never lie in
 /// memory together. Returns the hashes that the cache lacks; then nothing is lost, the rest stays
 /// packed.
-fn prepare(cache: &BlobCache, model: &PackedModel, layers: Range<u32>) -> Vec<WeightHash> {
+fn prepare(cache: &BlobCache, model: &PackedModel, layers: &[(u32, Algorithm)]) -> Vec<WeightHash> {
     let graph = model.graph().clone();
     let mut missing = Vec::new();
-    for layer in layers.map(LayerId).filter(|&l| !model.is_packed(l)) {
+    for &(layer, algorithm) in layers {
+        let layer = LayerId(layer);
+        if model.is_packed(layer, algorithm) {
+            continue;
+        }
         let mut store = WeightStore::default();
         let wanted = graph.layer(layer).op.weight_ids().into_iter();
         let lacking: Vec<WeightHash> = wanted
@@ -114,7 +117,7 @@ fn prepare(cache: &BlobCache, model: &PackedModel, layers: Range<u32>) -> Vec<We
             .collect();
         if lacking.is_empty() {
             // A layer that cannot be packed fails its tasks, with a reason that names it.
-            if let Err(error) = model.pack(layer, &store) {
+            if let Err(error) = model.pack(layer, algorithm, &store) {
                 tracing::error!("{error}");
             }
         }
@@ -131,7 +134,7 @@ pub fn measure_multiply_adds_per_s(engine: &Engine) -> Result<u64, KernelError> 
     let model = probe();
     let multiply_adds = model.graph.multiply_adds();
     let packed = PackedModel::new(model.graph.clone());
-    packed.pack_all(&model)?;
+    packed.pack_all(&model, Numerics::Exact)?;
     let input = model.graph.inputs[0];
     let region = tiling::Region::whole(model.graph.shape(input));
     let inputs = [(input, Arc::new(Piece::zeroed(region, model.graph.shape(input).channels())))];
@@ -139,7 +142,7 @@ pub fn measure_multiply_adds_per_s(engine: &Engine) -> Result<u64, KernelError> 
     let mut best = Duration::MAX;
     while begun.elapsed() < Duration::from_millis(80) {
         let started = Instant::now();
-        engine.run_whole(&packed, &inputs)?;
+        engine.run_whole(&packed, Numerics::Exact, &inputs)?;
         best = best.min(started.elapsed());
     }
     Ok((multiply_adds as f64 / best.as_secs_f64().max(1e-9)) as u64)

@@ -237,11 +237,16 @@ impl Driver {
             Output::Send(to, message) => self.send(to, message),
             Output::SendBundle(to, bundle) => self.send_bundle(to, bundle),
             Output::Open(hash) => self.open(hash),
-            Output::Prepare { plan, stage, model, layers } => {
+            Output::Prepare { plan, stage, model, layers, algorithms } => {
                 let model = self.models.iter().find(|(hash, _)| *hash == model);
                 if let Some((_, model)) = model {
                     let model = model.clone();
-                    let _ = self.jobs.send(Job::Prepare { plan, stage, model, layers });
+                    let _ = self.jobs.send(Job::Prepare {
+                        plan,
+                        stage,
+                        model,
+                        layers: layers.zip(algorithms).collect(),
+                    });
                 }
             }
             Output::Execute { task, attempt, plan } => self.execute(task, attempt, plan),

@@ -8,7 +8,7 @@ use kernels::Engine;
 use planner::{Cost, DeviceProfile};
 use serde_json::json;
 use std::time::Duration;
-use tiling::{Plan, Split, StageGeometry};
+use tiling::{Numerics, Plan, Split, StageGeometry};
 
 pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let loaded = open_model(&arguments.model, arguments.input_size)?;
@@ -75,7 +75,7 @@ fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table 
         vec![
             if layers == 1 { first.into() } else { format!("{first} .. {last} ({layers} layers)") },
             grid,
-            largest_tile(graph, i, stage),
+            largest_tile(graph, plan.numerics, i, stage),
             table::amount(c.multiply_adds),
             if c.layer_multiply_adds == 0 { "-".into() } else { format!("{redundancy:.3}") },
             table::bytes(c.scatter_bytes),
@@ -88,8 +88,13 @@ fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table 
 }
 
 /// Output rows x cols of the largest tile, on its first output map.
-fn largest_tile(graph: &model::Model, index: usize, stage: &tiling::Stage) -> String {
-    let geometry = StageGeometry::new(graph, index, stage);
+fn largest_tile(
+    graph: &model::Model,
+    numerics: Numerics,
+    index: usize,
+    stage: &tiling::Stage,
+) -> String {
+    let geometry = StageGeometry::new(graph, numerics, index, stage);
     let tiles = geometry.map(|g| g.tiles).unwrap_or_default();
     let regions = tiles.iter().filter_map(|t| t.outputs.first().map(|(_, r)| *r));
     let largest = regions.max_by_key(|r| r.positions()).unwrap_or_default();

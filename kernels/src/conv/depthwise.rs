@@ -25,6 +25,7 @@ struct Micro<'a> {
     kernel_cols: usize,
     /// Values from one tap of a kernel row to the next.
     tap_step: usize,
+    /// Values from one pixel's window to the next.
     pixel_step: usize,
     channels: usize,
     weights: &'a [f32],
@@ -32,6 +33,8 @@ struct Micro<'a> {
     low: f32,
     high: f32,
     out: *mut f32,
+    /// Values from one output pixel to the next.
+    out_step: usize,
 }
 
 impl Kernel for DepthwisePart<'_> {
@@ -39,7 +42,7 @@ impl Kernel for DepthwisePart<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { conv: Conv { input, window, packed, activation }, part, out } = self;
+        let Self { conv: Conv { input, window, packed, activation, .. }, part, out } = self;
         let mut source = Source::new(*input, window, part, PIXELS);
         let clamp = math::as_clamp(*activation);
         let (low, high) = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -48,7 +51,7 @@ impl Kernel for DepthwisePart<'_> {
         assert_eq!(weights.len(), window.kernel.rows * window.kernel.cols * channels);
         assert_eq!(packed.bias.len(), channels);
         let mut rows = Vec::with_capacity(window.kernel.rows);
-        let row_values = (input.region.cols.len() * channels * window.stride.rows).max(1);
+        let row_values = (input.region.cols.len() * input.step * window.stride.rows).max(1);
         let chunk_rows = (CHUNK_VALUES / row_values).max(1);
         for row in part.rows.indices() {
             if (row - part.rows.start) % chunk_rows == 0 {
@@ -59,14 +62,15 @@ impl Kernel for DepthwisePart<'_> {
                 let micro = Micro {
                     rows: &rows,
                     kernel_cols: window.kernel.cols,
-                    tap_step: window.dilation.cols * channels,
-                    pixel_step: window.stride.cols * channels,
+                    tap_step: window.dilation.cols * input.step,
+                    pixel_step: window.stride.cols * input.step,
                     channels,
                     weights,
                     bias: &packed.bias,
                     low,
                     high,
                     out: out.at(row, block.out_col),
+                    out_step: out.step,
                 };
                 match block.pixels {
                     1 => s.enter(Fixed::<'_, 1>(&micro)),
@@ -80,11 +84,7 @@ impl Kernel for DepthwisePart<'_> {
                     _ => unreachable!("a block has at most {PIXELS} pixels"),
                 }
                 if clamp.is_none() {
-                    // Safety: the block was just written by this thread and is contiguous.
-                    let values = unsafe {
-                        std::slice::from_raw_parts_mut(micro.out, block.pixels * channels)
-                    };
-                    math::activate_slice(s, *activation, values);
+                    out.activate(s, *activation, micro.out, block.pixels, channels);
                 }
             }
         }
@@ -141,7 +141,7 @@ impl<const PIXELS: usize> Fixed<'_, PIXELS> {
             let (low, high) = (s.splat(m.low), s.splat(m.high));
             for (pixel, sum) in sums.iter().enumerate() {
                 let y = s.min(high, s.max(low, s.add(*sum, bias)));
-                let out = m.out.add(pixel * m.channels + channel);
+                let out = m.out.add(pixel * m.out_step + channel);
                 match n == S::LANES {
                     true => s.store(out, y),
                     false => s.store_first(out, n, y),

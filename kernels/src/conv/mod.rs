@@ -11,14 +11,21 @@
 
 mod dense;
 mod depthwise;
+mod micro;
 mod source;
+pub(crate) mod transform;
+mod winograd;
 
+use crate::math;
 use crate::pack::PackedConv;
-use crate::piece::{Piece, View};
+use crate::simd::Simd;
 use crate::threads::{Threads, split};
+use crate::view::{Target, View};
 use model::{Activation, Window};
 use std::ops::Range;
-use tiling::{Region, Span};
+use tiling::{Algorithm, Region, Span};
+
+pub(crate) use winograd::transformed;
 
 /// A convolution of one region.
 #[derive(Clone, Copy)]
@@ -27,6 +34,8 @@ pub(crate) struct Conv<'a> {
     pub(crate) window: &'a Window,
     pub(crate) packed: &'a PackedConv,
     pub(crate) activation: Activation,
+    /// A map of the output's shape that is added before the activation.
+    pub(crate) residual: Option<View<'a>>,
 }
 
 /// Which share of the output one thread computes.
@@ -42,7 +51,8 @@ struct Part {
 struct Out {
     values: *mut f32,
     region: Region,
-    channels: usize,
+    /// Values from one position to the next.
+    step: usize,
 }
 
 // Safety: the parts of one run are disjoint in rows, in cols or in output channels.
@@ -56,7 +66,25 @@ impl Out {
         debug_assert!(rows.indices().contains(&row) && cols.indices().contains(&col));
         let position = (row - rows.start) * cols.len() + col - cols.start;
         // Safety: the position is inside the region, whose values the piece holds.
-        unsafe { self.values.add(position * self.channels) }
+        unsafe { self.values.add(position * self.step) }
+    }
+
+    /// Applies an activation to some channels of neighbouring pixels, just written by this thread.
+    #[inline(always)]
+    fn activate<S: Simd>(
+        &self,
+        s: S,
+        activation: Activation,
+        first: *mut f32,
+        pixels: usize,
+        channels: usize,
+    ) {
+        for pixel in 0..pixels {
+            // Safety: the caller has just written these values, which no other thread does.
+            let values =
+                unsafe { std::slice::from_raw_parts_mut(first.add(pixel * self.step), channels) };
+            math::activate_slice(s, activation, values);
+        }
     }
 }
 
@@ -66,17 +94,22 @@ const MULTIPLY_ADDS_MIN: usize = 1 << 18;
 /// Computes a region of a convolution.
 ///
 /// *Panics* when the input piece lacks a part of the receptive field, or the weights do not fit.
-pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Piece) {
+pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Target<'_>) {
+    assert!(conv.residual.is_none_or(|other| {
+        other.region.contains(output.region) && other.channels == output.channels
+    }));
     let (conv, region) = flattened(conv, output.region);
     let Conv { input, window, packed, .. } = conv;
     assert_eq!(window.kernel, packed.kernel);
     assert_eq!(input.channels, packed.groups * packed.group_inputs);
     assert_eq!(output.channels, packed.groups * packed.group_outputs);
-    assert_eq!(input.values.len(), input.region.positions() * input.channels);
-    assert!(input.region.contains(source::field(window, region, &input)));
+    let field = source::field(window, region, &input);
+    assert!(input.region.contains(field));
+    if packed.algorithm != Algorithm::Direct {
+        return winograd::run(threads, &conv, field, output);
+    }
     let parts = parts(threads.count, &conv, region, output.channels);
-    let (channels, values) = (output.channels, output.values_mut().as_mut_ptr());
-    let out = Out { values, region, channels };
+    let out = Out { values: output.pointer(), region, step: output.step };
     threads.for_each_part(parts.len(), |part| {
         let (part, out) = (&parts[part], &out);
         if packed.is_depthwise() {
@@ -97,18 +130,17 @@ fn flattened<'a>(mut conv: Conv<'a>, output: Region) -> (Conv<'a>, Region) {
     };
     let Window { kernel, stride, pads, .. } = *conv.window;
     let pointwise = kernel == ONE.kernel && stride == ONE.stride && pads.top == 0 && pads.left == 0;
-    let input = &mut conv.input;
+    let (input, residual) = (&mut conv.input, &mut conv.residual);
     // Output rows and cols right of the map or below it read padding, and are not the input's.
     let same = output.cols == input.region.cols && input.region.rows.contains(output.rows);
+    let same = same && residual.is_none_or(|other| other.region.cols == output.cols);
     if !pointwise || !same || conv.packed.is_depthwise() {
         return (conv, output);
     }
-    let skipped = output.rows.start - input.region.rows.start;
-    let row_values = output.cols.len() * input.channels;
-    input.values = &input.values[skipped * row_values..][..output.rows.len() * row_values];
+    for view in std::iter::once(input).chain(residual) {
+        *view = view.as_one_row(output.rows);
+    }
     let region = Region::new(Span::whole(1), Span::whole(output.positions()));
-    input.region = region;
-    (input.map_rows, input.map_cols) = (1, output.positions());
     conv.window = &ONE;
     (conv, region)
 }
@@ -124,7 +156,8 @@ fn parts(threads: usize, conv: &Conv<'_>, region: Region, channels: usize) -> Ve
     if threads == 1 || multiply_adds < MULTIPLY_ADDS_MIN {
         return vec![whole(rows, cols)];
     }
-    let weights_dominate = packed.values.values().len() > conv.input.values.len();
+    let weights_dominate =
+        packed.values.values().len() > conv.input.region.positions() * conv.input.channels;
     let even_pairs = pairs.is_multiple_of(threads) || pairs >= 8 * threads;
     let by_pairs = !packed.is_depthwise() && pairs >= threads;
     if by_pairs && weights_dominate && even_pairs {

@@ -12,7 +12,7 @@
 //! A kernel row above or below the map reads one shared run of zeros.
 
 use super::Part;
-use crate::piece::View;
+use crate::view::View;
 use model::{Axes, Pads, Window};
 use tiling::{Region, Span};
 
@@ -82,12 +82,12 @@ impl<'a> Source<'a> {
             let padded = first_col < 0 || end as usize > input.map_cols;
             let strip = padded.then_some(strip_row);
             if padded {
-                strip_row += span * input.channels;
+                strip_row += span * input.step;
             }
             let (out_col, pixels) = (cols.start, cols.len());
             blocks.push(Block { out_col, pixels, first_col, span, strip });
         }
-        let zeros = vec![0.0; span_max * input.channels];
+        let zeros = vec![0.0; span_max * input.step];
         let (strips, strip_rows) = (Vec::new(), Span::EMPTY);
         Self { input, window, blocks, zeros, strips, strip_row, strip_rows }
     }
@@ -105,7 +105,7 @@ impl<'a> Source<'a> {
         if self.strips.len() < len {
             self.strips.resize(len, 0.0);
         }
-        let channels = self.input.channels;
+        let step = self.input.step;
         for (row, to) in self.strip_rows.indices().zip(self.strips.chunks_mut(self.strip_row)) {
             for block in &self.blocks {
                 let Some(at) = block.strip else { continue };
@@ -115,8 +115,11 @@ impl<'a> Source<'a> {
                     continue;
                 }
                 let skipped = (cols.start as isize - block.first_col) as usize;
-                let to = &mut to[at + skipped * channels..][..cols.len() * channels];
-                to.copy_from_slice(self.input.strip(row, cols));
+                let to = to[at + skipped * step..].chunks_mut(step);
+                for (col, to) in cols.indices().zip(to) {
+                    let from = self.input.pixel(row, col);
+                    to[..from.len()].copy_from_slice(from);
+                }
             }
         }
     }
@@ -130,17 +133,16 @@ impl<'a> Source<'a> {
         rows.clear();
         for k in 0..kernel.rows {
             let row = (output_row * stride.rows + k * dilation.rows) as isize - pads.top as isize;
-            let values = if row < 0 || row as usize >= self.input.map_rows {
-                &self.zeros[..]
+            let len = block.span * self.input.step;
+            rows.push(if row < 0 || row as usize >= self.input.map_rows {
+                self.zeros[..len].as_ptr()
             } else if let Some(at) = block.strip {
                 let filled = row as usize - self.strip_rows.start;
-                &self.strips[filled * self.strip_row + at..]
+                self.strips[filled * self.strip_row + at..][..len].as_ptr()
             } else {
                 let first = block.first_col as usize;
-                self.input.strip(row as usize, Span::new(first, first + block.span))
-            };
-            assert!(values.len() >= block.span * self.input.channels);
-            rows.push(values.as_ptr());
+                self.input.pointer(row as usize, Span::new(first, first + block.span))
+            });
         }
     }
 }

@@ -84,6 +84,11 @@ impl Cpu {
         if isa.is_available() { Ok(Self(isa)) } else { Err(KernelError::IsaUnavailable { isa }) }
     }
 
+    /// The fastest that this processor has.
+    pub(crate) fn detect() -> Self {
+        Self(Isa::detect())
+    }
+
     pub(crate) fn isa(self) -> Isa {
         self.0
     }

@@ -8,8 +8,8 @@ use model::{
 };
 use std::sync::{Arc, LazyLock};
 use tiling::{
-    Grid, Handover, Locality, Region, Slot, Split, Stage, StageGeometry, TileGeometry, locality,
-    receptive_field,
+    Algorithm, Grid, Handover, Locality, Numerics, Order, Region, Slot, Split, Stage,
+    StageGeometry, TileGeometry, locality, receptive_field,
 };
 
 /// A small generator of values: the suites need spread, not quality.
@@ -117,15 +117,21 @@ impl Network {
         let inputs = inputs.collect();
         let packed = PackedModel::new(graph.clone());
         let model = LoadedModel { graph, weights: self.weights };
-        packed.pack_all(&model).unwrap();
+        packed.pack_all(&model, Numerics::Exact).unwrap();
+        packed.pack_all(&model, Numerics::Fast).unwrap();
         Problem { model, packed, inputs, random: self.random }
     }
 }
 
-/// Every available instruction set with 1 and 3 threads.
+/// Every available instruction set, alone and with 3 threads, in every order of work.
 pub static ENGINES: LazyLock<Vec<Engine>> = LazyLock::new(|| {
-    let isas = Isa::available().into_iter();
-    isas.flat_map(|isa| [1, 3].map(|threads| Engine::with_isa(threads, isa).unwrap())).collect()
+    let engine = |isa, threads, order| Engine::with_isa(threads, isa).unwrap().with_order(order);
+    let of = |isa| {
+        let some_rows = Order::DepthFirst { threads: 3, cache_values: 64 };
+        let alone = [Order::LayerByLayer, Order::RowByRow].map(|order| engine(isa, 1, order));
+        alone.into_iter().chain([engine(isa, 3, some_rows)])
+    };
+    Isa::available().into_iter().flat_map(of).collect()
 });
 
 /// A model with inputs, ready to run.
@@ -138,14 +144,14 @@ pub struct Problem {
 
 impl Problem {
     pub fn reference(&self) -> Vec<(MapId, Piece)> {
-        reference::run(&self.model, &self.inputs).unwrap()
+        reference::run(&self.model, Numerics::Exact, &self.inputs).unwrap()
     }
 
     /// Whole on every engine, then some tiles of the single layer's output.
     pub fn run_one_layer(mut self) {
         let expected = self.reference();
         for engine in ENGINES.iter() {
-            let got = engine.run_whole(&self.packed, &self.inputs).unwrap();
+            let got = engine.run_whole(&self.packed, Numerics::Exact, &self.inputs).unwrap();
             assert_same(&expected, &got, engine);
         }
         let graph = self.model.graph.clone();
@@ -172,9 +178,10 @@ impl Problem {
                 .map(|&(map, region)| (map, Arc::new(self.given(map).crop(region))))
                 .collect();
             let tile = TileGeometry { inputs, layers: vec![region], outputs: vec![(*map, region)] };
+            let stage = one_tile(tile);
             let expected = [(*map, whole.crop(region))];
             for engine in ENGINES.iter() {
-                let got = engine.run_tile(&self.packed, LayerId(0), &tile, &pieces).unwrap();
+                let got = engine.run_tile(&self.packed, &stage, 0, &pieces).unwrap();
                 assert_same(&expected, &got, engine);
             }
         }
@@ -185,7 +192,12 @@ impl Problem {
     }
 
     /// All layers as one stage over a grid, stitched; none where the grid does not fit.
-    pub fn tiled(&self, engine: &Engine, grid: Grid) -> Option<Vec<(MapId, Piece)>> {
+    pub fn tiled(
+        &self,
+        engine: &Engine,
+        numerics: Numerics,
+        grid: Grid,
+    ) -> Option<Vec<(MapId, Piece)>> {
         let graph = &self.model.graph;
         let stage = Stage {
             first_layer: 0,
@@ -194,19 +206,20 @@ impl Problem {
             split: Split::Spatial(grid),
             handover: Handover::Gather,
         };
-        let geometry = StageGeometry::new(graph, 0, &stage).ok()?;
+        let geometry = StageGeometry::new(graph, numerics, 0, &stage).ok()?;
+        self.packed.pack_stage(&geometry, &self.model.weights).unwrap();
         let mut outputs: Vec<(MapId, Piece)> = Vec::new();
         for &map in &graph.outputs {
             let shape = graph.shape(map);
             outputs.push((map, Piece::zeroed(Region::whole(shape), shape.channels())));
         }
-        for tile in &geometry.tiles {
+        for (i, tile) in geometry.tiles.iter().enumerate() {
             let inputs: Vec<(MapId, Arc<Piece>)> = tile
                 .inputs
                 .iter()
                 .map(|&(map, region)| (map, Arc::new(self.given(map).crop(region))))
                 .collect();
-            for (map, piece) in engine.run_tile(&self.packed, LayerId(0), tile, &inputs).unwrap() {
+            for (map, piece) in engine.run_tile(&self.packed, &geometry, i, &inputs).unwrap() {
                 let output = outputs.iter_mut().find(|(of, _)| *of == map).unwrap();
                 output.1.paste(&piece);
             }
@@ -215,9 +228,20 @@ impl Problem {
     }
 }
 
+/// A stage of one tile, its layers computed directly.
+pub fn one_tile(tile: TileGeometry) -> StageGeometry {
+    StageGeometry {
+        first_layer: LayerId(0),
+        input_maps: vec![],
+        output_maps: vec![],
+        algorithms: vec![Algorithm::Direct; tile.layers.len()],
+        tiles: vec![tile],
+    }
+}
+
 /// Equal bits, map by map.
 pub fn assert_same(expected: &[(MapId, Piece)], got: &[(MapId, Piece)], engine: &Engine) {
-    let who = format!("{} with {} threads", engine.isa(), engine.threads());
+    let who = format!("{} with {} threads, {:?}", engine.isa(), engine.threads(), engine.order());
     assert_eq!(expected.len(), got.len(), "{who}");
     for ((map, expected), (got_map, got)) in expected.iter().zip(got) {
         assert_eq!((map, expected.region), (got_map, got.region), "{who}");

@@ -41,7 +41,7 @@ impl ActivePlan {
     ) -> Result<Self, PlanError> {
         plan.check(&model)?;
         let stages = plan.stages.iter().enumerate();
-        let geometry = stages.map(|(i, s)| StageGeometry::new(&model, i, s));
+        let geometry = stages.map(|(i, s)| StageGeometry::new(&model, plan.numerics, i, s));
         let geometry = geometry.collect::<Result<Vec<_>, _>>()?;
         let mut seen: BTreeSet<MapId> = model.outputs.iter().copied().collect();
         let mut last_read = vec![Vec::new(); geometry.len()];

@@ -4,6 +4,7 @@ use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Member, Message};
 use model::{Model, WeightHash};
 use std::sync::Arc;
+use tiling::Algorithm;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,8 @@ pub enum Output {
         model: ModelHash,
         /// The layers whose weights to pack.
         layers: std::ops::Range<u32>,
+        /// How each of them is computed.
+        algorithms: Vec<Algorithm>,
     },
     /// Run a task on the inputs held for it: answer `Executed` or `Broke`.
     Execute {

@@ -269,7 +269,7 @@ impl Worker {
             }
             let stages = plan.body.check(&model).and_then(|()| {
                 let stages = plan.body.stages.iter().enumerate();
-                stages.map(|(i, s)| StageGeometry::new(&model, i, s)).collect()
+                stages.map(|(i, s)| StageGeometry::new(&model, plan.body.numerics, i, s)).collect()
             });
             match stages {
                 Ok(stages) => plan.geometry = Some(Arc::new(stages)),
@@ -284,9 +284,7 @@ impl Worker {
 
     fn prepare_stages(&mut self) {
         for (&id, plan) in &mut self.plans {
-            if plan.geometry.is_none() {
-                continue;
-            }
+            let Some(geometry) = &plan.geometry else { continue };
             for &stage in &plan.wanted_stages {
                 let Some(body) = plan.body.stages.get(stage as usize) else { continue };
                 if plan.prepared.contains(&stage) || !plan.preparing.insert(stage) {
@@ -297,6 +295,7 @@ impl Worker {
                     stage,
                     model: plan.model,
                     layers: body.first_layer..body.end_layer,
+                    algorithms: geometry[stage as usize].algorithms.clone(),
                 });
             }
         }

@@ -7,7 +7,7 @@ use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
 use protocol::{Message, ModelHash, Nanos, PieceHeader, PlanId, TaskId, WorkerId};
 use std::sync::Arc;
-use tiling::{Grid, Handover, Plan, Region, Slot, Split, Stage, StageGeometry};
+use tiling::{Grid, Handover, Numerics, Plan, Region, Slot, Split, Stage, StageGeometry};
 
 pub const MODEL: ModelHash = ModelHash(WeightHash([7; 32]));
 pub const W0: WorkerId = WorkerId(0);
@@ -47,7 +47,7 @@ pub fn plan(placement: &[u32]) -> Plan {
         placement: vec![Slot(placement[0])],
         handover: Handover::Gather,
     };
-    Plan { strategy: "test".into(), stages: vec![strips, whole] }
+    Plan { strategy: "test".into(), numerics: Numerics::Exact, stages: vec![strips, whole] }
 }
 
 pub fn task(frame: u64, stage: u32, tile: u32) -> TaskId {

@@ -1,0 +1,136 @@
+use super::*;
+use crate::algorithm::Numerics;
+use crate::plan::{Grid, Handover, Slot, Split, Stage};
+use model::{LoadOptions, zoo};
+
+const ORDERS: [Order; 3] =
+    [Order::LayerByLayer, Order::RowByRow, Order::DepthFirst { threads: 2, cache_values: 4 << 10 }];
+
+fn models() -> Vec<std::sync::Arc<Model>> {
+    let open = |name: &str| zoo::open(name, &LoadOptions::default()).unwrap().graph;
+    ["zoo:squeezenet@64x64", "zoo:unet@32x32", "zoo:mobilenetv2@64x64"].map(open).to_vec()
+}
+
+fn stages(model: &Model) -> Vec<StageGeometry> {
+    let local =
+        |i: usize| crate::locality(model, model::LayerId(i as u32)) == crate::Locality::Local;
+    let prefix = (0..model.layers.len()).take_while(|&i| local(i)).count();
+    let grid = Grid::even(2, 2);
+    let stage = Stage {
+        first_layer: 0,
+        end_layer: prefix as u32,
+        placement: vec![Slot(0); grid.tiles()],
+        split: Split::Spatial(grid),
+        handover: Handover::Gather,
+    };
+    let whole = StageGeometry::whole(model, Numerics::Fast);
+    StageGeometry::new(model, Numerics::Fast, 0, &stage).into_iter().chain([whole]).collect()
+}
+
+/// Calls `f` with every schedule of some known networks.
+fn each(f: impl Fn(&Model, &StageGeometry, usize, &Schedule)) {
+    for model in models() {
+        for stage in stages(&model) {
+            for tile in 0..stage.tiles.len() {
+                for order in ORDERS {
+                    f(&model, &stage, tile, &Schedule::new(&model, &stage, tile, order));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn each_row_is_done_once_and_after_what_it_reads() {
+    each(|model, _, _, schedule| {
+        let start = |unit: &Unit| unit.region.rows.start;
+        let mut done: Vec<usize> = schedule.units.iter().map(start).collect();
+        for step in &schedule.steps {
+            let unit = &schedule.units[step.unit];
+            assert_eq!(step.rows.start, done[step.unit]);
+            let block = unit.algorithm.outputs();
+            let rows = unit.region.rows;
+            assert!(step.rows.end == rows.end || (step.rows.end - rows.start) % block == 0);
+            for (input, map) in unit.inputs.iter().enumerate() {
+                let Some(place) = schedule.places.get(map) else { continue };
+                let field = unit.field(model, input, step.rows);
+                assert!(field.is_empty() || field.rows.end <= done[place.unit]);
+            }
+            done[step.unit] = step.rows.end;
+        }
+        let ends: Vec<usize> = schedule.units.iter().map(|unit| unit.region.rows.end).collect();
+        assert_eq!(done, ends);
+    });
+}
+
+/// Plays the steps on numbered cells: what is read is what was written last for that row.
+#[test]
+fn nothing_is_overwritten_that_is_still_read() {
+    each(|model, stage, tile, schedule| {
+        // For each line of the arena, which buffer and row of its map it holds.
+        let mut arena = vec![(usize::MAX, usize::MAX); schedule.arena_values / LINE_VALUES + 1];
+        let mut first_row: Vec<usize> =
+            schedule.buffers.iter().map(|b| b.region.rows.start).collect();
+        let mut written = first_row.clone();
+        let lines = |buffer: &Buffer, first_row: usize, row: usize| {
+            let start = buffer.offset + (row - first_row) * buffer.row_values();
+            start / LINE_VALUES..(start + buffer.row_values()).div_ceil(LINE_VALUES)
+        };
+        let mut done: Vec<usize> = schedule.units.iter().map(|u| u.region.rows.start).collect();
+        for step in &schedule.steps {
+            let unit = &schedule.units[step.unit];
+            let place = schedule.places[&unit.output];
+            let b = place.buffer;
+            let buffer = &schedule.buffers[b];
+            if step.rows.end - first_row[b] > buffer.rows {
+                assert!(step.rows.end - step.kept_from <= buffer.rows);
+                first_row[b] = step.kept_from;
+                let kept = step.kept_from..written[b].max(step.kept_from);
+                for row in kept.filter(|_| !buffer.given_away) {
+                    lines(buffer, first_row[b], row).for_each(|line| arena[line] = (b, row));
+                }
+            }
+            for (input, map) in unit.inputs.iter().enumerate() {
+                let Some(from) = schedule.places.get(map) else { continue };
+                let held = &schedule.buffers[from.buffer];
+                let field = unit.field(model, input, step.rows);
+                for row in field.rows.indices().filter(|_| !held.given_away) {
+                    assert!(row >= first_row[from.buffer] && row < done[from.unit]);
+                    // The first and the last line of a row may be shared with its neighbours.
+                    let lines = lines(held, first_row[from.buffer], row);
+                    let inner = (lines.start + 1)..lines.end.saturating_sub(1);
+                    inner.for_each(|line| assert_eq!(arena[line], (from.buffer, row)));
+                }
+            }
+            for row in step.rows.indices().filter(|_| !buffer.given_away) {
+                lines(buffer, first_row[b], row).for_each(|line| arena[line] = (b, row));
+            }
+            written[b] = written[b].max(step.rows.end);
+            done[step.unit] = step.rows.end;
+        }
+        for (map, _) in &stage.tiles[tile].outputs {
+            if let Some(place) = schedule.places.get(map) {
+                assert_eq!(
+                    first_row[place.buffer],
+                    schedule.buffers[place.buffer].region.rows.start
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn depth_first_takes_less_memory() {
+    let options = LoadOptions::default();
+    for (name, at_least) in [("zoo:unet@1024x1024", 1.9), ("zoo:yolov2@1024x1024", 4.0)] {
+        let Ok(model) = zoo::open(name, &options) else { panic!("{name}") };
+        let stage = StageGeometry::whole(&model.graph, Numerics::Fast);
+        let bytes = |order| Schedule::new(&model.graph, &stage, 0, order).arena_bytes();
+        let [layers, rows, few] =
+            [Order::LayerByLayer, Order::depth_first(1), Order::RowByRow].map(bytes);
+        assert!(
+            few <= rows && rows as f64 * at_least < layers as f64,
+            "{name}: {layers} {rows} {few}"
+        );
+    }
+}
