@@ -8,9 +8,10 @@ use crate::piece::Piece;
 use crate::run::{self, Task};
 use crate::simd::{Cpu, Isa};
 use crate::threads::Threads;
-use model::MapId;
+use model::{LayerId, MapId};
 use std::sync::Arc;
-use tiling::{Numerics, Order, StageGeometry};
+use std::time::Duration;
+use tiling::{Algorithm, Numerics, Order, StageGeometry, TileGeometry};
 
 /// Threads, an instruction set and reusable memory.
 ///
@@ -100,7 +101,30 @@ impl Engine {
         let schedule = self.schedules.find(model.graph(), stage, tile, self.order)?;
         let outputs = &stage.tiles[tile].outputs;
         let task = Task { schedule: &schedule, inputs: &stage.tiles[tile].inputs, outputs };
-        self.threads.enter(|| run::run(&self.threads, &self.memory, model, task, inputs))
+        self.threads.enter(|| run::run(&self.threads, &self.memory, model, task, inputs, None))
+    }
+
+    /// Runs the whole model as one tile and says how long each layer took, in the order of the
+    /// model. A convolution that an addition took in has no line of its own.
+    ///
+    /// *Errors*: as [`Engine::run_tile`].
+    pub fn profile_whole(
+        &self,
+        model: &PackedModel,
+        numerics: Numerics,
+        inputs: &[(MapId, Arc<Piece>)],
+    ) -> Result<Vec<(LayerId, Algorithm, Duration)>, KernelError> {
+        let stage = self.schedules.whole(model.graph(), numerics);
+        let schedule = self.schedules.find(model.graph(), &stage, 0, self.order)?;
+        let TileGeometry { inputs: regions, outputs, .. } = &stage.tiles[0];
+        let task = Task { schedule: &schedule, inputs: regions, outputs };
+        let mut times = vec![Duration::ZERO; schedule.units.len()];
+        let made = self.threads.enter(|| {
+            run::run(&self.threads, &self.memory, model, task, inputs, Some(&mut times))
+        })?;
+        made.into_iter().for_each(|(_, piece)| self.recycle(piece));
+        let units = schedule.units.iter().zip(times);
+        Ok(units.map(|(unit, time)| (unit.layer, unit.algorithm, time)).collect())
     }
 
     /// Runs the whole model as one tile.

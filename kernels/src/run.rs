@@ -20,6 +20,7 @@ use crate::view::{Target, View};
 use model::{MapId, Model, Op};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tiling::schedule::{Buffer, Place, Schedule, Step, Unit};
 use tiling::{Region, Span};
 
@@ -31,7 +32,7 @@ pub(crate) struct Task<'a> {
     pub(crate) outputs: &'a [(MapId, Region)],
 }
 
-/// Runs the steps of a schedule.
+/// Runs the steps of a schedule; adds up the time of each unit where asked.
 ///
 /// *Errors*: an input region is not covered, or a layer is not packed.
 pub(crate) fn run(
@@ -40,6 +41,7 @@ pub(crate) fn run(
     model: &PackedModel,
     task: Task<'_>,
     inputs: &[(MapId, Arc<Piece>)],
+    mut profile: Option<&mut [Duration]>,
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let Task { schedule, .. } = task;
     let graph = &**model.graph();
@@ -67,7 +69,11 @@ pub(crate) fn run(
     let done = schedule.units.iter().map(|unit| unit.region.rows.start).collect();
     let mut run = Run { threads, graph, schedule, packed, given, held, done };
     for step in &schedule.steps {
+        let begun = profile.is_some().then(Instant::now);
         run.step(step)?;
+        if let (Some(times), Some(begun)) = (&mut profile, begun) {
+            times[step.unit] += begun.elapsed();
+        }
     }
     let outputs = run.outputs(task.outputs, &mut pieces);
     memory.put_arena(arena);

@@ -80,7 +80,7 @@ impl Algorithm {
                 Algorithm::Direct => 0,
                 _ => products * (inputs + outputs) * 12,
             };
-            products * inputs * outputs + weights * inputs * outputs * 16 + transforms
+            products * inputs * outputs + weights * inputs * outputs * 40 + transforms
         };
         let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
         by_cost.unwrap_or_default()

@@ -4,6 +4,7 @@ use super::source::Source;
 use super::{Conv, Out, Part};
 use crate::math;
 use crate::simd::{Kernel, Simd};
+use std::ops::Range;
 use tiling::Span;
 
 /// One thread's share of a depthwise convolution.
@@ -22,6 +23,8 @@ const CHUNK_VALUES: usize = 64 << 10;
 /// The arguments of a micro-kernel, for all channels of a block.
 struct Micro<'a> {
     rows: &'a [*const f32],
+    /// Of the columns that the block reads, those inside the map, where the window is known.
+    cols: Range<usize>,
     kernel_cols: usize,
     /// Values from one tap of a kernel row to the next.
     tap_step: usize,
@@ -53,14 +56,23 @@ impl Kernel for DepthwisePart<'_> {
         let mut rows = Vec::with_capacity(window.kernel.rows);
         let row_values = (input.region.cols.len() * input.step * window.stride.rows).max(1);
         let chunk_rows = (CHUNK_VALUES / row_values).max(1);
+        let taps = window.kernel.cols;
+        let is_known =
+            matches!((taps, window.stride.cols, window.dilation.cols), (3 | 5, 1 | 2, 1));
         for row in part.rows.indices() {
-            if (row - part.rows.start) % chunk_rows == 0 {
+            if !is_known && (row - part.rows.start) % chunk_rows == 0 {
                 source.fill(Span::new(row, (row + chunk_rows).min(part.rows.end)));
             }
             for block in &source.blocks {
-                source.rows(row, block, &mut rows);
+                let cols = if is_known {
+                    source.bare_rows(row, block, &mut rows)
+                } else {
+                    source.rows(row, block, &mut rows);
+                    0..usize::MAX
+                };
                 let micro = Micro {
                     rows: &rows,
+                    cols,
                     kernel_cols: window.kernel.cols,
                     tap_step: window.dilation.cols * input.step,
                     pixel_step: window.stride.cols * input.step,
@@ -72,21 +84,36 @@ impl Kernel for DepthwisePart<'_> {
                     out: out.at(row, block.out_col),
                     out_step: out.step,
                 };
-                match block.pixels {
-                    1 => s.enter(Fixed::<'_, 1>(&micro)),
-                    2 => s.enter(Fixed::<'_, 2>(&micro)),
-                    3 => s.enter(Fixed::<'_, 3>(&micro)),
-                    4 => s.enter(Fixed::<'_, 4>(&micro)),
-                    5 => s.enter(Fixed::<'_, 5>(&micro)),
-                    6 => s.enter(Fixed::<'_, 6>(&micro)),
-                    7 => s.enter(Fixed::<'_, 7>(&micro)),
-                    8 => s.enter(Fixed::<'_, 8>(&micro)),
-                    _ => unreachable!("a block has at most {PIXELS} pixels"),
+                // The usual windows have loops of known length.
+                match (taps, window.stride.cols, window.dilation.cols) {
+                    (3, 1, 1) => micro.call::<S, 3, 1>(s, block.pixels),
+                    (3, 2, 1) => micro.call::<S, 3, 2>(s, block.pixels),
+                    (5, 1, 1) => micro.call::<S, 5, 1>(s, block.pixels),
+                    (5, 2, 1) => micro.call::<S, 5, 2>(s, block.pixels),
+                    _ => micro.call::<S, 0, 0>(s, block.pixels),
                 }
                 if clamp.is_none() {
                     out.activate(s, *activation, micro.out, block.pixels, channels);
                 }
             }
+        }
+    }
+}
+
+impl Micro<'_> {
+    /// Computes a block: `TAPS` taps a row, windows `STRIDE` columns apart; zeros stand for any.
+    #[inline(always)]
+    fn call<S: Simd, const TAPS: usize, const STRIDE: usize>(&self, s: S, pixels: usize) {
+        match pixels {
+            1 => s.enter(Fixed::<'_, 1, TAPS, STRIDE>(self)),
+            2 => s.enter(Fixed::<'_, 2, TAPS, STRIDE>(self)),
+            3 => s.enter(Fixed::<'_, 3, TAPS, STRIDE>(self)),
+            4 => s.enter(Fixed::<'_, 4, TAPS, STRIDE>(self)),
+            5 => s.enter(Fixed::<'_, 5, TAPS, STRIDE>(self)),
+            6 => s.enter(Fixed::<'_, 6, TAPS, STRIDE>(self)),
+            7 => s.enter(Fixed::<'_, 7, TAPS, STRIDE>(self)),
+            8 => s.enter(Fixed::<'_, 8, TAPS, STRIDE>(self)),
+            _ => unreachable!("a block has at most {PIXELS} pixels"),
         }
     }
 }
@@ -98,10 +125,12 @@ unsafe fn load<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
     unsafe { if n == S::LANES { s.load(p) } else { s.load_first(p, n) } }
 }
 
-/// A micro-kernel for a fixed number of pixels.
-struct Fixed<'a, const PIXELS: usize>(&'a Micro<'a>);
+/// A micro-kernel for a fixed number of pixels, and perhaps a fixed window.
+struct Fixed<'a, const PIXELS: usize, const TAPS: usize, const STRIDE: usize>(&'a Micro<'a>);
 
-impl<const PIXELS: usize> Kernel for Fixed<'_, PIXELS> {
+impl<const PIXELS: usize, const TAPS: usize, const STRIDE: usize> Kernel
+    for Fixed<'_, PIXELS, TAPS, STRIDE>
+{
     type Output = ();
 
     #[inline(always)]
@@ -116,7 +145,7 @@ impl<const PIXELS: usize> Kernel for Fixed<'_, PIXELS> {
     }
 }
 
-impl<const PIXELS: usize> Fixed<'_, PIXELS> {
+impl<const PIXELS: usize, const TAPS: usize, const STRIDE: usize> Fixed<'_, PIXELS, TAPS, STRIDE> {
     /// `n` channels from `channel` on; inlined once with a constant `n` and once without.
     #[inline(always)]
     fn vector<S: Simd>(&self, s: S, channel: usize, n: usize) {
@@ -127,15 +156,16 @@ impl<const PIXELS: usize> Fixed<'_, PIXELS> {
         unsafe {
             let mut weights = m.weights.as_ptr().add(channel);
             for &row in m.rows {
-                for tap in 0..m.kernel_cols {
-                    let w = load(s, weights, n);
-                    let input = row.add(tap * m.tap_step + channel);
-                    for (pixel, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.fma(load(s, input.add(pixel * m.pixel_step), n), w, *sum);
+                let row = row.add(channel);
+                match TAPS {
+                    0 => self.any_taps(s, row, weights, n, &mut sums),
+                    _ if m.cols == (0..(PIXELS - 1) * STRIDE + TAPS) => {
+                        self.known_taps::<S, false>(s, row, weights, n, &mut sums);
                     }
-                    // After the last tap this points past the weights, and is not read.
-                    weights = weights.wrapping_add(m.channels);
+                    _ => self.known_taps::<S, true>(s, row, weights, n, &mut sums),
                 }
+                // After the last row this points past the weights, and is not read.
+                weights = weights.wrapping_add(m.kernel_cols * m.channels);
             }
             let bias = load(s, m.bias.as_ptr().add(channel), n);
             let (low, high) = (s.splat(m.low), s.splat(m.high));
@@ -147,6 +177,66 @@ impl<const PIXELS: usize> Fixed<'_, PIXELS> {
                     false => s.store_first(out, n, y),
                 }
             }
+        }
+    }
+
+    /// One kernel row, tap by tap.
+    ///
+    /// *Safety*: `n` values of all taps and weights are readable.
+    #[inline(always)]
+    unsafe fn any_taps<S: Simd>(
+        &self,
+        s: S,
+        row: *const f32,
+        weights: *const f32,
+        n: usize,
+        sums: &mut [S::V; PIXELS],
+    ) {
+        let m = self.0;
+        for tap in 0..m.kernel_cols {
+            // Safety: as asked.
+            unsafe {
+                let w = load(s, weights.add(tap * m.channels), n);
+                let input = row.add(tap * m.tap_step);
+                for (pixel, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.fma(load(s, input.add(pixel * m.pixel_step), n), w, *sum);
+                }
+            }
+        }
+    }
+
+    /// One kernel row, input column by input column: each is read once for all windows that have
+    /// it. A pixel still sees its taps from left to right, padding as zeros.
+    ///
+    /// *Safety*: `n` values of all columns inside the map and of all weights are readable.
+    #[inline(always)]
+    unsafe fn known_taps<S: Simd, const PADDED: bool>(
+        &self,
+        s: S,
+        row: *const f32,
+        weights: *const f32,
+        n: usize,
+        sums: &mut [S::V; PIXELS],
+    ) {
+        let m = self.0;
+        // Safety: as asked.
+        let w: [S::V; TAPS] =
+            std::array::from_fn(|tap| unsafe { load(s, weights.add(tap * m.channels), n) });
+        let mut input = row;
+        for col in 0..(PIXELS - 1) * STRIDE + TAPS {
+            // Safety: as asked.
+            let x = match PADDED && !m.cols.contains(&col) {
+                true => s.splat(0.0),
+                false => unsafe { load(s, input, n) },
+            };
+            for (tap, w) in w.iter().enumerate() {
+                let Some(first) = col.checked_sub(tap) else { continue };
+                let pixel = first / STRIDE.max(1);
+                if first % STRIDE.max(1) == 0 && pixel < PIXELS {
+                    sums[pixel] = s.fma(x, *w, sums[pixel]);
+                }
+            }
+            input = input.wrapping_add(m.tap_step);
         }
     }
 }

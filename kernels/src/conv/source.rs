@@ -14,6 +14,7 @@
 use super::Part;
 use crate::view::View;
 use model::{Axes, Pads, Window};
+use std::ops::Range;
 use tiling::{Region, Span};
 
 /// Neighbouring output pixels of one row that a micro-kernel computes together.
@@ -90,6 +91,32 @@ impl<'a> Source<'a> {
         let zeros = vec![0.0; span_max * input.step];
         let (strips, strip_rows) = (Vec::new(), Span::EMPTY);
         Self { input, window, blocks, zeros, strips, strip_row, strip_rows }
+    }
+
+    /// As [`Source::rows`], for a kernel that fills in the padding left and right by itself: the
+    /// columns of the block that are inside the map; the others must not be read.
+    pub(super) fn bare_rows(
+        &self,
+        output_row: usize,
+        block: &Block,
+        rows: &mut Vec<*const f32>,
+    ) -> Range<usize> {
+        let Window { kernel, stride, dilation, pads } = *self.window;
+        let end = block.first_col + block.span as isize;
+        let cols = inside((block.first_col, end), self.input.map_cols);
+        let skipped = (cols.start as isize - block.first_col).max(0) as usize;
+        rows.clear();
+        for k in 0..kernel.rows {
+            let row = (output_row * stride.rows + k * dilation.rows) as isize - pads.top as isize;
+            let outside = row < 0 || row as usize >= self.input.map_rows || cols.is_empty();
+            rows.push(if outside {
+                self.zeros[..block.span * self.input.step].as_ptr()
+            } else {
+                let first = self.input.pointer(row as usize, cols);
+                first.wrapping_sub(skipped * self.input.step)
+            });
+        }
+        if cols.is_empty() { 0..0 } else { skipped..skipped + cols.len() }
     }
 
     /// Makes the strips of the input rows that some output rows read.
