@@ -4,6 +4,7 @@
 //! MobileNetV2 took 9.6 ms, with this order 7.8 (`facts/engines.md`, 5.4).
 
 use crate::piece::{AlignedBuffer, Piece};
+use model::Element;
 use tiling::Region;
 
 /// Free buffers, the last one freed at the end. Sizes are numbers of values.
@@ -18,8 +19,8 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// A piece with old values.
-    pub(crate) fn piece(&mut self, region: Region, channels: usize) -> Piece {
-        let len = region.positions() * channels;
+    pub(crate) fn piece(&mut self, region: Region, channels: usize, element: Element) -> Piece {
+        let len = (region.positions() * channels * element.bytes()).div_ceil(size_of::<f32>());
         // A far larger buffer would be missed by the large map that comes next.
         let fits = |b: &AlignedBuffer| b.capacity() >= len && b.capacity() / 4 <= len.max(1 << 12);
         let buffer = match self.free.iter().rposition(fits) {
@@ -31,7 +32,7 @@ impl Arena {
         };
         self.live += buffer.capacity();
         self.peak = self.peak.max(self.live);
-        Piece::from_buffer(region, channels, buffer)
+        Piece::from_buffer(region, channels, element, buffer)
     }
 
     /// Drops buffers, the longest unused first, until a new one keeps the sum near the peak.
@@ -77,7 +78,7 @@ mod tests {
     use tiling::Span;
 
     fn piece(arena: &mut Arena, cols: usize) -> Piece {
-        arena.piece(Region::new(Span::whole(1), Span::whole(cols)), 1 << 12)
+        arena.piece(Region::new(Span::whole(1), Span::whole(cols)), 1 << 12, Element::F32)
     }
 
     /// A chain of maps, each freed once the next is made.

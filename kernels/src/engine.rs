@@ -6,6 +6,7 @@ use crate::gather::gather;
 use crate::layer::LayerRun;
 use crate::pack::PackedModel;
 use crate::piece::{Piece, View};
+use crate::quant::QuantRun;
 use crate::simd::{Cpu, Isa};
 use crate::threads::Threads;
 use model::{LayerId, MapId, Model};
@@ -225,10 +226,12 @@ impl Run<'_> {
         let Some(packed) = self.model.find(id) else {
             return Err(KernelError::NotPacked { layer: layer.name.clone() });
         };
-        let mut output = self.arena.piece(region, shape.channels());
+        let mut output = self.arena.piece(region, shape.channels(), graph.element(layer.output));
         // An input of which nothing is needed (all of it is padding) may be missing.
         let nothing: Vec<Piece> = (layer.inputs.iter())
-            .map(|&map| Piece::zeroed(Region::EMPTY, graph.shape(map).channels()))
+            .map(|&map| {
+                Piece::zeroed_of(Region::EMPTY, graph.shape(map).channels(), graph.element(map))
+            })
             .collect();
         let mut inputs = Vec::with_capacity(layer.inputs.len());
         for (&map, nothing) in layer.inputs.iter().zip(&nothing) {
@@ -240,10 +243,18 @@ impl Run<'_> {
                 let got = piece.region;
                 return Err(KernelError::TileRegion { layer, map, expected, got });
             }
-            inputs.push((View::new(piece, input_shape), input_shape));
+            inputs.push((piece, input_shape));
         }
-        let run = LayerRun { threads: self.threads, layer, packed, inputs: &inputs, shape };
-        run.run(&mut output)?;
+        let threads = self.threads;
+        if crate::quant::handles(graph, layer) {
+            let run = QuantRun { threads, layer, packed, inputs: &inputs, shape };
+            run.run(&mut output)?;
+        } else {
+            let views = inputs.iter().map(|&(piece, shape)| (View::new(piece, shape), shape));
+            let inputs: Vec<_> = views.collect();
+            let run = LayerRun { threads, layer, packed, inputs: &inputs, shape };
+            run.run(&mut output)?;
+        }
         self.held.insert(layer.output, Held::Made(output));
         Ok(())
     }

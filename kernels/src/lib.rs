@@ -30,6 +30,7 @@ mod pack;
 mod piece;
 mod pointwise;
 mod pool;
+mod quant;
 pub mod reference;
 mod simd;
 mod spatial;

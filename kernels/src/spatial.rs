@@ -3,16 +3,16 @@
 //! Nothing here fuses a multiply-add, so the compiler may vectorise as it likes and the bits stay.
 
 use crate::math;
-use crate::piece::{Piece, View};
+use crate::piece::{Piece, Value, View};
 use crate::threads::Threads;
 use model::{Axes, DepthOrder, Pads, ResizeMode};
 use tiling::Span;
 use tiling::receptive::ResizeAxis;
 
 /// Joins maps along the channels.
-pub(crate) fn concat(threads: &Threads, inputs: &[View<'_>], output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
-    threads.bands(output, work, |region, values| {
+pub(crate) fn concat<T: Value>(threads: &Threads, inputs: &[View<'_, T>], output: &mut Piece) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let strip = region.cols.len() * channels;
         for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
             let mut first = 0;
@@ -28,9 +28,15 @@ pub(crate) fn concat(threads: &Threads, inputs: &[View<'_>], output: &mut Piece)
 }
 
 /// Surrounds a map with a constant.
-pub(crate) fn pad(threads: &Threads, input: View<'_>, pads: Pads, value: f32, output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
-    threads.bands(output, work, |region, values| {
+pub(crate) fn pad<T: Value>(
+    threads: &Threads,
+    input: View<'_, T>,
+    pads: Pads,
+    value: T,
+    output: &mut Piece,
+) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let strip = region.cols.len() * channels;
         // The columns of the output that come from the map.
         let copied = Span::new(pads.left, pads.left + input.map_cols).intersect(region.cols);
@@ -49,6 +55,28 @@ pub(crate) fn pad(threads: &Threads, input: View<'_>, pads: Pads, value: f32, ou
     });
 }
 
+/// Rescales rows and columns by repeating or leaving out values.
+pub(crate) fn resize_nearest<T: Value>(
+    threads: &Threads,
+    input: View<'_, T>,
+    mode: ResizeMode,
+    axes: Axes<ResizeAxis>,
+    output: &mut Piece,
+) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
+        let cols: Vec<usize> =
+            region.cols.indices().map(|col| axes.cols.samples(mode, col).0).collect();
+        let strip = region.cols.len() * channels;
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let (from, _) = axes.rows.samples(mode, row);
+            for (&col, to) in cols.iter().zip(to.chunks_mut(channels)) {
+                to.copy_from_slice(input.pixel(from, col));
+            }
+        }
+    });
+}
+
 /// Rescales rows and columns. Between samples: `a + (b - a) * fraction`, columns first.
 pub(crate) fn resize(
     threads: &Threads,
@@ -57,6 +85,9 @@ pub(crate) fn resize(
     axes: Axes<ResizeAxis>,
     output: &mut Piece,
 ) {
+    if mode != ResizeMode::Bilinear {
+        return resize_nearest(threads, input, mode, axes, output);
+    }
     let (work, channels) = (4 * output.values().len(), output.channels);
     threads.bands(output, work, |region, values| {
         let sample = |axis: &ResizeAxis, out: usize| {
@@ -68,10 +99,6 @@ pub(crate) fn resize(
         for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
             let (top, bottom, row_fraction) = sample(&axes.rows, row);
             for (&(left, right, fraction), to) in cols.iter().zip(to.chunks_mut(channels)) {
-                if mode != ResizeMode::Bilinear {
-                    to.copy_from_slice(input.pixel(top, left));
-                    continue;
-                }
                 let (a, b) = (input.pixel(top, left), input.pixel(top, right));
                 let (c, d) = (input.pixel(bottom, left), input.pixel(bottom, right));
                 for (i, to) in to.iter_mut().enumerate() {
@@ -85,15 +112,15 @@ pub(crate) fn resize(
 }
 
 /// Moves channels into blocks of positions.
-pub(crate) fn depth_to_space(
+pub(crate) fn depth_to_space<T: Value>(
     threads: &Threads,
-    input: View<'_>,
+    input: View<'_, T>,
     block: usize,
     order: DepthOrder,
     output: &mut Piece,
 ) {
-    let (work, channels) = (output.values().len(), output.channels);
-    threads.bands(output, work, |region, values| {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
         for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
@@ -111,9 +138,14 @@ pub(crate) fn depth_to_space(
 }
 
 /// Moves blocks of positions into channels.
-pub(crate) fn space_to_depth(threads: &Threads, input: View<'_>, block: usize, output: &mut Piece) {
-    let (work, channels) = (output.values().len(), output.channels);
-    threads.bands(output, work, |region, values| {
+pub(crate) fn space_to_depth<T: Value>(
+    threads: &Threads,
+    input: View<'_, T>,
+    block: usize,
+    output: &mut Piece,
+) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
         for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {

@@ -3,7 +3,7 @@
 //! No result depends on how the work is cut, only the time does.
 
 use crate::error::KernelError;
-use crate::piece::Piece;
+use crate::piece::{Piece, Value};
 use crate::simd::Cpu;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Mutex;
@@ -65,13 +65,23 @@ impl Threads {
         work: usize,
         f: impl Fn(Region, &mut [f32]) + Sync,
     ) {
+        self.bands_of(output, work, f);
+    }
+
+    /// As [`Threads::bands`], for elements of any type.
+    pub(crate) fn bands_of<T: Value>(
+        &self,
+        output: &mut Piece,
+        work: usize,
+        f: impl Fn(Region, &mut [T]) + Sync,
+    ) {
         let region = output.region;
         let row_values = region.cols.len() * output.channels;
         let parts = if work < ELEMENTS_MIN { 1 } else { self.count.min(region.rows.len()).max(1) };
         if parts == 1 {
-            return f(region, output.values_mut());
+            return f(region, output.typed_mut());
         }
-        let mut rest = output.values_mut();
+        let mut rest = output.typed_mut();
         let mut bands = Vec::with_capacity(parts);
         for rows in split(region.rows, parts) {
             let (band, after) = rest.split_at_mut(rows.len() * row_values);
