@@ -75,7 +75,8 @@ pub fn tiled(
                 engine.run_tile(&built.packed, geometry.first_layer, tile, &inputs)?
             {
                 let shape = graph.shape(map);
-                let zeroed = || Piece::zeroed(Region::whole(shape), shape.channels());
+                let element = graph.element(map);
+                let zeroed = || Piece::zeroed_of(Region::whole(shape), shape.channels(), element);
                 made.entry(map).or_insert_with(zeroed).paste(&piece);
             }
         }
