@@ -119,7 +119,7 @@ pub(crate) async fn drive(
 
 impl Driver {
     /// Gives the machine an input; `values` are those of a bundle, until the machine has judged it.
-    fn handle(&mut self, input: Input, mut values: Option<(Bundle, Vec<Vec<f32>>)>) {
+    fn handle(&mut self, input: Input, mut values: Option<(Bundle, Vec<Vec<u8>>)>) {
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.machine.handle(now, input);
         while let Some(output) = self.machine.poll_output() {
@@ -163,7 +163,7 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, output: Output, values: &mut Option<(Bundle, Vec<Vec<f32>>)>) {
+    fn carry_out(&mut self, output: Output, values: &mut Option<(Bundle, Vec<Vec<u8>>)>) {
         match output {
             Output::Send(to, message) => self.command(to, |peer| Command::Send(peer, message)),
             Output::SendBundle(to, bundle) => {
@@ -317,6 +317,8 @@ impl Driver {
         for hash in weights.hashes().collect::<Vec<_>>() {
             if let Some(values) = weights.find(hash) {
                 self.blobs.insert(hash, Arc::new(WeightBytes(values.clone())));
+            } else if let Some(bytes) = weights.find_bytes(hash) {
+                self.blobs.insert(hash, Arc::new(IntegerBytes(bytes.clone())));
             }
         }
         self.blobs.insert(model.hash.0, model.graph_bytes.clone());
@@ -356,6 +358,14 @@ impl Driver {
 }
 
 /// Weights as they travel. Little-endian machines only, as all the supported ones are.
+struct IntegerBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for IntegerBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 struct WeightBytes(Arc<Vec<f32>>);
 
 impl AsRef<[u8]> for WeightBytes {

@@ -39,19 +39,20 @@ impl FrameMaps {
         model: &Model,
         map: MapId,
         region: Region,
-        values: Vec<f32>,
+        values: Vec<u8>,
     ) -> Result<(), KernelError> {
         let whole = Region::whole(model.shape(map));
-        let channels = model.shape(map).channels();
+        let (channels, element) = (model.shape(map).channels(), model.element(map));
         if region == whole {
-            self.maps.insert(map, Arc::new(Piece::from_values(region, channels, values)?));
+            let piece = Piece::from_bytes(region, channels, element, &values)?;
+            self.maps.insert(map, Arc::new(piece));
             return Ok(());
         }
-        let zeroed = || Arc::new(Piece::zeroed(whole, channels));
+        let zeroed = || Arc::new(Piece::zeroed_of(whole, channels, element));
         let target = self.maps.entry(map).or_insert_with(zeroed);
         // Nobody reads a map before all its tiles are in.
         let target = Arc::get_mut(target).expect("a map is not shared while it is gathered");
-        target.paste_values(region, &values)
+        target.paste_bytes(region, &values)
     }
 
     /// Pieces of maps, as references.
@@ -81,7 +82,7 @@ impl FrameMaps {
 fn push_region(payload: &mut Payload, map: &Arc<Piece>, region: Region) {
     let owner: Owner = Arc::new(PieceBytes(map.clone()));
     let Region { rows, cols } = map.region;
-    let pixel = map.channels * size_of::<f32>();
+    let pixel = map.channels * map.element().bytes();
     let offset =
         |row: usize, col: usize| ((row - rows.start) * cols.len() + (col - cols.start)) * pixel;
     if region.cols == cols && !region.is_empty() {
@@ -108,7 +109,12 @@ mod tests {
         let maps = FrameMaps::new([(MapId(0), piece.clone())]);
         for (rows, cols) in [((1, 4), (2, 5)), ((0, 5), (0, 7)), ((2, 3), (0, 7))] {
             let region = Region::new(Span::new(rows.0, rows.1), Span::new(cols.0, cols.1));
-            let cut = maps.cut(&[PieceHeader { map: MapId(0), region, channels: 3 }]);
+            let cut = maps.cut(&[PieceHeader {
+                map: MapId(0),
+                region,
+                channels: 3,
+                element: model::Element::F32,
+            }]);
             let bytes: Vec<u8> = cut.slices().flatten().copied().collect();
             assert_eq!(bytes, piece.crop(region).as_bytes());
         }

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use anyhow::{Context, Result, anyhow, bail};
 use image::imageops::FilterType;
 use kernels::{Piece, Pieces};
-use model::{Axes, InputSpec, MapId, Model, Shape};
+use model::{Axes, Element, InputSpec, MapId, Model, Shape};
 use ndarray::{ArrayD, ArrayView3, ArrayViewD, IxDyn};
 use ndarray_npy::{NpzWriter, ViewNpyExt, WriteNpyExt};
 use serde_json::json;
@@ -68,9 +68,12 @@ fn parse_npy(bytes: &[u8]) -> Result<Array> {
     if let Ok(view) = ArrayViewD::<f64>::view_npy(bytes) {
         return Ok(array(view, |v| v as f32));
     }
+    if let Ok(view) = ArrayViewD::<i8>::view_npy(bytes) {
+        return Ok(array(view, f32::from));
+    }
     match ArrayViewD::<u8>::view_npy(bytes) {
         Ok(view) => Ok(array(view, f32::from)),
-        Err(error) => bail!("expected a float32, float64 or uint8 .npy file: {error}"),
+        Err(error) => bail!("expected a float32, float64, uint8 or int8 .npy file: {error}"),
     }
 }
 
@@ -154,8 +157,12 @@ fn picture_piece(graph: &Model, map: MapId, picture: &image::DynamicImage) -> Re
     if !shape.is_spatial() || (rows, cols) != (shape.rows(), shape.cols()) {
         return Err(wrong());
     }
+    let region = Region::whole(shape);
+    if graph.element(map) == Element::U8 {
+        return Ok(Piece::from_bytes(region, shape.channels(), Element::U8, &values)?);
+    }
     let values = values.into_iter().map(|v| f32::from(v) / 255.0).collect();
-    Ok(Piece::from_values(Region::whole(shape), shape.channels(), values)?)
+    Ok(Piece::from_values(region, shape.channels(), values)?.cast(graph.element(map)))
 }
 
 impl Array {
@@ -173,7 +180,13 @@ impl Array {
         if self.dims != shape.dims() && batched != shape.dims() {
             return Err(wrong_shape(graph, map, format!("an array of {:?}", self.dims)));
         }
-        piece_of(shape, &self.values)
+        let piece = piece_of(shape, &self.values)?;
+        let element = graph.element(map);
+        let cast = piece.cast(element);
+        if cast.cast(Element::F32).values() != piece.values() {
+            bail!("input `{}` takes {element}, got other numbers", graph.map(map).name);
+        }
+        Ok(cast)
     }
 }
 
@@ -192,6 +205,7 @@ fn piece_of(shape: &Shape, values: &[f32]) -> Result<Piece> {
 
 /// A whole map as an array with its ONNX dims.
 fn array_of(shape: &Shape, piece: &Piece) -> Result<ArrayD<f32>> {
+    let piece = &piece.cast(Element::F32);
     let values = match shape {
         Shape::Spatial { .. } => piece.to_chw().into_iter().collect(),
         Shape::General(_) => piece.values().to_vec(),
@@ -228,13 +242,25 @@ pub fn write_output(path: &Path, graph: &Model, outputs: &[(MapId, Arc<Piece>)])
                 bail!("the model has {} outputs: write them as .npz or .json", outputs.len());
             };
             let file = BufWriter::new(File::create(path).with_context(cannot)?);
-            array_of(graph.shape(*map), piece)?.write_npy(file).with_context(cannot)
+            let array = array_of(graph.shape(*map), piece)?;
+            match piece.element() {
+                Element::U8 => array.mapv(|v| v as u8).write_npy(file),
+                Element::I8 => array.mapv(|v| v as i8).write_npy(file),
+                _ => array.write_npy(file),
+            }
+            .with_context(cannot)
         }
         "npz" => {
             let mut writer = NpzWriter::new(File::create(path).with_context(cannot)?);
             for (map, piece) in outputs {
                 let array = array_of(graph.shape(*map), piece)?;
-                writer.add_array(&graph.map(*map).name, &array).with_context(cannot)?;
+                let name = &graph.map(*map).name;
+                match piece.element() {
+                    Element::U8 => writer.add_array(name, &array.mapv(|v| v as u8)),
+                    Element::I8 => writer.add_array(name, &array.mapv(|v| v as i8)),
+                    _ => writer.add_array(name, &array),
+                }
+                .with_context(cannot)?;
             }
             writer.finish().map(drop).with_context(cannot)
         }
@@ -249,7 +275,8 @@ fn write_picture(path: &Path, graph: &Model, outputs: &[(MapId, Arc<Piece>)]) ->
     let picture = outputs.iter().find_map(|(map, piece)| {
         let shape = graph.shape(*map);
         let colours = matches!(shape.channels(), 1 | 3) && shape.is_spatial();
-        colours.then_some((shape, piece))
+        let bytes = piece.element() == Element::F32;
+        (colours && bytes).then_some((shape, piece))
     });
     let Some((shape, piece)) = picture else {
         bail!("no output of the model is a picture (1 or 3 channels): write .npy, .npz or .json");

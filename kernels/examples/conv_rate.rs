@@ -54,7 +54,7 @@ impl Case {
             let n: usize = dims.iter().product();
             let value = |i: usize| (i * 7919 % 1000) as f32 / 1000.0 - 0.5;
             let hash = weights.insert((0..n).map(value).collect());
-            WeightInfo { hash, dims }
+            WeightInfo::new(hash, &dims)
         };
         let tensors =
             vec![tensor(vec![outputs, inputs / groups, kernel, kernel]), tensor(vec![outputs])];
@@ -71,9 +71,8 @@ impl Case {
             bias: Some(WeightId(1)),
             activation: Activation::Relu,
         };
-        let map = |name: &str, channels: usize, side: usize| FeatureMap {
-            name: name.into(),
-            shape: Shape::Spatial { channels, rows: side, cols: side },
+        let map = |name: &str, channels: usize, side: usize| {
+            FeatureMap::new(name, Shape::Spatial { channels, rows: side, cols: side })
         };
         let (from, to) = (MapId(0), MapId(1));
         let graph = Model {

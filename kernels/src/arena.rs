@@ -2,6 +2,7 @@
 //! came back. Memory that was touched before spares the next run its page faults.
 
 use crate::piece::{AlignedBuffer, Piece};
+use model::Element;
 use std::sync::{Mutex, MutexGuard};
 use tiling::Region;
 
@@ -28,8 +29,8 @@ impl Pool {
     }
 
     /// A piece with old values.
-    pub(crate) fn piece(&self, region: Region, channels: usize) -> Piece {
-        let len = region.positions() * channels;
+    pub(crate) fn piece(&self, region: Region, channels: usize, element: Element) -> Piece {
+        let len = (region.positions() * channels * element.bytes()).div_ceil(size_of::<f32>());
         // A far larger buffer would be missed by the large map that comes next.
         let fits = |b: &AlignedBuffer| b.capacity() >= len && b.capacity() / 4 <= len.max(1 << 12);
         let mut pieces = lock(&self.pieces);
@@ -37,7 +38,7 @@ impl Pool {
             Some(at) => pieces.remove(at).reused(len),
             None => AlignedBuffer::zeroed(len),
         };
-        Piece::from_buffer(region, channels, buffer)
+        Piece::from_buffer(region, channels, element, buffer)
     }
 
     /// Takes a piece of a caller.
@@ -78,10 +79,10 @@ mod tests {
     fn what_came_back_is_used_again() {
         let pool = Pool::default();
         let region = Region::new(Span::whole(4), Span::whole(64));
-        let piece = pool.piece(region, 32);
+        let piece = pool.piece(region, 32, Element::F32);
         let address = piece.values().as_ptr();
         pool.put_piece(piece);
-        assert_eq!(pool.piece(region, 32).values().as_ptr(), address);
+        assert_eq!(pool.piece(region, 32, Element::F32).values().as_ptr(), address);
         let arena = pool.arena(1000);
         let address = arena.values().as_ptr();
         pool.put_arena(arena);

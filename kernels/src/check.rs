@@ -120,7 +120,7 @@ impl Check<'_> {
         let (op, output) = (&self.layer.op, self.output);
         let expected = match op {
             Op::Constant { .. } => 0..=0,
-            Op::MatMul => 2..=2,
+            Op::MatMul | Op::QCombine { .. } => 2..=2,
             Op::Combine { .. } => 2..=usize::MAX,
             Op::Concat | Op::ConcatGeneral { .. } => 1..=usize::MAX,
             _ => 1..=1,
@@ -133,7 +133,7 @@ impl Check<'_> {
         let Some(&input) = self.inputs.first() else { return Ok(()) };
         match op {
             Op::Constant { .. } => Ok(()),
-            Op::Conv { window, .. } => {
+            Op::Conv { window, .. } | Op::QConv { window, .. } => {
                 self.spatial()?;
                 self.window(window)?;
                 self.fits(window, input)
@@ -144,7 +144,11 @@ impl Check<'_> {
                 self.same("channels", input.channels(), output.channels())
             }
             // To both a general map is one position with a channel for each element.
-            Op::Activate(_) | Op::ChannelAffine { .. } => self.same_shape(),
+            Op::Activate(_)
+            | Op::ChannelAffine { .. }
+            | Op::Quantize { .. }
+            | Op::Dequantize { .. }
+            | Op::Requantize { .. } => self.same_shape(),
             Op::Lrn { size, .. } => {
                 self.spatial()?;
                 self.holds("a positive size", *size > 0)?;
@@ -154,7 +158,7 @@ impl Check<'_> {
                 self.spatial()?;
                 self.same_shape()
             }
-            Op::Combine { .. } => {
+            Op::Combine { .. } | Op::QCombine { .. } => {
                 if !self.inputs.iter().all(|s| s.is_spatial() == output.is_spatial()) {
                     return self.spatial();
                 }
@@ -208,7 +212,7 @@ impl Check<'_> {
                 self.same("rows", output.rows() * block, input.rows())?;
                 self.same("cols", output.cols() * block, input.cols())
             }
-            Op::GlobalAveragePool => {
+            Op::GlobalAveragePool | Op::QGlobalAveragePool { .. } => {
                 self.spatial()?;
                 self.same("positions", 1, output.rows() * output.cols())?;
                 self.same("channels", input.channels(), output.channels())
@@ -222,7 +226,7 @@ impl Check<'_> {
                 let permuted = perm.iter().map(|&axis| from[axis]);
                 self.holds("the output's dims", permuted.eq(to.iter().copied()))
             }
-            Op::Linear { .. } => {
+            Op::Linear { .. } | Op::QLinear { .. } => {
                 let (from, to) = (input.dims(), output.dims());
                 self.holds("an axis", !from.is_empty() && from.len() == to.len())?;
                 self.holds("general maps", !input.is_spatial() && !output.is_spatial())?;

@@ -1,7 +1,7 @@
 //! What can go wrong when a group runs on a tile.
 
 use crate::simd::Isa;
-use model::WeightHash;
+use model::{Element, WeightHash};
 use tiling::Region;
 
 /// Why a kernel refused; the fault is in what it was given, not in the kernel.
@@ -68,6 +68,16 @@ pub enum KernelError {
         expected: usize,
         /// Channels of the piece.
         got: usize,
+    },
+    /// A piece with values of another type than its map's.
+    #[error("map `{map}` has values of {expected}, got a piece of {got}")]
+    PieceElement {
+        /// Name of the map.
+        map: String,
+        /// Elements of the map.
+        expected: Element,
+        /// Elements of the piece.
+        got: Element,
     },
     /// A piece reaches outside its map.
     #[error("map `{map}` is {expected}, got a piece of {got}")]

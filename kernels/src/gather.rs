@@ -23,6 +23,10 @@ pub(crate) fn gather(
             let (expected, got) = (shape.channels(), piece.channels);
             return Err(KernelError::PieceChannels { map: name.clone(), expected, got });
         }
+        if piece.element() != graph.element(map) {
+            let (expected, got) = (graph.element(map), piece.element());
+            return Err(KernelError::PieceElement { map: name.clone(), expected, got });
+        }
         let expected = Region::whole(shape);
         if !expected.contains(piece.region) {
             let got = piece.region;
@@ -37,7 +41,7 @@ pub(crate) fn gather(
         let map = name.clone();
         return Err(KernelError::MissingInput { map, expected: region, uncovered });
     }
-    let mut whole = Piece::zeroed(region, shape.channels());
+    let mut whole = Piece::zeroed_of(region, shape.channels(), graph.element(map));
     pieces.iter().for_each(|piece| whole.paste(piece));
     Ok(Arc::new(whole))
 }

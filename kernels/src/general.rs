@@ -1,16 +1,16 @@
 //! Layers over the logical axes of a map, which always see it whole: plain code over ndarray.
 
 use crate::math;
-use crate::piece::Piece;
+use crate::piece::{Piece, Value};
 use crate::simd::{Kernel, Simd};
 use crate::threads::Threads;
 use crate::view::{Target, View};
-use model::{Activation, CombineKind, Shape};
+use model::{Activation, CombineKind, Element, Shape};
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 use tiling::Region;
 
 /// A whole map as an array with the ONNX dims, batch included.
-pub(crate) fn logical<'a>(values: &'a [f32], shape: &Shape) -> ArrayViewD<'a, f32> {
+pub(crate) fn logical<'a, T: Value>(values: &'a [T], shape: &Shape) -> ArrayViewD<'a, T> {
     match shape {
         Shape::Spatial { channels, rows, cols } => {
             let dims = IxDyn(&[1, *rows, *cols, *channels]);
@@ -28,8 +28,15 @@ pub(crate) fn from_logical(shape: &Shape, values: &[f32]) -> Piece {
     piece
 }
 
+/// A whole map of bytes from its elements in logical row-major order.
+pub(crate) fn bytes_from_logical(shape: &Shape, element: Element, values: &[u8]) -> Piece {
+    let mut piece = Piece::zeroed_of(Region::whole(shape), shape.channels(), element);
+    write_logical(shape, values.iter().copied(), piece.as_bytes_mut());
+    piece
+}
+
 /// Writes a whole map from its elements in logical row-major order.
-fn write_logical(shape: &Shape, values: impl Iterator<Item = f32>, to: &mut [f32]) {
+pub(crate) fn write_logical<T>(shape: &Shape, values: impl Iterator<Item = T>, to: &mut [T]) {
     match shape {
         Shape::General(_) => to.iter_mut().zip(values).for_each(|(to, from)| *to = from),
         Shape::Spatial { channels, rows, cols } => {
@@ -42,7 +49,7 @@ fn write_logical(shape: &Shape, values: impl Iterator<Item = f32>, to: &mut [f32
 }
 
 /// The same elements in logical order under other dims.
-pub(crate) fn reshape(from: &[f32], from_shape: &Shape, to_shape: &Shape, to: &mut [f32]) {
+pub(crate) fn reshape<T: Value>(from: &[T], from_shape: &Shape, to_shape: &Shape, to: &mut [T]) {
     // A map of one position has one order, and general maps have the same.
     let plain = |s: &Shape| s.rows() * s.cols() == 1;
     if plain(from_shape) && plain(to_shape) {
@@ -53,19 +60,24 @@ pub(crate) fn reshape(from: &[f32], from_shape: &Shape, to_shape: &Shape, to: &m
 }
 
 /// Permutes the logical axes.
-pub(crate) fn transpose(
-    from: &[f32],
+pub(crate) fn transpose<T: Value>(
+    from: &[T],
     from_shape: &Shape,
     perm: &[usize],
     to_shape: &Shape,
-    to: &mut [f32],
+    to: &mut [T],
 ) {
     let permuted = logical(from, from_shape).permuted_axes(IxDyn(perm));
     write_logical(to_shape, permuted.iter().copied(), to);
 }
 
 /// Joins general maps along an axis.
-pub(crate) fn concat(inputs: &[(&[f32], &Shape)], axis: usize, to_shape: &Shape, to: &mut [f32]) {
+pub(crate) fn concat<T: Value>(
+    inputs: &[(&[T], &Shape)],
+    axis: usize,
+    to_shape: &Shape,
+    to: &mut [T],
+) {
     let views: Vec<_> = inputs.iter().map(|(values, shape)| logical(values, shape)).collect();
     let joined = ndarray::concatenate(Axis(axis), &views).expect("dims that fit: checked on load");
     write_logical(to_shape, joined.iter().copied(), to);

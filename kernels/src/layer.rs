@@ -6,7 +6,7 @@ use crate::linear::{Linear, MatMul, MatMulShape};
 use crate::pack::Packed;
 use crate::spatial::Lrn;
 use crate::threads::Threads;
-use crate::view::{Target, View};
+use crate::view::{Erased, Target, View};
 use crate::{general, pointwise, pool, spatial};
 use model::{Layer, Op, Shape};
 use tiling::receptive::ResizeAxis;
@@ -26,7 +26,7 @@ impl LayerRun<'_> {
     pub(crate) fn run(&self, output: &mut Target<'_>) -> Result<(), KernelError> {
         let Self { threads, layer, packed, inputs, shape } = *self;
         if let Packed::Constant(value) = packed {
-            output.copy(View::new(value, shape));
+            output.copy(Erased::new(value, shape));
             return Ok(());
         }
         let views = || inputs.iter().map(|(view, _)| *view).collect::<Vec<View<'_>>>();

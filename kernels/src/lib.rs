@@ -31,6 +31,7 @@ mod pack;
 mod piece;
 mod pointwise;
 mod pool;
+mod quant;
 pub mod reference;
 mod run;
 mod simd;

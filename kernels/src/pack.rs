@@ -7,13 +7,24 @@
 use crate::conv;
 use crate::error::KernelError;
 use crate::piece::{AlignedBuffer, Piece};
-use model::{Axes, LayerId, LoadedModel, Model, Op, Shape, WeightId, WeightStore};
+use crate::quant::PackedQuant;
+use model::{
+    Axes, LayerId, LoadedModel, Model, Op, Pads, QProduct, Shape, WeightId, WeightStore, Window,
+};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 use tiling::{Algorithm, Numerics, StageGeometry};
 
 /// Output channels of a panel.
 pub(crate) const PANEL: usize = 16;
+
+/// The window of a fully connected layer.
+const ONE_TAP: Window = Window {
+    kernel: Axes::new(1, 1),
+    stride: Axes::new(1, 1),
+    dilation: Axes::new(1, 1),
+    pads: Pads { top: 0, left: 0, bottom: 0, right: 0 },
+};
 
 /// A convolution's weights in panels, or by tap where each channel is its own group.
 pub(crate) struct PackedConv {
@@ -57,6 +68,8 @@ pub(crate) enum Packed {
         weights: Arc<Vec<f32>>,
         bias: Option<Arc<Vec<f32>>>,
     },
+    /// A quantised product.
+    Quant(Box<PackedQuant>),
     Constant(Piece),
 }
 
@@ -131,7 +144,8 @@ impl PackedModel {
             Packed::Linear { weights, bias } => {
                 weights.len() + bias.as_ref().map_or(0, |bias| bias.len())
             }
-            Packed::Constant(piece) => piece.values().len(),
+            Packed::Quant(product) => product.bytes() / size_of::<f32>(),
+            Packed::Constant(piece) => piece.byte_len().div_ceil(size_of::<f32>()),
         };
         let layers = self.layers.iter().flatten().filter_map(OnceLock::get);
         layers.map(values).sum::<usize>() * size_of::<f32>()
@@ -144,6 +158,8 @@ impl PackedModel {
                 | Op::ChannelAffine { .. }
                 | Op::PRelu { .. }
                 | Op::Linear { .. }
+                | Op::QConv { .. }
+                | Op::QLinear { .. }
                 | Op::Constant { .. }
         );
         let packed = self.layers[layer.index()][algorithm as usize].get();
@@ -181,6 +197,18 @@ impl Packing<'_> {
                 let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
                 Packed::Linear { weights: self.vector(*weights, inputs * outputs)?, bias }
             }
+            Op::QConv { window, groups, product } => {
+                self.product(window, *groups, product, channels, output.channels())?
+            }
+            Op::QLinear { product } => {
+                let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
+                self.product(&ONE_TAP, 1, product, input.map_or(0, last), last(output))?
+            }
+            Op::Constant { value } if self.graph.weight(*value).element.is_byte() => {
+                let values = self.bytes(*value, output.elements())?;
+                let element = self.graph.weight(*value).element;
+                Packed::Constant(crate::general::bytes_from_logical(output, element, values))
+            }
             Op::Constant { value } => {
                 let values = self.vector(*value, output.elements())?;
                 Packed::Constant(crate::general::from_logical(output, &values))
@@ -198,6 +226,45 @@ impl Packing<'_> {
         };
         self.check("weight elements", expected, values.len())?;
         Ok(values.clone())
+    }
+
+    /// The bytes of a tensor of integers, of which there must be so many elements.
+    fn bytes(&self, weight: WeightId, expected: usize) -> Result<&[u8], KernelError> {
+        let info = self.graph.weight(weight);
+        let Some(bytes) = self.weights.find_bytes(info.hash) else {
+            let layer = self.graph.layer(self.layer).name.clone();
+            return Err(KernelError::MissingWeights { layer, hash: info.hash });
+        };
+        self.check("weight elements", expected, bytes.len() / info.element.bytes())?;
+        Ok(bytes)
+    }
+
+    fn product(
+        &self,
+        window: &Window,
+        groups: usize,
+        product: &QProduct,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Packed, KernelError> {
+        let (group_inputs, group_outputs) = (inputs / groups.max(1), outputs / groups.max(1));
+        self.check("input channels in whole groups", inputs, group_inputs * groups)?;
+        self.check("output channels in whole groups", outputs, group_outputs * groups)?;
+        let kernel = window.kernel;
+        let factors = [outputs, group_inputs, kernel.rows, kernel.cols];
+        let elements = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor));
+        let scales = self.vector(product.scales, outputs)?;
+        let parts = crate::quant::Parts {
+            window,
+            groups,
+            inputs,
+            outputs,
+            weights: self.bytes(product.weights, elements.unwrap_or(usize::MAX))?,
+            scales: &scales,
+            zeros: product.zeros.map(|zeros| self.bytes(zeros, outputs)).transpose()?,
+            bias: product.bias.map(|bias| self.bytes(bias, outputs)).transpose()?,
+        };
+        Ok(Packed::Quant(Box::new(PackedQuant::new(product, &parts))))
     }
 
     fn check(&self, what: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {

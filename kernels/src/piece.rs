@@ -7,6 +7,7 @@
 
 use crate::error::KernelError;
 use bytemuck::{Pod, Zeroable};
+use model::Element;
 use ndarray::{Array3, ArrayView3};
 use tiling::{Region, Span};
 
@@ -20,7 +21,17 @@ struct Line([f32; LINE]);
 /// Values of a cache line.
 const LINE: usize = 16;
 
+/// What the elements of a piece can be.
+pub(crate) trait Value: Pod + Send + Sync {}
+
+impl Value for f32 {}
+impl Value for u8 {}
+impl Value for i8 {}
+
 /// f32 values aligned to a cache line.
+///
+/// One more line follows them, so that a kernel over bytes may read a whole vector from any of
+/// them on.
 #[derive(Clone, Default)]
 pub(crate) struct AlignedBuffer {
     lines: Vec<Line>,
@@ -29,14 +40,14 @@ pub(crate) struct AlignedBuffer {
 
 impl AlignedBuffer {
     pub(crate) fn zeroed(len: usize) -> Self {
-        let mut lines: Vec<Line> = bytemuck::zeroed_vec(len.div_ceil(LINE));
+        let mut lines: Vec<Line> = bytemuck::zeroed_vec(len.div_ceil(LINE) + 1);
         huge_pages(&mut lines);
         Self { lines, len }
     }
 
     /// How many values fit without a new allocation.
     pub(crate) fn capacity(&self) -> usize {
-        self.lines.len() * LINE
+        self.lines.len().saturating_sub(1) * LINE
     }
 
     /// The same memory for another number of values, which must fit; their values are old ones.
@@ -57,6 +68,19 @@ impl AlignedBuffer {
 
     pub(crate) fn values_mut(&mut self) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+
+    /// Memory for a number of bytes.
+    pub(crate) fn zeroed_bytes(len: usize) -> Self {
+        Self::zeroed(len.div_ceil(size_of::<f32>()))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self.values())
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self.values_mut())
     }
 }
 
@@ -97,13 +121,35 @@ pub struct Piece {
     pub region: Region,
     /// Channels of the map.
     pub channels: usize,
+    element: Element,
     values: AlignedBuffer,
 }
 
 impl Piece {
-    /// All zeros.
+    /// All zeros, of f32.
     pub fn zeroed(region: Region, channels: usize) -> Self {
-        Self { region, channels, values: AlignedBuffer::zeroed(region.positions() * channels) }
+        Self::zeroed_of(region, channels, Element::F32)
+    }
+
+    /// All zeros.
+    pub fn zeroed_of(region: Region, channels: usize, element: Element) -> Self {
+        let values = AlignedBuffer::zeroed(words(region, channels, element));
+        Self { region, channels, element, values }
+    }
+
+    /// Copies values that lie in memory as they go over the wire.
+    ///
+    /// *Errors*: their number is not positions times channels.
+    pub fn from_bytes(
+        region: Region,
+        channels: usize,
+        element: Element,
+        bytes: &[u8],
+    ) -> Result<Self, KernelError> {
+        check_length(region, channels, element, bytes.len())?;
+        let mut piece = Self::zeroed_of(region, channels, element);
+        piece.as_bytes_mut().copy_from_slice(bytes);
+        Ok(piece)
     }
 
     /// Takes over values.
@@ -125,9 +171,14 @@ impl Piece {
     }
 
     /// A piece over used memory; every value must still be written.
-    pub(crate) fn from_buffer(region: Region, channels: usize, values: AlignedBuffer) -> Self {
-        assert_eq!(values.values().len(), region.positions() * channels);
-        Self { region, channels, values }
+    pub(crate) fn from_buffer(
+        region: Region,
+        channels: usize,
+        element: Element,
+        values: AlignedBuffer,
+    ) -> Self {
+        assert_eq!(values.values().len(), words(region, channels, element));
+        Self { region, channels, element, values }
     }
 
     pub(crate) fn into_buffer(self) -> AlignedBuffer {
@@ -155,29 +206,72 @@ impl Piece {
         view.permuted_axes([2, 0, 1]).as_standard_layout().into_owned()
     }
 
+    /// What one value is.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
     /// The values in order of rows, cols, channels.
+    ///
+    /// *Panics* when they are not f32.
     pub fn values(&self) -> &[f32] {
+        assert_eq!(self.element, Element::F32, "values are floats");
         self.values.values()
     }
 
     /// The values in order of rows, cols, channels.
+    ///
+    /// *Panics* when they are not f32.
     pub fn values_mut(&mut self) -> &mut [f32] {
+        assert_eq!(self.element, Element::F32, "values are floats");
         self.values.values_mut()
+    }
+
+    /// The values as another type: from floats to bytes rounded and saturated.
+    pub fn cast(&self, element: Element) -> Piece {
+        if element == self.element {
+            return self.clone();
+        }
+        let numbers: Vec<f32> = match self.element {
+            Element::I8 => self.as_bytes().iter().map(|v| f32::from(*v as i8)).collect(),
+            Element::U8 => self.as_bytes().iter().map(|v| f32::from(*v)).collect(),
+            _ => self.values().to_vec(),
+        };
+        let mut piece = Piece::zeroed_of(self.region, self.channels, element);
+        match element {
+            Element::F32 | Element::I32 => piece.values_mut().copy_from_slice(&numbers),
+            Element::U8 => {
+                let to = piece.as_bytes_mut().iter_mut();
+                to.zip(numbers).for_each(|(to, v)| *to = v.round_ties_even() as u8);
+            }
+            Element::I8 => {
+                let to = piece.as_bytes_mut().iter_mut();
+                to.zip(numbers).for_each(|(to, v)| *to = v.round_ties_even() as i8 as u8);
+            }
+        }
+        piece
+    }
+
+    /// The values of a type that has the size of the piece's elements.
+    pub(crate) fn typed<T: Value>(&self) -> &[T] {
+        assert_eq!(size_of::<T>(), self.element.bytes());
+        bytemuck::cast_slice(self.as_bytes())
     }
 
     /// The values as little-endian bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(self.values())
+        &self.values.bytes()[..self.byte_len()]
     }
 
     /// The values as little-endian bytes, to read into.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(self.values_mut())
+        let len = self.byte_len();
+        &mut self.values.bytes_mut()[..len]
     }
 
     /// Size on the wire.
     pub fn byte_len(&self) -> usize {
-        size_of_val(self.values())
+        self.region.positions() * self.channels * self.element.bytes()
     }
 
     /// Copies a sub-region out.
@@ -185,7 +279,7 @@ impl Piece {
     /// *Panics* when the region is not inside.
     pub fn crop(&self, region: Region) -> Piece {
         assert!(self.region.contains(region), "cannot crop {region} out of {}", self.region);
-        let mut piece = Piece::zeroed(region, self.channels);
+        let mut piece = Piece::zeroed_of(region, self.channels, self.element);
         piece.paste(self);
         piece
     }
@@ -195,30 +289,29 @@ impl Piece {
     /// *Panics* when the channels differ.
     pub fn paste(&mut self, piece: &Piece) {
         assert_eq!(self.channels, piece.channels, "pieces of one map have the same channels");
-        self.paste_strips(piece.region, piece.values());
+        assert_eq!(self.element, piece.element, "pieces of one map have the same elements");
+        self.paste_strips(piece.region, piece.as_bytes());
     }
 
     /// Copies the values of a region of the same map, as they came over the wire, into this piece.
     ///
     /// *Errors*: their number is not positions times channels.
-    pub fn paste_values(&mut self, region: Region, values: &[f32]) -> Result<(), KernelError> {
-        let channels = self.channels;
-        let expected = region.positions().checked_mul(channels);
-        if expected != Some(values.len()) {
-            let (expected, got) = (expected.unwrap_or(usize::MAX), values.len());
-            return Err(KernelError::PieceLength { region, channels, expected, got });
-        }
-        self.paste_strips(region, values);
+    pub fn paste_bytes(&mut self, region: Region, bytes: &[u8]) -> Result<(), KernelError> {
+        check_length(region, self.channels, self.element, bytes.len())?;
+        self.paste_strips(region, bytes);
         Ok(())
     }
 
-    fn paste_strips(&mut self, region: Region, values: &[f32]) {
+    fn paste_strips(&mut self, region: Region, bytes: &[u8]) {
         let common = self.region.intersect(region);
-        let strip = common.cols.len() * self.channels;
+        let pixel = self.channels * self.element.bytes();
+        let strip = common.cols.len() * pixel;
+        let own = self.region;
+        let to_bytes = self.as_bytes_mut();
         for row in common.rows.indices() {
-            let from = offset(region, self.channels, row, common.cols.start);
-            let to = offset(self.region, self.channels, row, common.cols.start);
-            self.values.values_mut()[to..to + strip].copy_from_slice(&values[from..from + strip]);
+            let from = offset(region, pixel, row, common.cols.start);
+            let to = offset(own, pixel, row, common.cols.start);
+            to_bytes[to..to + strip].copy_from_slice(&bytes[from..from + strip]);
         }
     }
 }
@@ -227,6 +320,26 @@ impl std::fmt::Debug for Piece {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Piece({} x {} channels)", self.region, self.channels)
     }
+}
+
+/// f32 words that hold a piece's values.
+fn words(region: Region, channels: usize, element: Element) -> usize {
+    (region.positions() * channels * element.bytes()).div_ceil(size_of::<f32>())
+}
+
+fn check_length(
+    region: Region,
+    channels: usize,
+    element: Element,
+    bytes: usize,
+) -> Result<(), KernelError> {
+    let expected = region.positions().checked_mul(channels);
+    let size = element.bytes();
+    if expected.and_then(|expected| expected.checked_mul(size)) == Some(bytes) {
+        return Ok(());
+    }
+    let (expected, got) = (expected.unwrap_or(usize::MAX), bytes / size);
+    Err(KernelError::PieceLength { region, channels, expected, got })
 }
 
 /// Where a position of the map starts in a piece's values.

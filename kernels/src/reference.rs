@@ -5,6 +5,8 @@
 // A square is indexed by row and col alike; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
+mod quant;
+
 use crate::conv::transform::{Four, Line, Six, Transform, Two, WIDTH_MAX};
 use crate::error::KernelError;
 use crate::general::{self, arithmetic};
@@ -107,6 +109,9 @@ struct One<'a> {
 
 impl One<'_> {
     fn run(&self) -> Result<Piece, KernelError> {
+        if self.is_quantised() {
+            return Ok(self.quantised());
+        }
         let elements = |weight: WeightId| &self.model.elements(weight)[..];
         let per_channel =
             |weight: Option<WeightId>, c: usize| weight.map_or(0.0, |weight| elements(weight)[c]);
@@ -165,18 +170,9 @@ impl One<'_> {
                 let axes = ResizeAxis::of(*coordinates, *scale, input().shape, self.shape);
                 self.each(|c, row, col| self.resize(*mode, axes, c, row, col))
             }
-            Op::DepthToSpace { block, order } => self.each(|c, row, col| {
-                let (in_row, in_col) = (row % block, col % block);
-                let from = match order {
-                    DepthOrder::Dcr => (in_row * block + in_col) * self.shape.channels() + c,
-                    DepthOrder::Crd => (c * block + in_row) * block + in_col,
-                };
-                input().at(from, row / block, col / block)
-            }),
-            Op::SpaceToDepth { block } => self.each(|c, row, col| {
-                let channels = input().shape.channels();
-                let (in_block, c) = (c / channels, c % channels);
-                input().at(c, row * block + in_block / block, col * block + in_block % block)
+            op @ (Op::DepthToSpace { .. } | Op::SpaceToDepth { .. }) => self.each(|c, row, col| {
+                let (c, row, col) = self.shuffled(op, (c, row, col));
+                input().at(c, row, col)
             }),
             &Op::Lrn { size, alpha, beta, bias } => self.each(|c, row, col| {
                 let lrn = Lrn { size, alpha, beta, bias };
@@ -207,6 +203,26 @@ impl One<'_> {
             Op::Constant { value } => general::from_logical(self.shape, elements(*value)),
             _ => self.shared(),
         })
+    }
+
+    /// Where an output of DepthToSpace or SpaceToDepth comes from; the same place for others.
+    fn shuffled(&self, op: &Op, (c, row, col): (usize, usize, usize)) -> (usize, usize, usize) {
+        match op {
+            Op::DepthToSpace { block, order } => {
+                let (in_row, in_col) = (row % block, col % block);
+                let from = match order {
+                    DepthOrder::Dcr => (in_row * block + in_col) * self.shape.channels() + c,
+                    DepthOrder::Crd => (c * block + in_row) * block + in_col,
+                };
+                (from, row / block, col / block)
+            }
+            Op::SpaceToDepth { block } => {
+                let channels = self.inputs[0].shape.channels();
+                let (in_block, c) = (c / channels, c % channels);
+                (c, row * block + in_block / block, col * block + in_block % block)
+            }
+            _ => (c, row, col),
+        }
     }
 
     /// Operators that only move values under their logical axes: the kernels are plain already.

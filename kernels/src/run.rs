@@ -14,9 +14,10 @@ use crate::gather::gather;
 use crate::layer::LayerRun;
 use crate::pack::{Packed, PackedModel};
 use crate::piece::Piece;
+use crate::quant::QuantRun;
 use crate::spatial;
 use crate::threads::Threads;
-use crate::view::{Target, View};
+use crate::view::{Erased, Target};
 use model::{MapId, Model, Op};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,16 +51,16 @@ pub(crate) fn run(
         given.insert(map, gather(graph, map, region, inputs)?);
     }
     let packed = packed_units(model, schedule)?;
-    let mut arena = memory.arena(schedule.arena_values);
-    let first = arena.all_mut().as_mut_ptr();
+    let mut arena = memory.arena(schedule.arena_bytes.div_ceil(size_of::<f32>()));
+    let first = arena.all_mut().as_mut_ptr().cast::<u8>();
     let mut pieces = Vec::new();
     let held = |buffer: &Buffer| {
         let memory = if buffer.given_away {
-            pieces.push(memory.piece(buffer.region, buffer.channels));
+            pieces.push(memory.piece(buffer.region, buffer.channels, buffer.element));
             let last = pieces.last_mut().expect("just pushed");
-            last.values_mut().as_mut_ptr()
+            last.as_bytes_mut().as_mut_ptr()
         } else {
-            assert!(buffer.offset + buffer.values() <= schedule.arena_values);
+            assert!(buffer.offset + buffer.bytes() <= schedule.arena_bytes);
             // Safety: inside the arena.
             unsafe { first.add(buffer.offset) }
         };
@@ -97,7 +98,7 @@ fn packed_units<'a>(
 
 /// A buffer's memory, and the rows of its map that it holds now.
 struct Held {
-    memory: *mut f32,
+    memory: *mut u8,
     first_row: usize,
     /// After the last row that was written.
     end_row: usize,
@@ -124,12 +125,13 @@ impl Run<'_> {
             .map(|input| (self.view(unit, input, step.rows), self.graph.shape(unit.inputs[input])))
             .collect();
         let shape = self.graph.shape(unit.output);
+        let element = self.graph.element(unit.output);
         let region = Region::new(step.rows, unit.region.cols);
         // Safety: `make_room` has seen to the rows; the unit is the only one that writes them.
         let mut output = unsafe {
             let first = self.pointer(place, region);
             let step = self.schedule.buffers[place.buffer].channels;
-            Target::at(first, region, shape.channels(), step)
+            Target::at(first, element, region, shape.channels(), step)
         };
         let layer = self.graph.layer(unit.layer);
         let packed = self.packed[step.unit];
@@ -138,7 +140,7 @@ impl Run<'_> {
                 let Packed::Conv(packed) = packed else {
                     return Err(KernelError::NotPacked { layer: layer.name.clone() });
                 };
-                let (input, residual) = (inputs[0].0, Some(inputs[1].0));
+                let (input, residual) = (inputs[0].0.typed(), Some(inputs[1].0.typed()));
                 let conv = Conv { input, window, packed, activation, residual };
                 conv::run(self.threads, conv, &mut output);
             }
@@ -153,8 +155,13 @@ impl Run<'_> {
                 });
                 spatial::concat(self.threads, &parts.collect::<Vec<_>>(), &mut output);
             }
+            _ if crate::quant::handles(self.graph, layer) => {
+                let threads = self.threads;
+                QuantRun { threads, layer, packed, inputs: &inputs, shape }.run(&mut output)?;
+            }
             _ => {
                 let threads = self.threads;
+                let inputs: Vec<_> = inputs.iter().map(|(view, s)| (view.typed(), *s)).collect();
                 LayerRun { threads, layer, packed, inputs: &inputs, shape }.run(&mut output)?;
             }
         }
@@ -168,12 +175,12 @@ impl Run<'_> {
         let held = &mut self.held[place.buffer];
         if step.rows.end - held.first_row > buffer.rows {
             assert!(step.rows.end - step.kept_from <= buffer.rows);
-            let (row, kept) = (buffer.row_values(), held.end_row.max(step.kept_from));
-            let values = (kept - step.kept_from) * row;
+            let (row, kept) = (buffer.row_bytes(), held.end_row.max(step.kept_from));
+            let bytes = (kept - step.kept_from) * row;
             // Safety: both ranges are rows of this buffer; they may overlap.
             unsafe {
                 let from = held.memory.add((step.kept_from - held.first_row) * row);
-                std::ptr::copy(from, held.memory, values);
+                std::ptr::copy(from, held.memory, bytes);
             }
             held.first_row = step.kept_from;
         }
@@ -181,9 +188,10 @@ impl Run<'_> {
     }
 
     /// What some rows of a unit read of one input.
-    fn view(&self, unit: &Unit, input: usize, rows: Span) -> View<'_> {
+    fn view(&self, unit: &Unit, input: usize, rows: Span) -> Erased<'_> {
         let map = unit.inputs[input];
-        let shape = self.graph.shape(map);
+        let (shape, element) = (self.graph.shape(map), self.graph.element(map));
+        let channels = shape.channels();
         let field = unit.field(self.graph, input, rows);
         let Some(&place) = self.schedule.places.get(&map) else {
             let Some(piece) = self.given.get(&map) else {
@@ -191,12 +199,12 @@ impl Run<'_> {
                 assert!(field.is_empty());
                 // Safety: no value is read.
                 return unsafe {
-                    let nothing = std::ptr::NonNull::dangling().as_ptr();
-                    View::at(nothing, Region::EMPTY, shape.channels(), shape.channels(), shape)
+                    let nothing = std::ptr::NonNull::<f32>::dangling().as_ptr().cast();
+                    Erased::at(nothing, element, Region::EMPTY, (channels, channels), shape)
                 };
             };
             assert!(piece.region.contains(field));
-            return View::new(piece, shape);
+            return Erased::new(piece, shape);
         };
         let buffer = &self.schedule.buffers[place.buffer];
         let there = Span::new(self.held[place.buffer].first_row, self.done[place.unit]);
@@ -206,26 +214,27 @@ impl Run<'_> {
             // Safety: no value is read.
             return unsafe {
                 let memory = self.held[place.buffer].memory;
-                View::at(memory, Region::EMPTY, shape.channels(), buffer.channels, shape)
+                Erased::at(memory, element, Region::EMPTY, (channels, buffer.channels), shape)
             };
         }
         // Safety: the rows are held, and written, since their unit has done them.
         unsafe {
             let first = self.pointer(place, region);
-            View::at(first, region, shape.channels(), buffer.channels, shape)
+            Erased::at(first, element, region, (channels, buffer.channels), shape)
         }
     }
 
     /// Where a region of a map starts, whole rows of the buffer.
     ///
     /// *Panics* when the buffer does not hold the rows.
-    fn pointer(&self, place: Place, region: Region) -> *mut f32 {
+    fn pointer(&self, place: Place, region: Region) -> *mut u8 {
         let buffer = &self.schedule.buffers[place.buffer];
         let held = &self.held[place.buffer];
         assert_eq!(region.cols, buffer.region.cols);
         assert!(held.first_row <= region.rows.start);
         assert!(region.rows.end - held.first_row <= buffer.rows);
-        let skipped = (region.rows.start - held.first_row) * buffer.row_values() + place.channel;
+        let rows = (region.rows.start - held.first_row) * buffer.row_bytes();
+        let skipped = rows + place.channel * buffer.element.bytes();
         // Safety: inside the buffer.
         unsafe { held.memory.add(skipped) }
     }
@@ -247,14 +256,16 @@ impl Run<'_> {
                 assert_eq!(piece.region, region);
                 return Ok((map, piece));
             }
-            let mut piece = Piece::zeroed(region, shape.channels());
+            let (channels, element) = (shape.channels(), self.graph.element(map));
+            let mut piece = Piece::zeroed_of(region, channels, element);
             match (place, self.given.get(&map)) {
                 (Some(&place), _) => {
                     let buffer = &self.schedule.buffers[place.buffer];
                     // Safety: the buffer holds all its rows to the end.
                     let all = unsafe {
                         let first = self.pointer(place, buffer.region);
-                        View::at(first, buffer.region, shape.channels(), buffer.channels, shape)
+                        let steps = (channels, buffer.channels);
+                        Erased::at(first, element, buffer.region, steps, shape)
                     };
                     Target::of(&mut piece).copy(all);
                 }

@@ -3,8 +3,9 @@
 //! Nothing here fuses a multiply-add, so the compiler may vectorise as it likes and the bits stay.
 
 use crate::math;
+use crate::piece::Value;
 use crate::threads::Threads;
-use crate::view::{Target, View};
+use crate::view::{Erased, Target, View};
 use model::{Axes, DepthOrder, Pads, ResizeMode};
 use std::sync::Mutex;
 use tiling::Span;
@@ -13,10 +14,10 @@ use tiling::receptive::ResizeAxis;
 /// Joins maps along the channels; those that lie in their place already are none.
 pub(crate) fn concat(
     threads: &Threads,
-    inputs: &[(usize, Option<View<'_>>)],
+    inputs: &[(usize, Option<Erased<'_>>)],
     output: &mut Target<'_>,
 ) {
-    let copied = |(channels, view): &(usize, Option<View<'_>>)| view.map_or(0, |_| *channels);
+    let copied = |(channels, view): &(usize, Option<Erased<'_>>)| view.map_or(0, |_| *channels);
     let work = inputs.iter().map(copied).sum::<usize>() * output.region.positions();
     if work == 0 {
         return;
@@ -36,15 +37,15 @@ pub(crate) fn concat(
 }
 
 /// Surrounds a map with a constant.
-pub(crate) fn pad(
+pub(crate) fn pad<T: Value>(
     threads: &Threads,
-    input: View<'_>,
+    input: View<'_, T>,
     pads: Pads,
-    value: f32,
+    value: T,
     output: &mut Target<'_>,
 ) {
-    let (work, channels) = (output.len(), output.channels);
-    threads.bands(output, work, |region, values| {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let strip = region.cols.len() * channels;
         // The columns of the output that come from the map.
         let copied = Span::new(pads.left, pads.left + input.map_cols).intersect(region.cols);
@@ -63,6 +64,28 @@ pub(crate) fn pad(
     });
 }
 
+/// Rescales rows and columns by repeating or leaving out values.
+pub(crate) fn resize_nearest<T: Value>(
+    threads: &Threads,
+    input: View<'_, T>,
+    mode: ResizeMode,
+    axes: Axes<ResizeAxis>,
+    output: &mut Target<'_>,
+) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
+        let cols: Vec<usize> =
+            region.cols.indices().map(|col| axes.cols.samples(mode, col).0).collect();
+        let strip = region.cols.len() * channels;
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let (from, _) = axes.rows.samples(mode, row);
+            for (&col, to) in cols.iter().zip(to.chunks_mut(channels)) {
+                to.copy_from_slice(input.pixel(from, col));
+            }
+        }
+    });
+}
+
 /// Rescales rows and columns. Between samples: `a + (b - a) * fraction`, columns first.
 pub(crate) fn resize(
     threads: &Threads,
@@ -71,6 +94,9 @@ pub(crate) fn resize(
     axes: Axes<ResizeAxis>,
     output: &mut Target<'_>,
 ) {
+    if mode != ResizeMode::Bilinear {
+        return resize_nearest(threads, input, mode, axes, output);
+    }
     let (work, channels) = (4 * output.len(), output.channels);
     threads.bands(output, work, |region, values| {
         let sample = |axis: &ResizeAxis, out: usize| {
@@ -82,10 +108,6 @@ pub(crate) fn resize(
         for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
             let (top, bottom, row_fraction) = sample(&axes.rows, row);
             for (&(left, right, fraction), to) in cols.iter().zip(to.chunks_mut(channels)) {
-                if mode != ResizeMode::Bilinear {
-                    to.copy_from_slice(input.pixel(top, left));
-                    continue;
-                }
                 let (a, b) = (input.pixel(top, left), input.pixel(top, right));
                 let (c, d) = (input.pixel(bottom, left), input.pixel(bottom, right));
                 for (i, to) in to.iter_mut().enumerate() {
@@ -99,15 +121,15 @@ pub(crate) fn resize(
 }
 
 /// Moves channels into blocks of positions.
-pub(crate) fn depth_to_space(
+pub(crate) fn depth_to_space<T: Value>(
     threads: &Threads,
-    input: View<'_>,
+    input: View<'_, T>,
     block: usize,
     order: DepthOrder,
     output: &mut Target<'_>,
 ) {
-    let (work, channels) = (output.len(), output.channels);
-    threads.bands(output, work, |region, values| {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
         for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
@@ -125,14 +147,14 @@ pub(crate) fn depth_to_space(
 }
 
 /// Moves blocks of positions into channels.
-pub(crate) fn space_to_depth(
+pub(crate) fn space_to_depth<T: Value>(
     threads: &Threads,
-    input: View<'_>,
+    input: View<'_, T>,
     block: usize,
     output: &mut Target<'_>,
 ) {
-    let (work, channels) = (output.len(), output.channels);
-    threads.bands(output, work, |region, values| {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
         let positions =
             region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
         for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {

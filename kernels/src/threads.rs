@@ -3,7 +3,7 @@
 //! No result depends on how the work is cut, only the time does.
 
 use crate::error::KernelError;
-use crate::piece::AlignedBuffer;
+use crate::piece::{AlignedBuffer, Value};
 use crate::simd::Cpu;
 use crate::view::Target;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -105,13 +105,23 @@ impl Threads {
         work: usize,
         f: impl Fn(Region, &mut [f32]) + Sync,
     ) {
+        self.bands_of(output, work, f);
+    }
+
+    /// As [`Threads::bands`], for elements of any type.
+    pub(crate) fn bands_of<T: Value>(
+        &self,
+        output: &mut Target<'_>,
+        work: usize,
+        f: impl Fn(Region, &mut [T]) + Sync,
+    ) {
         let region = output.region;
         let row_values = region.cols.len() * output.channels;
         let parts = self.parts(region, work);
         if parts == 1 {
-            return f(region, output.values_mut());
+            return f(region, output.typed_mut());
         }
-        let mut rest = output.values_mut();
+        let mut rest = output.typed_mut();
         let mut bands = Vec::with_capacity(parts);
         for rows in split(region.rows, parts) {
             let (band, after) = rest.split_at_mut(rows.len() * row_values);

@@ -2,10 +2,12 @@
 
 use crate::error::ModelError;
 use crate::graph::{FeatureMap, Layer, LoadedModel, MapId, Model, Shape};
-use crate::infer::{Mismatch, check_size, infer};
+use crate::infer::{Mismatch, check_size, infer, infer_element};
 use crate::limits;
 use crate::op::Op;
 use crate::passes;
+use crate::passes::Origin;
+use crate::quant::Element;
 use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +29,9 @@ pub struct Builder {
     file: Box<str>,
     model: Model,
     store: WeightStore,
-    weight_ids: BTreeMap<(WeightHash, Vec<usize>), WeightId>,
+    weight_ids: BTreeMap<(WeightHash, Vec<usize>, Element), WeightId>,
+    /// What float weights were quantised as, by the hash of the floats.
+    origins: BTreeMap<WeightHash, Origin>,
 }
 
 impl Builder {
@@ -45,6 +49,7 @@ impl Builder {
             },
             store: WeightStore::default(),
             weight_ids: BTreeMap::new(),
+            origins: BTreeMap::new(),
         }
     }
 
@@ -62,9 +67,21 @@ impl Builder {
     ///
     /// *Errors* when it is empty or too large.
     pub fn input(&mut self, name: &str, shape: Shape) -> Result<MapId, ModelError> {
+        self.input_of(name, shape, Element::F32)
+    }
+
+    /// As [`Builder::input`], for any type of elements.
+    ///
+    /// *Errors* when it is empty or too large.
+    pub fn input_of(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        element: Element,
+    ) -> Result<MapId, ModelError> {
         let checked = check_size(&shape.dims());
         checked.map_err(|mismatch| self.shape_error(name, "Input", mismatch))?;
-        let map = self.push_map(name, Shape::from_dims(&shape.dims()))?;
+        let map = self.push_map(name, Shape::from_dims(&shape.dims()), element)?;
         self.model.inputs.push(map);
         Ok(map)
     }
@@ -80,13 +97,38 @@ impl Builder {
         let values = values.into();
         assert_eq!(limits::elements(dims), Some(values.len()), "a weight fills its dims {dims:?}");
         let hash = self.store.insert_shared(values);
-        if let Some(id) = self.weight_ids.get(&(hash, dims.to_vec())) {
+        self.weight_id(hash, dims, Element::F32)
+    }
+
+    /// Keeps a tensor of integers, as little-endian bytes; equal ones are kept once.
+    ///
+    /// *Panics* when the bytes do not fill the dims: that is the caller's arithmetic.
+    pub fn weight_bytes(
+        &mut self,
+        bytes: Vec<u8>,
+        dims: &[usize],
+        element: Element,
+    ) -> Result<WeightId, ModelError> {
+        let expected = limits::elements(dims).map(|count| count * element.bytes());
+        assert_eq!(expected, Some(bytes.len()), "a weight fills its dims {dims:?}");
+        let hash = self.store.insert_bytes(bytes);
+        self.weight_id(hash, dims, element)
+    }
+
+    fn weight_id(
+        &mut self,
+        hash: WeightHash,
+        dims: &[usize],
+        element: Element,
+    ) -> Result<WeightId, ModelError> {
+        let key = (hash, dims.to_vec(), element);
+        if let Some(id) = self.weight_ids.get(&key) {
             return Ok(*id);
         }
         self.check_count("weights", self.model.weights.len(), limits::WEIGHTS_MAX)?;
         let id = WeightId(self.model.weights.len() as u32);
-        self.model.weights.push(WeightInfo { hash, dims: dims.to_vec() });
-        self.weight_ids.insert((hash, dims.to_vec()), id);
+        self.model.weights.push(WeightInfo { hash, dims: dims.to_vec(), element });
+        self.weight_ids.insert(key, id);
         Ok(id)
     }
 
@@ -118,10 +160,18 @@ impl Builder {
                 Mismatch::new(format!("{:?}", declared.dims()), format!("{:?}", shape.dims()));
             return Err(self.shape_error(name, op.name(), got));
         }
-        let output = self.push_map(output, shape)?;
+        let elements: Vec<Element> = inputs.iter().map(|map| self.model.element(*map)).collect();
+        let element = infer_element(&op, &elements, &self.model.weights)
+            .map_err(|mismatch| self.shape_error(name, op.name(), mismatch))?;
+        let output = self.push_map(output, shape, element)?;
         let inputs = inputs.to_vec();
         self.model.layers.push(Layer { name: name.into(), op, inputs, output });
         Ok(output)
+    }
+
+    /// Remembers that float weights stand for integers, for layers that become quantised ones.
+    pub(crate) fn origin(&mut self, floats: &[f32], origin: Origin) {
+        self.origins.insert(WeightHash::of(floats), origin);
     }
 
     /// Adds a map to what the model gives back.
@@ -133,6 +183,7 @@ impl Builder {
     ///
     /// *Errors* when the graph breaks a rule (see [`Model::validate`]).
     pub fn finish(mut self) -> Result<LoadedModel, ModelError> {
+        passes::quantize(&mut self.model, &mut self.store, &self.origins);
         passes::optimize(&mut self.model, &mut self.store);
         self.finish_unfused()
     }
@@ -145,10 +196,15 @@ impl Builder {
         Ok(LoadedModel { graph: Arc::new(self.model), weights: self.store })
     }
 
-    fn push_map(&mut self, name: &str, shape: Shape) -> Result<MapId, ModelError> {
+    fn push_map(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        element: Element,
+    ) -> Result<MapId, ModelError> {
         self.check_count("feature maps", self.model.maps.len(), limits::MAPS_MAX)?;
         let map = MapId(self.model.maps.len() as u32);
-        self.model.maps.push(FeatureMap { name: name.into(), shape });
+        self.model.maps.push(FeatureMap { name: name.into(), shape, element });
         Ok(map)
     }
 

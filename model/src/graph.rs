@@ -1,6 +1,7 @@
 //! The graph: layers in topological order over feature maps with known shapes.
 
-use crate::op::Op;
+use crate::op::{Op, QProduct};
+use crate::quant::Element;
 use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -103,6 +104,15 @@ pub struct FeatureMap {
     pub name: String,
     /// Its shape.
     pub shape: Shape,
+    /// What one element is.
+    pub element: Element,
+}
+
+impl FeatureMap {
+    /// A map of floats.
+    pub fn new(name: impl Into<String>, shape: Shape) -> Self {
+        Self { name: name.into(), shape, element: Element::F32 }
+    }
 }
 
 /// One operator of the model.
@@ -146,6 +156,16 @@ impl Model {
         &self.maps[map.index()].shape
     }
 
+    /// What one element of a feature map is.
+    pub fn element(&self, map: MapId) -> Element {
+        self.maps[map.index()].element
+    }
+
+    /// Bytes of one position of a feature map, all its channels.
+    pub fn pixel_bytes(&self, map: MapId) -> usize {
+        self.shape(map).channels() * self.element(map).bytes()
+    }
+
     /// A layer.
     pub fn layer(&self, layer: LayerId) -> &Layer {
         &self.layers[layer.index()]
@@ -166,8 +186,10 @@ impl Model {
     pub fn multiply_adds_per_position(&self, layer: LayerId) -> u64 {
         let layer = self.layer(layer);
         match &layer.op {
-            Op::Conv { weights, .. } => self.weight(*weights).elements() as u64,
-            Op::Linear { weights, .. } => {
+            Op::Conv { weights, .. } | Op::QConv { product: QProduct { weights, .. }, .. } => {
+                self.weight(*weights).elements() as u64
+            }
+            Op::Linear { weights, .. } | Op::QLinear { product: QProduct { weights, .. } } => {
                 let rows: usize =
                     self.shape(layer.output).elements() / self.weight(*weights).dims[0];
                 (self.weight(*weights).elements() * rows) as u64

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod onnx;
 pub mod op;
 mod passes;
+pub mod quant;
 mod summary;
 mod validate;
 pub mod weights;
@@ -23,11 +24,12 @@ pub mod zoo;
 pub use error::ModelError;
 pub use export::write_onnx;
 pub use graph::{FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Shape};
-pub use infer::infer;
+pub use infer::{infer, infer_element};
 pub use onnx::{InputSpec, LoadOptions, load};
 pub use op::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ResizeCoordinates, ResizeMode,
-    Window,
+    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, QProduct, ResizeCoordinates,
+    ResizeMode, Window,
 };
+pub use quant::{Element, Quant};
 pub use weights::{WeightHash, WeightId, WeightInfo, WeightStore};
 pub use zoo::{input_spec, open};

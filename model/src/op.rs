@@ -1,5 +1,6 @@
 //! The operators a layer can have, as plain data.
 
+use crate::quant::Quant;
 use crate::weights::WeightId;
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,52 @@ pub enum DepthOrder {
     Crd,
 }
 
-/// What a layer computes. Maps are f32.
+/// The products of a quantised layer, and how the sums become bytes again.
+///
+/// The sum of `(x - input.zero) * (w - zeros[out])` and the bias is exact in i32; the output is
+/// `sum as f32 * (input.scale * scales[out] / output.scale)`, rounded with halves to even, plus
+/// `output.zero`, kept within `low..=high`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QProduct {
+    /// i8, dims as those of the float layer.
+    pub weights: WeightId,
+    /// f32 `(out)`.
+    pub scales: WeightId,
+    /// i8 `(out)`; none where all are 0.
+    pub zeros: Option<WeightId>,
+    /// i32 `(out)`, in units of `input.scale * scales[out]`.
+    pub bias: Option<WeightId>,
+    /// How the input's bytes are read. Padding is its zero.
+    pub input: Quant,
+    /// How the output's bytes are written.
+    pub output: Quant,
+    /// The least integer written: the output's zero where a ReLU follows.
+    pub low: i32,
+    /// The largest integer written.
+    pub high: i32,
+}
+
+impl QProduct {
+    /// The weight tensors that it reads.
+    pub fn weight_ids(&self) -> Vec<WeightId> {
+        let ids = [Some(self.weights), Some(self.scales), self.zeros, self.bias];
+        ids.into_iter().flatten().collect()
+    }
+
+    /// The weight tensors that it reads, to renumber them.
+    pub(crate) fn weight_ids_mut(&mut self) -> Vec<&mut WeightId> {
+        let ids = [
+            Some(&mut self.weights),
+            Some(&mut self.scales),
+            self.zeros.as_mut(),
+            self.bias.as_mut(),
+        ];
+        ids.into_iter().flatten().collect()
+    }
+}
+
+/// What a layer computes. Maps are f32, except where an operator says otherwise; operators that
+/// only move values or compare them take maps of bytes as well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     /// Cross-correlation of one spatial map.
@@ -279,6 +325,59 @@ pub enum Op {
         /// Logical row-major elements; dims as the output map's.
         value: WeightId,
     },
+    /// Numbers to bytes.
+    Quantize {
+        /// How the bytes stand for numbers.
+        output: Quant,
+    },
+    /// Bytes to numbers.
+    Dequantize {
+        /// How the bytes stand for numbers.
+        input: Quant,
+    },
+    /// Bytes to bytes, by way of the numbers they stand for.
+    Requantize {
+        /// How the input's bytes stand for numbers.
+        input: Quant,
+        /// Applied to the numbers.
+        activation: Activation,
+        /// How the output's bytes stand for numbers.
+        output: Quant,
+    },
+    /// As `Conv`, over bytes.
+    QConv {
+        /// The sliding window.
+        window: Window,
+        /// Channel groups.
+        groups: usize,
+        /// Weights `(out_channels, in_channels / groups, kernel rows, kernel cols)`.
+        product: QProduct,
+    },
+    /// As `Linear`, over bytes.
+    QLinear {
+        /// Weights `(out, in)`.
+        product: QProduct,
+    },
+    /// As `Combine` of two maps, over bytes; a sum or a product.
+    QCombine {
+        /// Add or Mul.
+        kind: CombineKind,
+        /// How the inputs' bytes stand for numbers.
+        inputs: [Quant; 2],
+        /// How the output's bytes stand for numbers.
+        output: Quant,
+        /// The least integer written.
+        low: i32,
+        /// The largest integer written.
+        high: i32,
+    },
+    /// As `GlobalAveragePool`, over bytes.
+    QGlobalAveragePool {
+        /// How the input's bytes stand for numbers.
+        input: Quant,
+        /// How the output's bytes stand for numbers.
+        output: Quant,
+    },
 }
 
 impl Op {
@@ -291,6 +390,7 @@ impl Op {
             Op::ChannelAffine { scale, shift, .. } => [Some(*scale), Some(*shift)],
             Op::PRelu { slope } => [Some(*slope), None],
             Op::Constant { value } => [Some(*value), None],
+            Op::QConv { product, .. } | Op::QLinear { product } => return product.weight_ids(),
             _ => [None, None],
         };
         ids.into_iter().flatten().collect()

@@ -29,6 +29,13 @@ impl Op {
             Op::MatMul => "MatMul",
             Op::Softmax { .. } => "Softmax",
             Op::Constant { .. } => "Constant",
+            Op::Quantize { .. } => "Quantize",
+            Op::Dequantize { .. } => "Dequantize",
+            Op::Requantize { .. } => "Requantize",
+            Op::QConv { .. } => "QConv",
+            Op::QLinear { .. } => "QLinear",
+            Op::QCombine { .. } => "QCombine",
+            Op::QGlobalAveragePool { .. } => "QGlobalAveragePool",
         }
     }
 
@@ -100,7 +107,7 @@ impl Model {
     fn describe(&self, layer: LayerId) -> String {
         let op = &self.layer(layer).op;
         let mut text = op.name().to_owned();
-        if let Op::Conv { window, .. } | Op::Pool { window, .. } = op {
+        if let Op::Conv { window, .. } | Op::QConv { window, .. } | Op::Pool { window, .. } = op {
             let (kernel, stride, pads) = (window.kernel, window.stride, window.pads);
             let _ = write!(text, " {}x{}", kernel.rows, kernel.cols);
             if (stride.rows, stride.cols) != (1, 1) {
@@ -115,10 +122,10 @@ impl Model {
             }
         }
         match op {
-            Op::Conv { groups, .. } if *groups > 1 => {
+            Op::Conv { groups, .. } | Op::QConv { groups, .. } if *groups > 1 => {
                 let _ = write!(text, " groups {groups}");
             }
-            Op::Combine { kind, .. } => {
+            Op::Combine { kind, .. } | Op::QCombine { kind, .. } => {
                 let _ = write!(text, " {kind:?}");
             }
             Op::Activate(activation) => {

@@ -2,8 +2,9 @@
 
 use crate::error::ModelError;
 use crate::graph::{Layer, MapId, Model, Shape};
-use crate::infer::{Mismatch, check_size, infer};
+use crate::infer::{Mismatch, check_size, infer, infer_element};
 use crate::limits;
+use crate::quant::Element;
 
 impl Model {
     /// Checks every rule of the graph, so that whoever holds a valid model may index and multiply
@@ -73,6 +74,10 @@ impl Model {
         for map in &self.maps {
             let dims = map.shape.dims();
             check_size(&dims).map_err(|mismatch| self.mismatch(&map.name, mismatch))?;
+            if map.element == Element::I32 {
+                let place = format!("map {}", map.name);
+                return Err(self.invalid(&place, "elements of f32, u8 or i8", map.element));
+            }
             if Shape::from_dims(&dims) != map.shape {
                 let place = format!("map {}", map.name);
                 return Err(self.invalid(&place, "a spatial shape", format!("{dims:?}")));
@@ -109,6 +114,14 @@ impl Model {
                 format!("{:?}", declared.dims()),
             ));
         }
+        let elements: Vec<_> = layer.inputs.iter().map(|map| self.element(*map)).collect();
+        let element = infer_element(&layer.op, &elements, &self.weights)
+            .map_err(|mismatch| self.mismatch(&place, mismatch))?;
+        let declared = self.element(layer.output);
+        if element != declared {
+            let expected = format!("an output of {element}");
+            return Err(self.invalid(&place, &expected, declared));
+        }
         Ok(())
     }
 
@@ -129,11 +142,13 @@ impl Model {
 
     /// As [`Model::multiply_adds_per_position`] times the positions, in a type that cannot overflow.
     fn multiply_adds_of(&self, layer: &Layer) -> u128 {
-        use crate::op::Op;
+        use crate::op::{Op, QProduct};
         let output = self.shape(layer.output);
         let per_position = match &layer.op {
-            Op::Conv { weights, .. } => self.weight(*weights).elements() as u128,
-            Op::Linear { weights, .. } => {
+            Op::Conv { weights, .. } | Op::QConv { product: QProduct { weights, .. }, .. } => {
+                self.weight(*weights).elements() as u128
+            }
+            Op::Linear { weights, .. } | Op::QLinear { product: QProduct { weights, .. } } => {
                 let weight = self.weight(*weights);
                 (output.elements() / weight.dims[0]) as u128 * weight.elements() as u128
             }

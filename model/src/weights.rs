@@ -1,5 +1,6 @@
 //! Weights, addressed by the BLAKE3 hash of their little-endian bytes.
 
+use crate::quant::Element;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WeightId(pub u32);
 
-/// BLAKE3 of the elements' little-endian f32 bytes.
+/// BLAKE3 of the elements' little-endian bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WeightHash(pub [u8; 32]);
 
@@ -50,9 +51,16 @@ pub struct WeightInfo {
     pub hash: WeightHash,
     /// Dimensions, outermost first.
     pub dims: Vec<usize>,
+    /// What one element is.
+    pub element: Element,
 }
 
 impl WeightInfo {
+    /// A tensor of floats.
+    pub fn new(hash: WeightHash, dims: &[usize]) -> Self {
+        Self { hash, dims: dims.to_vec(), element: Element::F32 }
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.dims.iter().product()
@@ -60,7 +68,7 @@ impl WeightInfo {
 
     /// Size on disk and on the wire.
     pub fn bytes(&self) -> usize {
-        self.elements() * size_of::<f32>()
+        self.elements() * self.element.bytes()
     }
 }
 
@@ -68,6 +76,8 @@ impl WeightInfo {
 #[derive(Clone, Default)]
 pub struct WeightStore {
     by_hash: BTreeMap<WeightHash, Arc<Vec<f32>>>,
+    /// Tensors of integers, as bytes; equal bytes may also be those of a float tensor.
+    integers: BTreeMap<WeightHash, Arc<Vec<u8>>>,
 }
 
 impl WeightStore {
@@ -85,18 +95,40 @@ impl WeightStore {
         hash
     }
 
+    /// Keeps a tensor of integers, as little-endian bytes, and returns its hash.
+    pub fn insert_bytes(&mut self, bytes: Vec<u8>) -> WeightHash {
+        let hash = WeightHash::of_bytes(&bytes);
+        self.integers.entry(hash).or_insert_with(|| Arc::new(bytes));
+        hash
+    }
+
+    /// Keeps the bytes of a tensor of any type, as they lie on disk or on the wire.
+    pub fn insert_raw(&mut self, element: Element, bytes: &[u8]) -> WeightHash {
+        match element {
+            Element::F32 => self.insert(bytemuck::pod_collect_to_vec(bytes)),
+            _ => self.insert_bytes(bytes.to_vec()),
+        }
+    }
+
     /// Drops all elements whose hash is not wanted.
     pub fn retain(&mut self, mut wanted: impl FnMut(WeightHash) -> bool) {
         self.by_hash.retain(|hash, _| wanted(*hash));
+        self.integers.retain(|hash, _| wanted(*hash));
     }
 
-    /// The elements of a hash, where they are here.
+    /// The bytes of a tensor of integers, where they are here.
+    pub fn find_bytes(&self, hash: WeightHash) -> Option<&Arc<Vec<u8>>> {
+        self.integers.get(&hash)
+    }
+
+    /// The floats of a hash, where they are here.
     pub fn find(&self, hash: WeightHash) -> Option<&Arc<Vec<f32>>> {
         self.by_hash.get(&hash)
     }
 
     /// All hashes, in order.
     pub fn hashes(&self) -> impl Iterator<Item = WeightHash> + '_ {
-        self.by_hash.keys().copied()
+        let integers = self.integers.keys().filter(|hash| !self.by_hash.contains_key(hash));
+        self.by_hash.keys().chain(integers).copied()
     }
 }

@@ -151,7 +151,12 @@ mod tests {
     #[test]
     fn an_absurd_region_has_no_length() {
         let whole = tiling_region(usize::MAX);
-        let piece = protocol::PieceHeader { map: model::MapId(0), region: whole, channels: 9 };
+        let piece = protocol::PieceHeader {
+            map: model::MapId(0),
+            region: whole,
+            channels: 9,
+            element: model::Element::F32,
+        };
         assert_eq!(piece.byte_len(), None);
     }
 

@@ -73,7 +73,7 @@ pub enum Event {
     /// A control message.
     Message(PeerId, Message, Permit),
     /// A bundle with the values of its pieces, in their order.
-    Bundle(PeerId, Bundle, Vec<Vec<f32>>, Permit),
+    Bundle(PeerId, Bundle, Vec<Vec<u8>>, Permit),
     /// A blob whose hash is right.
     Blob(PeerId, WeightHash, Vec<u8>),
     /// The coordinator turned us away for good: another try would end the same.

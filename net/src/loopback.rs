@@ -57,10 +57,10 @@ async fn carry(
     let _ = events.send(Event::Down(from, "it went away".into()));
 }
 
-fn split(mut payload: Payload, sizes: impl Iterator<Item = usize>) -> Vec<Vec<f32>> {
+fn split(mut payload: Payload, sizes: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
     let piece = |bytes: usize| {
-        let mut values = vec![0.0f32; bytes / size_of::<f32>()];
-        let mut rest: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
+        let mut values = vec![0; bytes];
+        let mut rest = values.as_mut_slice();
         for slice in payload.split_front(bytes).slices() {
             let (head, tail) = rest.split_at_mut(slice.len());
             head.copy_from_slice(slice);

@@ -219,7 +219,7 @@ impl BulkWriter {
 
 struct IncomingBundle {
     header: Bundle,
-    pieces: Vec<Vec<f32>>,
+    pieces: Vec<Vec<u8>>,
     /// Which piece the next byte belongs to, and where.
     piece: usize,
     offset: usize,
@@ -293,7 +293,7 @@ impl BulkReader {
                 // bundles before this one.
                 let permit = self.room.clone().acquire_many_owned(units).await.ok();
                 let sizes = header.pieces.iter().map(|p| p.byte_len().unwrap_or(0));
-                let pieces = sizes.map(|bytes| vec![0.0; bytes / size_of::<f32>()]).collect();
+                let pieces = sizes.map(|bytes| vec![0; bytes]).collect();
                 let permit = Permit(permit);
                 self.bundle = Some(IncomingBundle { header, pieces, piece: 0, offset: 0, permit });
                 self.close_bundle();
@@ -316,8 +316,7 @@ impl BulkReader {
         let breach = || NetError::Breach("more bytes than the bundle has".into());
         let incoming = self.bundle.as_mut().ok_or_else(breach)?;
         while length > 0 {
-            let piece = incoming.pieces.get_mut(incoming.piece).ok_or_else(breach)?;
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(piece);
+            let bytes = incoming.pieces.get_mut(incoming.piece).ok_or_else(breach)?;
             let end = bytes.len().min(incoming.offset + length);
             self.stream.read_exact(&mut bytes[incoming.offset..end]).await?;
             length -= end - incoming.offset;

@@ -41,7 +41,8 @@ async fn connected() -> (Net, Net) {
 
 fn bundle(rows: usize, channels: u32) -> Bundle {
     let region = Region::new(Span::whole(rows), Span::whole(100));
-    let piece = |map| PieceHeader { map: MapId(map), region, channels };
+    let piece =
+        |map| PieceHeader { map: MapId(map), region, channels, element: model::Element::F32 };
     Bundle {
         kind: BundleKind::Scatter,
         plan: PlanId(1),
@@ -71,7 +72,8 @@ async fn messages_bundles_and_blobs_arrive_as_sent() {
     coordinator.commands.send(command).unwrap();
     let Event::Bundle(_, got, pieces, _) = next(&mut worker).await else { panic!("a bundle") };
     assert_eq!(got, sent);
-    assert_eq!(pieces.concat(), values);
+    let sent: &[u8] = bytemuck::cast_slice(&values);
+    assert_eq!(pieces.concat(), sent);
 
     let blob: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
     let hash = WeightHash::of_bytes(&blob);

@@ -144,7 +144,7 @@ fn bytes(model: &Model, pieces: &[(MapId, Region)]) -> u64 {
 }
 
 fn region_bytes(model: &Model, map: MapId, region: Region) -> u64 {
-    (region.positions() * model.shape(map).channels() * size_of::<f32>()) as u64
+    (region.positions() * model.pixel_bytes(map)) as u64
 }
 
 fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {

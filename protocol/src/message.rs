@@ -2,12 +2,12 @@
 //! (a header and the tensors it names) and blobs (weights, graphs) on its bulk stream.
 
 use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
-use model::{MapId, WeightHash};
+use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
 use tiling::{Plan, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ pub enum BundleKind {
     },
 }
 
-/// One piece of a feature map; its values follow the header, f32 little endian, in the order rows,
+/// One piece of a feature map; its values follow the header, little endian, in the order rows,
 /// cols, channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PieceHeader {
@@ -139,6 +139,8 @@ pub struct PieceHeader {
     pub region: Region,
     /// Its channels.
     pub channels: u32,
+    /// What one value is.
+    pub element: Element,
 }
 
 impl PieceHeader {
@@ -146,7 +148,7 @@ impl PieceHeader {
     pub fn byte_len(&self) -> Option<usize> {
         let span = |s: tiling::Span| s.end.checked_sub(s.start);
         let positions = span(self.region.rows)?.checked_mul(span(self.region.cols)?)?;
-        positions.checked_mul(self.channels as usize)?.checked_mul(size_of::<f32>())
+        positions.checked_mul(self.channels as usize)?.checked_mul(self.element.bytes())
     }
 }
 

@@ -99,7 +99,8 @@ impl Cluster {
             Output::SendBlobs(to, hashes) => {
                 for hash in hashes {
                     let weights = &self.scenario.model.weights;
-                    let bytes = weights.find(hash).map(|v| 4 * v.len() as u64);
+                    let integers = weights.find_bytes(hash).map(|v| v.len() as u64);
+                    let bytes = weights.find(hash).map(|v| 4 * v.len() as u64).or(integers);
                     let bytes = bytes.unwrap_or(self.head.graph_bytes);
                     self.head_send(to, Parcel::Blob(hash, bytes));
                 }
@@ -171,7 +172,9 @@ impl Cluster {
         let Some(maps) = self.head.frames.get_mut(&frame) else { return };
         for (map, piece) in pieces {
             let shape = graph.shape(*map);
-            let zeroed = || Arc::new(Piece::zeroed(Region::whole(shape), shape.channels()));
+            let element = graph.element(*map);
+            let whole = Region::whole(shape);
+            let zeroed = || Arc::new(Piece::zeroed_of(whole, shape.channels(), element));
             let target = maps.entry(*map).or_insert_with(zeroed);
             Arc::get_mut(target).expect("a map is not shared while it is gathered").paste(piece);
         }

@@ -29,6 +29,10 @@ pub fn difference(expected: &Maps, got: &Maps) -> Option<String> {
         if (map, a.region, a.channels) != (other, b.region, b.channels) {
             return Some(format!("{other:?} {b:?}, expected {map:?} {a:?}"));
         }
+        if a.element() != b.element() {
+            return Some(format!("{map:?}: {}, expected {}", b.element(), a.element()));
+        }
+        let (a, b) = (a.cast(model::Element::F32), b.cast(model::Element::F32));
         let values = a.values().iter().zip(b.values()).enumerate();
         for (i, (a, b)) in values {
             // The bits of a NaN are not promised.

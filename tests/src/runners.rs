@@ -77,7 +77,8 @@ pub fn tiled(
             let inputs: Vec<_> = tile.inputs.iter().map(cut).collect();
             for (map, piece) in engine.run_tile(&built.packed, &geometry, index, &inputs)? {
                 let shape = graph.shape(map);
-                let zeroed = || Piece::zeroed(Region::whole(shape), shape.channels());
+                let element = graph.element(map);
+                let zeroed = || Piece::zeroed_of(Region::whole(shape), shape.channels(), element);
                 made.entry(map).or_insert_with(zeroed).paste(&piece);
             }
         }

@@ -22,6 +22,11 @@ pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
         && layer.inputs.iter().all(|&map| model.shape(map).is_spatial());
     let local = match &layer.op {
         Op::Conv { .. }
+        | Op::QConv { .. }
+        | Op::QCombine { .. }
+        | Op::Quantize { .. }
+        | Op::Dequantize { .. }
+        | Op::Requantize { .. }
         | Op::Pool { .. }
         | Op::Activate(_)
         | Op::ChannelAffine { .. }
@@ -37,9 +42,11 @@ pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
         Op::Softmax { axis, flattened } => *axis == 1 && !*flattened,
         Op::ConcatGeneral { .. }
         | Op::GlobalAveragePool
+        | Op::QGlobalAveragePool { .. }
         | Op::Reshape
         | Op::Transpose { .. }
         | Op::Linear { .. }
+        | Op::QLinear { .. }
         | Op::MatMul => false,
     };
     if local && spatial { Locality::Local } else { Locality::Whole }
@@ -55,13 +62,19 @@ pub fn receptive_field(op: &Op, output: Region, output_shape: &Shape, input: &Sh
     }
     let whole = Region::whole(input);
     match op {
-        Op::Conv { window, .. } | Op::Pool { window, .. } => windowed(window, output, whole),
-        Op::Activate(_) | Op::ChannelAffine { .. } | Op::PRelu { .. } | Op::Lrn { .. } => {
-            output.intersect(whole)
+        Op::Conv { window, .. } | Op::QConv { window, .. } | Op::Pool { window, .. } => {
+            windowed(window, output, whole)
         }
+        Op::Activate(_)
+        | Op::ChannelAffine { .. }
+        | Op::PRelu { .. }
+        | Op::Lrn { .. }
+        | Op::Quantize { .. }
+        | Op::Dequantize { .. }
+        | Op::Requantize { .. } => output.intersect(whole),
         Op::Concat => output.intersect(whole),
         Op::Softmax { .. } if input.is_spatial() => output.intersect(whole),
-        Op::Combine { .. } => Region::new(
+        Op::Combine { .. } | Op::QCombine { .. } => Region::new(
             broadcast(output.rows, input.rows(), output_shape.rows()),
             broadcast(output.cols, input.cols(), output_shape.cols()),
         ),
@@ -91,6 +104,8 @@ pub fn receptive_field(op: &Op, output: Region, output_shape: &Shape, input: &Sh
         }
         Op::Constant { .. } => Region::EMPTY,
         Op::GlobalAveragePool
+        | Op::QGlobalAveragePool { .. }
+        | Op::QLinear { .. }
         | Op::Reshape
         | Op::Transpose { .. }
         | Op::Linear { .. }

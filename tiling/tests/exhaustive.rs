@@ -56,7 +56,7 @@ fn window(rows: Axis, cols: Axis) -> Window {
 /// One windowed layer after another, `layers` times, on a single-channel map.
 fn chain(rows: Axis, cols: Axis, layers: usize) -> Option<Model> {
     let spatial = |rows, cols| Shape::Spatial { channels: 1, rows, cols };
-    let map = |name: usize, shape| FeatureMap { name: format!("m{name}"), shape };
+    let map = |name: usize, shape| FeatureMap::new(format!("m{name}"), shape);
     let mut maps = vec![map(0, spatial(rows.len, cols.len))];
     let (mut r, mut c) = (rows, cols);
     let mut chain = Vec::new();
@@ -73,8 +73,7 @@ fn chain(rows: Axis, cols: Axis, layers: usize) -> Option<Model> {
         let (inputs, output) = (vec![MapId(i as u32)], MapId(i as u32 + 1));
         chain.push(Layer { name: format!("l{i}"), op, inputs, output });
     }
-    let weight =
-        WeightInfo { hash: WeightHash::of(&[]), dims: vec![1, 1, rows.kernel, cols.kernel] };
+    let weight = WeightInfo::new(WeightHash::of(&[]), &[1, 1, rows.kernel, cols.kernel]);
     let outputs = vec![MapId(layers as u32)];
     let (inputs, weights) = (vec![MapId(0)], vec![weight]);
     Some(Model { name: "chain".into(), maps, layers: chain, inputs, outputs, weights })

@@ -106,14 +106,15 @@ fn prepare(cache: &BlobCache, model: &PackedModel, layers: &[(u32, Algorithm)]) 
         let mut store = WeightStore::default();
         let wanted = graph.layer(layer).op.weight_ids().into_iter();
         let lacking: Vec<WeightHash> = wanted
-            .map(|id| graph.weight(id).hash)
-            .filter(|&hash| match cache.read(hash) {
+            .map(|id| graph.weight(id))
+            .filter(|info| match cache.read(info.hash) {
                 Some(bytes) => {
-                    store.insert(bytemuck::pod_collect_to_vec(&bytes));
+                    store.insert_raw(info.element, &bytes);
                     false
                 }
                 None => true,
             })
+            .map(|info| info.hash)
             .collect();
         if lacking.is_empty() {
             // A layer that cannot be packed fails its tasks, with a reason that names it.

@@ -197,9 +197,10 @@ impl Driver {
         }
     }
 
-    fn on_bundle(&mut self, from: Peer, bundle: Bundle, values: Vec<Vec<f32>>) {
+    fn on_bundle(&mut self, from: Peer, bundle: Bundle, values: Vec<Vec<u8>>) {
         let pieces = bundle.pieces.iter().zip(values).map(|(header, values)| {
-            let piece = Piece::from_values(header.region, header.channels as usize, values);
+            let piece =
+                Piece::from_bytes(header.region, header.channels as usize, header.element, &values);
             piece.map(|p| (header.map, Arc::new(p)))
         });
         match pieces.collect::<Result<Vec<_>, _>>() {

@@ -20,6 +20,7 @@ mod portable;
 pub(crate) use portable::Scalar;
 
 use crate::error::KernelError;
+use crate::quant::dot::Dot;
 use std::fmt;
 
 /// An instruction set that the kernels are written for.
@@ -74,19 +75,34 @@ impl fmt::Display for Isa {
     }
 }
 
-/// An instruction set that this processor was seen to have.
+/// An instruction set that this processor was seen to have, and what multiplies bytes beside it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cpu(Isa);
+pub(crate) struct Cpu(Isa, Dot);
 
 impl Cpu {
     /// *Errors*: the processor lacks it.
     pub(crate) fn new(isa: Isa) -> Result<Self, KernelError> {
-        if isa.is_available() { Ok(Self(isa)) } else { Err(KernelError::IsaUnavailable { isa }) }
+        match isa.is_available() {
+            true => Ok(Self(isa, Dot::available(isa)[0])),
+            false => Err(KernelError::IsaUnavailable { isa }),
+        }
+    }
+
+    /// The same with another way to multiply bytes, one of [`Dot::available`].
+    #[cfg(test)]
+    pub(crate) fn with_dot(self, dot: Dot) -> Self {
+        assert!(Dot::available(self.0).contains(&dot));
+        Self(self.0, dot)
+    }
+
+    pub(crate) fn dot(self) -> Dot {
+        self.1
     }
 
     /// The fastest that this processor has.
     pub(crate) fn detect() -> Self {
-        Self(Isa::detect())
+        let isa = Isa::detect();
+        Self(isa, Dot::available(isa)[0])
     }
 
     pub(crate) fn isa(self) -> Isa {

@@ -3,8 +3,8 @@
 
 use kernels::{Engine, Isa, PackedModel, Piece, reference};
 use model::{
-    FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Op, Shape, WeightId, WeightInfo,
-    WeightStore,
+    Element, FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Op, Shape, WeightId,
+    WeightInfo, WeightStore,
 };
 use std::sync::{Arc, LazyLock};
 use tiling::{
@@ -74,27 +74,53 @@ impl Network {
         Self { graph, weights: WeightStore::default(), random: Random::new(seed) }
     }
 
-    pub fn map(&mut self, shape: Shape) -> MapId {
+    pub fn map(&mut self, shape: Shape, element: Element) -> MapId {
         let id = MapId(self.graph.maps.len() as u32);
-        self.graph.maps.push(FeatureMap { name: format!("map{}", id.0), shape });
+        self.graph.maps.push(FeatureMap { name: format!("map{}", id.0), shape, element });
         id
     }
 
     pub fn input(&mut self, shape: Shape) -> MapId {
-        let id = self.map(shape);
+        self.input_of(shape, Element::F32)
+    }
+
+    pub fn input_of(&mut self, shape: Shape, element: Element) -> MapId {
+        let id = self.map(shape, element);
         self.graph.inputs.push(id);
         id
     }
 
     pub fn weight(&mut self, dims: &[usize]) -> WeightId {
         let values = self.random.values(dims.iter().product());
+        self.floats(values, dims)
+    }
+
+    pub fn floats(&mut self, values: Vec<f32>, dims: &[usize]) -> WeightId {
         let hash = self.weights.insert(values);
-        self.graph.weights.push(WeightInfo { hash, dims: dims.to_vec() });
+        self.graph.weights.push(WeightInfo::new(hash, dims));
+        WeightId(self.graph.weights.len() as u32 - 1)
+    }
+
+    /// Any integers; biases of a few thousand.
+    pub fn integers(&mut self, dims: &[usize], element: Element) -> WeightId {
+        let count: usize = dims.iter().product();
+        let bytes = match element {
+            Element::I32 => (0..count)
+                .flat_map(|_| (self.random.below(8001) as i32 - 4000).to_le_bytes())
+                .collect(),
+            _ => (0..count).map(|_| self.random.next() as u8).collect(),
+        };
+        let hash = self.weights.insert_bytes(bytes);
+        self.graph.weights.push(WeightInfo { hash, dims: dims.to_vec(), element });
         WeightId(self.graph.weights.len() as u32 - 1)
     }
 
     pub fn layer(&mut self, op: Op, inputs: &[MapId], shape: Shape) -> MapId {
-        let output = self.map(shape);
+        self.layer_of(op, inputs, shape, Element::F32)
+    }
+
+    pub fn layer_of(&mut self, op: Op, inputs: &[MapId], shape: Shape, element: Element) -> MapId {
+        let output = self.map(shape, element);
         let name = format!("layer{}", self.graph.layers.len());
         self.graph.layers.push(Layer { name, op, inputs: inputs.to_vec(), output });
         output
@@ -110,8 +136,18 @@ impl Network {
         let graph = Arc::new(self.graph);
         let inputs = graph.inputs.iter().map(|&map| {
             let shape = graph.shape(map);
-            let values = self.random.values(shape.elements());
-            let piece = Piece::from_values(Region::whole(shape), shape.channels(), values);
+            let (region, channels) = (Region::whole(shape), shape.channels());
+            let piece = match graph.element(map) {
+                Element::F32 => {
+                    let values = self.random.values(shape.elements());
+                    Piece::from_values(region, channels, values)
+                }
+                element => {
+                    let bytes: Vec<u8> =
+                        (0..shape.elements()).map(|_| self.random.next() as u8).collect();
+                    Piece::from_bytes(region, channels, element, &bytes)
+                }
+            };
             (map, Arc::new(piece.unwrap()))
         });
         let inputs = inputs.collect();
@@ -127,7 +163,7 @@ impl Network {
 pub static ENGINES: LazyLock<Vec<Engine>> = LazyLock::new(|| {
     let engine = |isa, threads, order| Engine::with_isa(threads, isa).unwrap().with_order(order);
     let of = |isa| {
-        let some_rows = Order::DepthFirst { threads: 3, cache_values: 64 };
+        let some_rows = Order::DepthFirst { threads: 3, cache_bytes: 256 };
         let alone = [Order::LayerByLayer, Order::RowByRow].map(|order| engine(isa, 1, order));
         alone.into_iter().chain([engine(isa, 3, some_rows)])
     };
@@ -211,7 +247,8 @@ impl Problem {
         let mut outputs: Vec<(MapId, Piece)> = Vec::new();
         for &map in &graph.outputs {
             let shape = graph.shape(map);
-            outputs.push((map, Piece::zeroed(Region::whole(shape), shape.channels())));
+            let element = graph.element(map);
+            outputs.push((map, Piece::zeroed_of(Region::whole(shape), shape.channels(), element)));
         }
         for (i, tile) in geometry.tiles.iter().enumerate() {
             let inputs: Vec<(MapId, Arc<Piece>)> = tile
@@ -245,6 +282,8 @@ pub fn assert_same(expected: &[(MapId, Piece)], got: &[(MapId, Piece)], engine: 
     assert_eq!(expected.len(), got.len(), "{who}");
     for ((map, expected), (got_map, got)) in expected.iter().zip(got) {
         assert_eq!((map, expected.region), (got_map, got.region), "{who}");
+        assert_eq!(expected.element(), got.element(), "{who}");
+        let (expected, got) = (expected.cast(Element::F32), got.cast(Element::F32));
         let values = expected.values().iter().zip(got.values()).enumerate();
         for (i, (a, b)) in values {
             let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());

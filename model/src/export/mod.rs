@@ -6,7 +6,7 @@ mod tests;
 mod writer;
 
 use crate::error::ModelError;
-use crate::graph::{FeatureMap, LoadedModel, MapId, Model};
+use crate::graph::{FeatureMap, Layer, LoadedModel, MapId, Model};
 use rten_onnx::onnx::{
     DataType, Dimension, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
     TypeProtoTensor, ValueInfoProto,
@@ -28,7 +28,8 @@ const FILE_BYTES_MAX: u64 = (1 << 31) - 1;
 /// Writes a model to a file. Fused activations become nodes of their own; reading the file gives
 /// the same graph again.
 ///
-/// *Errors* when the file cannot be written, or would be above the 2 GiB that ONNX allows.
+/// *Errors* when a layer is quantised, the file cannot be written, or would be above the 2 GiB that
+/// ONNX allows.
 pub fn write_onnx(model: &LoadedModel, path: &Path) -> Result<(), ModelError> {
     let file: Box<str> = path.display().to_string().into();
     check_size(&model.graph, &file)?;
@@ -40,7 +41,7 @@ pub fn write_onnx(model: &LoadedModel, path: &Path) -> Result<(), ModelError> {
 
 /// A model as the bytes of an ONNX file.
 ///
-/// *Errors* when they would be above the 2 GiB that ONNX allows.
+/// *Errors* when a layer is quantised, or they would be above the 2 GiB that ONNX allows.
 pub fn to_bytes(model: &LoadedModel) -> Result<Vec<u8>, ModelError> {
     check_size(&model.graph, &model.graph.name)?;
     let failed = |error: ProtobufError| ModelError::Write {
@@ -101,6 +102,14 @@ impl EncodeMessage for NamedGraph<'_> {
 fn to_proto(model: &LoadedModel) -> Result<NamedModel<'_>, ModelError> {
     // A peer's graph may come here too; an index that is out of range must not panic.
     model.graph.validate()?;
+    if let Some(layer) = first_of_bytes(&model.graph) {
+        return Err(ModelError::UnsupportedOperator {
+            operator: layer.op.name().into(),
+            layer: layer.name.as_str().into(),
+            file: model.graph.name.as_str().into(),
+            hint: Some("only models of floats are written: keep the file it came from".into()),
+        });
+    }
     let mut writer = Writer::new(model);
     for layer in &model.graph.layers {
         writer.layer(layer);
@@ -125,6 +134,12 @@ fn to_proto(model: &LoadedModel) -> Result<NamedModel<'_>, ModelError> {
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
     };
     Ok(NamedModel { name: &model.graph.name, graph, rest })
+}
+
+/// The first layer with a map of bytes.
+fn first_of_bytes(graph: &Model) -> Option<&Layer> {
+    let is_byte = |map: &MapId| graph.element(*map).is_byte();
+    graph.layers.iter().find(|layer| layer.inputs.iter().chain([&layer.output]).any(is_byte))
 }
 
 fn value_info(name: &str, map: &FeatureMap) -> ValueInfoProto {

@@ -1,16 +1,19 @@
 //! The shape rule of every operator: one total function, for files and for graphs from the wire.
 
+mod element;
 mod join;
 #[cfg(test)]
 mod tests;
 mod window;
 
+pub use element::infer_element;
 pub(crate) use join::broadcast;
 pub(crate) use window::pooled_up;
 
 use crate::graph::Shape;
 use crate::limits;
-use crate::op::{Activation, Axes, CombineKind, Op};
+use crate::op::{Activation, Axes, CombineKind, Op, QProduct};
+use crate::quant::{Element, Quant};
 use crate::weights::{WeightId, WeightInfo};
 use join::{combine, concat, concat_general, linear, matmul};
 use window::{conv, pool, resize};
@@ -193,7 +196,79 @@ fn infer_unbounded(
             check_size(dims)?;
             Ok(Shape::from_dims(dims))
         }
+        Op::Quantize { output: quant } | Op::Dequantize { input: quant } => {
+            check_quant(quant)?;
+            Ok(one(inputs)?.clone())
+        }
+        Op::Requantize { input, activation, output } => {
+            check_activation(activation)?;
+            check_quant(input)?;
+            check_quant(output)?;
+            Ok(one(inputs)?.clone())
+        }
+        Op::QConv { window, groups, product } => {
+            let (kernel, bias) = check_product(product, weights)?;
+            conv(spatial(one(inputs)?)?, window, *groups, kernel, bias)
+        }
+        Op::QLinear { product } => {
+            let (matrix, bias) = check_product(product, weights)?;
+            linear(general(one(inputs)?)?, matrix, bias)
+        }
+        Op::QCombine { kind, inputs: quants, output, low, high } => {
+            quants.iter().chain([output]).try_for_each(check_quant)?;
+            check_clamp(output, *low, *high)?;
+            if inputs.len() != 2 || !matches!(kind, CombineKind::Add | CombineKind::Mul) {
+                return Err(arity("a sum or a product of 2 inputs", inputs));
+            }
+            combine(inputs)
+        }
+        Op::QGlobalAveragePool { input, output } => {
+            check_quant(input)?;
+            check_quant(output)?;
+            let (channels, _) = spatial(one(inputs)?)?;
+            Ok(Shape::Spatial { channels, rows: 1, cols: 1 })
+        }
     }
+}
+
+fn check_quant(quant: &Quant) -> Result<(), Mismatch> {
+    if quant.is_sound() {
+        return Ok(());
+    }
+    Err(Mismatch::new("a positive scale, and a zero point that is a byte", format!("{quant:?}")))
+}
+
+fn check_clamp(output: &Quant, low: i32, high: i32) -> Result<(), Mismatch> {
+    let (min, max) = output.element.range();
+    if min <= low && low <= high && high <= max {
+        return Ok(());
+    }
+    Err(Mismatch::new(format!("bounds within {min} to {max}"), format!("{low} to {high}")))
+}
+
+/// Products of one output whose sum is sure to fit i32: each is at most 255 * 255.
+const DEPTH_MAX: usize = i32::MAX as usize / (255 * 255);
+
+/// Checks a quantised product; the dims of its weights and of its bias.
+fn check_product<'a>(
+    product: &QProduct,
+    weights: &'a [WeightInfo],
+) -> Result<(&'a [usize], Option<&'a [usize]>), Mismatch> {
+    check_quant(&product.input)?;
+    check_quant(&product.output)?;
+    check_clamp(&product.output, product.low, product.high)?;
+    let dims = dims_of(product.weights, weights)?;
+    let outputs = dims.first().copied().unwrap_or(0);
+    let depth = dims.iter().skip(1).try_fold(1usize, |n, dim| n.checked_mul(*dim));
+    if depth.is_none_or(|depth| depth > DEPTH_MAX) {
+        let expected = format!("at most {DEPTH_MAX} products for one output");
+        return Err(Mismatch::new(expected, format!("{dims:?}")));
+    }
+    expect_dims("scales", dims_of(product.scales, weights)?, &[outputs])?;
+    if let Some(zeros) = product.zeros {
+        expect_dims("zero points", dims_of(zeros, weights)?, &[outputs])?;
+    }
+    Ok((dims, product.bias.map(|bias| dims_of(bias, weights)).transpose()?))
 }
 
 fn one<'a>(inputs: &[&'a Shape]) -> Result<&'a Shape, Mismatch> {
@@ -201,6 +276,15 @@ fn one<'a>(inputs: &[&'a Shape]) -> Result<&'a Shape, Mismatch> {
         [input] => Ok(input),
         _ => Err(arity("1 input", inputs)),
     }
+}
+
+/// The elements that all inputs have.
+fn one_element(inputs: &[Element]) -> Result<Element, Mismatch> {
+    let first = inputs.first().copied().unwrap_or_default();
+    if inputs.iter().all(|input| *input == first) {
+        return Ok(first);
+    }
+    Err(Mismatch::new(format!("inputs of {first} only"), "several types"))
 }
 
 fn arity(expected: &str, inputs: &[&Shape]) -> Mismatch {

@@ -22,7 +22,7 @@ fn max_pool(window: Window) -> Op {
 }
 
 fn weight(dims: &[usize]) -> WeightInfo {
-    WeightInfo { hash: WeightHash([0; 32]), dims: dims.to_vec() }
+    WeightInfo::new(WeightHash([0; 32]), dims)
 }
 
 /// The output length is the number of window positions that lie in the padded map, counted.

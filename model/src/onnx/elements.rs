@@ -69,6 +69,9 @@ pub(super) fn select(
     let data = match &input.data {
         Data::Float(values) => Data::Float(Arc::new(from.map(|i| values[i]).collect())),
         Data::Int(values) => Data::Int(Arc::new(from.map(|i| values[i]).collect())),
+        Data::Bytes(element, values) => {
+            Data::Bytes(*element, Arc::new(from.map(|i| values[i]).collect()))
+        }
     };
     Tensor { dims, data }
 }

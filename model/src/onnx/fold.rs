@@ -147,6 +147,15 @@ impl Fold<'_> {
             (DataType::INT64 | DataType::INT32, Data::Float(floats)) => {
                 Data::Int(Arc::new(floats.iter().map(|value| *value as i64).collect()))
             }
+            (DataType::FLOAT | DataType::INT64 | DataType::INT32, Data::Bytes(..)) => {
+                let ints = input.to_ints().unwrap_or_default();
+                match to {
+                    DataType::FLOAT => {
+                        Data::Float(Arc::new(ints.iter().map(|value| *value as f32).collect()))
+                    }
+                    _ => Data::Int(Arc::new(ints)),
+                }
+            }
             (DataType::BOOL, Data::Int(ints)) => {
                 Data::Int(Arc::new(ints.iter().map(|value| i64::from(*value != 0)).collect()))
             }
@@ -236,7 +245,8 @@ impl Fold<'_> {
             let part = self.input(index)?;
             let fits = part.dims.len() == dims.len()
                 && (0..dims.len()).all(|i| i == axis || part.dims[i] == dims[i])
-                && part.as_ints().is_some() == first.as_ints().is_some();
+                && part.as_ints().is_some() == first.as_ints().is_some()
+                && part.as_bytes().map(|b| b.0) == first.as_bytes().map(|b| b.0);
             if !fits {
                 return node
                     .bad_shape(format!("dims as {:?}", first.dims), format!("{:?}", part.dims));
@@ -256,6 +266,12 @@ impl Fold<'_> {
             Data::Int(_) => Data::Int(Arc::new(join(&parts, outer, chunk, |part| {
                 part.as_ints().unwrap_or(&[])
             }))),
+            Data::Bytes(element, _) => {
+                let bytes = join(&parts, outer, chunk, |part| {
+                    part.as_bytes().map_or(&[], |(_, bytes)| bytes)
+                });
+                Data::Bytes(*element, Arc::new(bytes))
+            }
         };
         Ok(Tensor { dims, data })
     }
@@ -324,7 +340,7 @@ impl Fold<'_> {
                 };
                 Data::Int(Arc::new(values))
             }
-            _ => return node.unsupported("inputs", "two of one type", "floats and integers"),
+            _ => return node.unsupported("inputs", "two of f32 or i64", "other types"),
         };
         Ok(Tensor { dims, data })
     }

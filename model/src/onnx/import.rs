@@ -81,7 +81,8 @@ pub(super) fn import(
         let name = input.name.as_deref().unwrap_or_default();
         // Old files list their initializers among the inputs.
         if !initializer_names.contains(name) && !name.is_empty() {
-            let map = importer.builder.input(name, resolve(input, file, options)?)?;
+            let (shape, element) = resolve(input, file, options)?;
+            let map = importer.builder.input_of(name, shape, element)?;
             importer.values.insert(name, Value::Map(map));
         }
     }
@@ -192,7 +193,12 @@ fn order(
 
 impl<'a> Importer<'a> {
     fn node(&mut self, node: &Node<'a>, used: &BTreeSet<&str>) -> Result<(), ModelError> {
-        if !matches!(node.proto.domain.as_deref(), None | Some("" | "ai.onnx")) {
+        let is_known = match node.proto.domain.as_deref() {
+            None | Some("" | "ai.onnx") => true,
+            Some("com.microsoft") => lower::CONTRIBUTED.contains(&node.operator),
+            Some(_) => false,
+        };
+        if !is_known {
             return Err(lower::unsupported_operator(node));
         }
         for output in node.proto.output.iter().skip(1) {
@@ -219,6 +225,9 @@ impl<'a> Importer<'a> {
                 Some(Value::Map(_)) => None,
             })
             .collect();
+        if let (Some(_), "DequantizeLinear") = (&inputs, node.operator) {
+            return lower::dequantize_constant(self, node).map(Value::Constant);
+        }
         if let Some(inputs) = inputs {
             let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
             if let Some(tensor) = fold(node, &inputs, &mut self.budget)? {
@@ -292,10 +301,17 @@ impl<'a> Importer<'a> {
         if let Some(map) = self.constant_maps.get(&key) {
             return Ok(*map);
         }
-        let Some(values) = tensor.as_floats().filter(|values| !values.is_empty()).cloned() else {
-            return node.unsupported(name, "an input of f32", "integers or nothing");
+        let value = match (tensor.as_floats(), tensor.as_bytes()) {
+            _ if tensor.len() == 0 => None,
+            (Some(values), _) => Some(self.builder.weight(values.clone(), &tensor.dims)?),
+            (_, Some((element, bytes))) => {
+                Some(self.builder.weight_bytes(bytes.to_vec(), &tensor.dims, element)?)
+            }
+            _ => None,
         };
-        let value = self.builder.weight(values, &tensor.dims)?;
+        let Some(value) = value else {
+            return node.unsupported(name, "an input of f32, u8 or i8", "integers or nothing");
+        };
         let map = self.builder.layer(name, Op::Constant { value }, &[])?;
         self.constant_maps.insert(key, map);
         Ok(map)

@@ -3,6 +3,7 @@
 use super::{LoadOptions, malformed, open_scanned};
 use crate::error::ModelError;
 use crate::graph::Shape;
+use crate::quant::Element;
 use rten_onnx::onnx::{DataType, ValueInfoProto};
 use rten_onnx::protobuf::{
     DecodeMessage, Fields, OwnedValues, ProtobufError, ReadValue, ValueReader,
@@ -17,6 +18,8 @@ pub struct InputSpec {
     pub name: String,
     /// Its ONNX dims, batch first; none where the model leaves one open.
     pub dims: Vec<Option<usize>>,
+    /// What one element is.
+    pub element: Element,
 }
 
 impl InputSpec {
@@ -61,11 +64,17 @@ fn declared(input: &ValueInfoProto, file: &str) -> Result<(InputSpec, Vec<String
     let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
     let kind = tensor.and_then(|tensor| tensor.elem_type).unwrap_or(DataType::FLOAT);
     let shape = tensor.and_then(|tensor| tensor.shape.as_ref());
-    let (Some(shape), DataType::FLOAT) = (shape, kind) else {
+    let element = match kind {
+        DataType::FLOAT => Some(Element::F32),
+        DataType::UINT8 => Some(Element::U8),
+        DataType::INT8 => Some(Element::I8),
+        _ => None,
+    };
+    let (Some(shape), Some(element)) = (shape, element) else {
         return Err(ModelError::TensorData {
             file: file.into(),
             tensor: name.into(),
-            expected: "an input of f32 with dims".into(),
+            expected: "an input of f32, u8 or i8 with dims".into(),
             got: format!("{kind}{}", if shape.is_some() { "" } else { " without dims" }).into(),
         });
     };
@@ -77,7 +86,7 @@ fn declared(input: &ValueInfoProto, file: &str) -> Result<(InputSpec, Vec<String
         (None, Some(name)) if !name.is_empty() => name.clone(),
         _ => "?".into(),
     });
-    Ok((InputSpec { name, dims }, text.collect()))
+    Ok((InputSpec { name, dims, element }, text.collect()))
 }
 
 /// The shape of an input under the options.
@@ -85,7 +94,7 @@ pub(super) fn resolve(
     input: &ValueInfoProto,
     file: &str,
     options: &LoadOptions,
-) -> Result<Shape, ModelError> {
+) -> Result<(Shape, Element), ModelError> {
     let (mut spec, text) = declared(input, file)?;
     if let Some(batch) = spec.dims.first_mut() {
         batch.get_or_insert(1);
@@ -95,7 +104,7 @@ pub(super) fn resolve(
         cols.get_or_insert(size.cols);
     }
     match spec.dims.iter().copied().collect::<Option<Vec<usize>>>() {
-        Some(dims) => Ok(Shape::from_dims(&dims)),
+        Some(dims) => Ok((Shape::from_dims(&dims), spec.element)),
         None => Err(ModelError::DynamicInput {
             file: file.into(),
             input: spec.name.into(),

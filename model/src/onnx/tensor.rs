@@ -2,6 +2,7 @@
 
 use crate::error::ModelError;
 use crate::limits;
+use crate::quant::Element;
 use rten_onnx::onnx::{DataLocation, DataType, TensorProto};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -15,6 +16,8 @@ pub(super) enum Data {
     Float(Arc<Vec<f32>>),
     /// Shapes, indices and booleans.
     Int(Arc<Vec<i64>>),
+    /// Quantised weights and zero points: u8 or i8, as bytes.
+    Bytes(Element, Arc<Vec<u8>>),
 }
 
 /// A tensor whose elements are known at import; an axis may have length 0.
@@ -39,20 +42,40 @@ impl Tensor {
         match &self.data {
             Data::Float(values) => values.len(),
             Data::Int(values) => values.len(),
+            Data::Bytes(_, values) => values.len(),
         }
     }
 
     pub(super) fn as_floats(&self) -> Option<&Arc<Vec<f32>>> {
         match &self.data {
             Data::Float(values) => Some(values),
-            Data::Int(_) => None,
+            Data::Int(_) | Data::Bytes(..) => None,
         }
     }
 
     pub(super) fn as_ints(&self) -> Option<&[i64]> {
         match &self.data {
             Data::Int(values) => Some(values),
+            Data::Float(_) | Data::Bytes(..) => None,
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> Option<(Element, &[u8])> {
+        match &self.data {
+            Data::Bytes(element, values) => Some((*element, values)),
+            _ => None,
+        }
+    }
+
+    /// The elements as integers of any width; none for floats.
+    pub(super) fn to_ints(&self) -> Option<Vec<i64>> {
+        match &self.data {
             Data::Float(_) => None,
+            Data::Int(values) => Some(values.to_vec()),
+            Data::Bytes(Element::I8, values) => {
+                Some(values.iter().map(|value| i64::from(*value as i8)).collect())
+            }
+            Data::Bytes(_, values) => Some(values.iter().map(|value| i64::from(*value)).collect()),
         }
     }
 
@@ -73,6 +96,10 @@ pub(super) fn read(
 ) -> Result<Tensor, ModelError> {
     let reader = TensorReader { file, name: proto.name.clone().unwrap_or_default() };
     reader.read(proto, folder)
+}
+
+fn byte_element(kind: DataType) -> Element {
+    if kind == DataType::INT8 { Element::I8 } else { Element::U8 }
 }
 
 struct TensorReader<'a> {
@@ -112,6 +139,11 @@ impl TensorReader<'_> {
                 Data::Float(Arc::new(proto.double_data.iter().map(|value| *value as f32).collect()))
             }
             DataType::INT64 => Data::Int(Arc::new(std::mem::take(&mut proto.int64_data))),
+            DataType::INT8 | DataType::UINT8 => {
+                // Narrow integers lie in fields of 32 bits.
+                let bytes = proto.int32_data.iter().map(|v| *v as u8).collect();
+                Data::Bytes(byte_element(kind), Arc::new(bytes))
+            }
             DataType::UINT32 => {
                 return self.fail("raw elements", "u32 elements in another field");
             }
@@ -156,8 +188,8 @@ impl TensorReader<'_> {
             DataType::UINT32 => {
                 Data::Int(Arc::new(words.map(|b| u32::from_le_bytes(*b).into()).collect()))
             }
-            DataType::INT8 => {
-                Data::Int(Arc::new(bytes.iter().map(|b| (*b as i8).into()).collect()))
+            DataType::INT8 | DataType::UINT8 => {
+                Data::Bytes(byte_element(kind), Arc::new(bytes.to_vec()))
             }
             _ => Data::Int(Arc::new(bytes.iter().map(|b| i64::from(*b)).collect())),
         };

@@ -1,5 +1,7 @@
 //! Files made here, good and bad.
 
+mod quant;
+
 use super::*;
 use crate::export::to_bytes;
 use crate::graph::Shape;

@@ -48,10 +48,11 @@ fn renumber_weights(model: &mut Model) {
     for layer in &mut model.layers {
         for weight in weights_mut(&mut layer.op) {
             let info = &old[weight.0 as usize];
-            *weight = *ids.entry((info.hash, info.dims.clone())).or_insert_with(|| {
-                model.weights.push(info.clone());
-                WeightId(model.weights.len() as u32 - 1)
-            });
+            *weight =
+                *ids.entry((info.hash, info.dims.clone(), info.element)).or_insert_with(|| {
+                    model.weights.push(info.clone());
+                    WeightId(model.weights.len() as u32 - 1)
+                });
         }
     }
 }
@@ -64,6 +65,7 @@ fn weights_mut(op: &mut Op) -> Vec<&mut WeightId> {
         Op::ChannelAffine { scale, shift, .. } => vec![scale, shift],
         Op::PRelu { slope } => vec![slope],
         Op::Constant { value } => vec![value],
+        Op::QConv { product, .. } | Op::QLinear { product } => product.weight_ids_mut(),
         _ => Vec::new(),
     }
 }

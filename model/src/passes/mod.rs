@@ -9,12 +9,15 @@ mod fuse;
 mod identity;
 mod pad;
 mod pattern;
+mod quantize;
 #[cfg(test)]
 mod tests;
 
 use crate::graph::{LayerId, MapId, Model};
 use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
 use std::collections::BTreeSet;
+
+pub(crate) use quantize::{Origin, QuantWeights, run as quantize};
 
 /// Runs all passes until none changes anything.
 pub(crate) fn optimize(model: &mut Model, store: &mut WeightStore) {
@@ -96,7 +99,7 @@ fn add_weight(
     dims: &[usize],
 ) -> WeightId {
     let hash = store.insert(values);
-    model.weights.push(WeightInfo { hash, dims: dims.to_vec() });
+    model.weights.push(WeightInfo::new(hash, dims));
     WeightId(model.weights.len() as u32 - 1)
 }
 

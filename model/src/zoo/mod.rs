@@ -13,6 +13,7 @@ use crate::error::ModelError;
 use crate::graph::{LoadedModel, MapId, Shape};
 use crate::onnx::{self, InputSpec, LoadOptions};
 use crate::op::Axes;
+use crate::quant::Element;
 use net::Net;
 use std::path::Path;
 
@@ -71,7 +72,7 @@ pub fn input_spec(reference: &str) -> Result<Vec<InputSpec>, ModelError> {
     }
     let (_, size) = find(reference, &LoadOptions::default())?;
     let dims = vec![Some(1), Some(3), Some(size.rows), Some(size.cols)];
-    Ok(vec![InputSpec { name: INPUT.into(), dims }])
+    Ok(vec![InputSpec { name: INPUT.into(), dims, element: Element::F32 }])
 }
 
 /// The name of the input of every architecture.

@@ -159,6 +159,7 @@ impl Frame {
             map,
             region,
             channels: model.shape(map).channels() as u32,
+            element: model.element(map),
         };
         let pieces = self.geometry(index).inputs.iter().map(header).collect();
         Some((attempt, pieces))
@@ -200,7 +201,7 @@ impl Frame {
     pub(super) fn input_bytes(&self, task: TaskId) -> u64 {
         let Some(index) = self.tile_index(task) else { return 0 };
         let bytes = |&(map, region): &(MapId, tiling::Region)| {
-            (region.positions() * self.plan.model.shape(map).channels() * size_of::<f32>()) as u64
+            (region.positions() * self.plan.model.pixel_bytes(map)) as u64
         };
         self.geometry(index).inputs.iter().map(bytes).sum()
     }

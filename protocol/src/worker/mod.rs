@@ -453,7 +453,7 @@ impl Worker {
         let outputs = tile.map(|t| t.outputs.as_slice()).unwrap_or_default();
         let header = |&(map, region): &(model::MapId, tiling::Region)| {
             let channels = model.shape(map).channels() as u32;
-            PieceHeader { map, region, channels }
+            PieceHeader { map, region, channels, element: model.element(map) }
         };
         outputs.iter().map(header).collect()
     }

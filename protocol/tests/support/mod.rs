@@ -58,7 +58,7 @@ pub fn task(frame: u64, stage: u32, tile: u32) -> TaskId {
 pub fn headers(model: &Model, regions: &[(MapId, Region)]) -> Vec<PieceHeader> {
     let header = |&(map, region): &(MapId, Region)| {
         let channels = model.shape(map).channels() as u32;
-        PieceHeader { map, region, channels }
+        PieceHeader { map, region, channels, element: model::Element::F32 }
     };
     regions.iter().map(header).collect()
 }

@@ -1,6 +1,6 @@
 //! Which maps share a buffer, and where the buffers lie in the arena.
 
-use super::{Buffer, LINE_VALUES, Place, Step, Unit};
+use super::{Buffer, LINE_BYTES, Place, Step, Unit};
 use crate::region::{Region, Span};
 use model::{MapId, Model, Op};
 use std::collections::BTreeMap;
@@ -27,7 +27,8 @@ pub(super) fn places(
         let buffer = buffers.len();
         let region = unit.region;
         let (rows, offset, steps) = (0, 0, Span::EMPTY);
-        buffers.push(Buffer { region, channels, rows, given_away, offset, steps });
+        let element = model.element(unit.output);
+        buffers.push(Buffer { region, channels, element, rows, given_away, offset, steps });
         places.insert(unit.output, Place { unit: index, buffer, channel: 0 });
         if model.layer(unit.layer).op != Op::Concat {
             continue;
@@ -98,7 +99,7 @@ pub(super) fn lifetimes(
     outputs.iter().for_each(|(map, _)| used(map, steps.len()));
 }
 
-/// Gives each buffer of the arena its offset; returns the size of the arena, in values.
+/// Gives each buffer of the arena its offset; returns the size of the arena, in bytes.
 ///
 /// First in the order of first use, which tends to reuse what was freed last and is still in the
 /// cache; then by size, which packs tighter. The order of use is kept unless it costs an eighth.
@@ -109,7 +110,7 @@ pub(super) fn arrange(buffers: &mut [Buffer]) -> usize {
     let mut by_use = inside(buffers);
     by_use.sort_by_key(|&i| (buffers[i].steps.start, i));
     let mut by_size = by_use.clone();
-    by_size.sort_by_key(|&i| std::cmp::Reverse(buffers[i].values()));
+    by_size.sort_by_key(|&i| std::cmp::Reverse(buffers[i].bytes()));
     let tight = place_in_order(buffers, &by_size);
     let warm = place_in_order(buffers, &by_use);
     if warm > tight + tight / 8 { place_in_order(buffers, &by_size) } else { warm }
@@ -120,18 +121,18 @@ fn place_in_order(buffers: &mut [Buffer], order: &[usize]) -> usize {
     let mut placed: Vec<usize> = Vec::with_capacity(order.len());
     let mut total = 0;
     for &i in order {
-        let len = buffers[i].values().next_multiple_of(LINE_VALUES);
+        let len = buffers[i].bytes().next_multiple_of(LINE_BYTES);
         let mut taken: Vec<(usize, usize)> = (placed.iter())
             .filter(|&&other| !buffers[other].steps.intersect(buffers[i].steps).is_empty())
-            .map(|&other| (buffers[other].offset, buffers[other].values()))
+            .map(|&other| (buffers[other].offset, buffers[other].bytes()))
             .collect();
         taken.sort_unstable();
         let mut offset = 0;
-        for (start, values) in taken {
+        for (start, bytes) in taken {
             if offset + len <= start {
                 break;
             }
-            offset = offset.max((start + values).next_multiple_of(LINE_VALUES));
+            offset = offset.max((start + bytes).next_multiple_of(LINE_BYTES));
         }
         buffers[i].offset = offset;
         total = total.max(offset + len);

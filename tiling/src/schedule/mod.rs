@@ -14,7 +14,7 @@
 //! layer's region, and a layer stops in between only after whole blocks.
 //!
 //! The memory is planned beforehand: all intermediate maps lie in one arena of
-//! [`Schedule::arena_values`], and maps that are never needed together share their place. Maps
+//! [`Schedule::arena_bytes`], and maps that are never needed together share their place. Maps
 //! that only exist to be joined or added to another lie where the joined map does:
 //!
 //! - the input of a concat that a convolution makes is written into the joined map;
@@ -27,7 +27,7 @@ pub use unit::Unit;
 
 use crate::region::{Region, Span};
 use crate::stage::StageGeometry;
-use model::{MapId, Model};
+use model::{Element, MapId, Model};
 use std::collections::BTreeMap;
 use unit::Chunk;
 
@@ -42,15 +42,15 @@ pub enum Order {
     DepthFirst {
         /// Threads that share the rows.
         threads: usize,
-        /// Values of a map that should stay in a core's cache until they are read.
-        cache_values: usize,
+        /// Bytes of a map that should stay in a core's cache until they are read.
+        cache_bytes: usize,
     },
 }
 
 impl Order {
     /// Depth first for cores with at least half a megabyte of second-level cache each.
     pub fn depth_first(threads: usize) -> Self {
-        Order::DepthFirst { threads, cache_values: 64 << 10 }
+        Order::DepthFirst { threads, cache_bytes: 256 << 10 }
     }
 }
 
@@ -72,25 +72,27 @@ pub struct Buffer {
     pub region: Region,
     /// Channels of one position.
     pub channels: usize,
+    /// What one value is.
+    pub element: Element,
     /// Rows that it holds at a time.
     pub rows: usize,
     /// Whether the caller gets it, so that it lies outside the arena.
     pub given_away: bool,
-    /// Where it starts in the arena, in values.
+    /// Where it starts in the arena, in bytes.
     pub offset: usize,
     /// The first step that writes and the last that reads it.
     steps: Span,
 }
 
 impl Buffer {
-    /// Values of a row.
-    pub fn row_values(&self) -> usize {
-        self.region.cols.len() * self.channels
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.region.cols.len() * self.channels * self.element.bytes()
     }
 
-    /// Values that it holds.
-    pub fn values(&self) -> usize {
-        self.rows * self.row_values()
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes()
     }
 }
 
@@ -116,12 +118,12 @@ pub struct Schedule {
     pub buffers: Vec<Buffer>,
     /// Where each map that is made here lies.
     pub places: BTreeMap<MapId, Place>,
-    /// Values of the arena.
-    pub arena_values: usize,
+    /// Bytes of the arena; maps that are given away are not in it.
+    pub arena_bytes: usize,
 }
 
-/// Values of a cache line: every buffer starts at one.
-pub const LINE_VALUES: usize = 16;
+/// Bytes of a cache line: every buffer starts at one.
+pub const LINE_BYTES: usize = 64;
 
 impl Schedule {
     /// Works out the order for one tile of a stage.
@@ -137,19 +139,14 @@ impl Schedule {
             buffer.rows = rows.min(buffer.region.rows.len());
         }
         memory::lifetimes(&units, &steps, &places, &geometry.outputs, &mut buffers);
-        let arena_values = memory::arrange(&mut buffers);
-        Self { units, steps, buffers, places, arena_values }
-    }
-
-    /// Bytes of the arena, given-away maps not counted.
-    pub fn arena_bytes(&self) -> usize {
-        self.arena_values * size_of::<f32>()
+        let arena_bytes = memory::arrange(&mut buffers);
+        Self { units, steps, buffers, places, arena_bytes }
     }
 
     /// Bytes of maps that are given away.
     pub fn output_bytes(&self) -> usize {
         let outputs = self.buffers.iter().filter(|buffer| buffer.given_away);
-        outputs.map(Buffer::values).sum::<usize>() * size_of::<f32>()
+        outputs.map(Buffer::bytes).sum()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::plan::{Grid, Handover, Slot, Split, Stage};
 use model::{LoadOptions, zoo};
 
 const ORDERS: [Order; 3] =
-    [Order::LayerByLayer, Order::RowByRow, Order::DepthFirst { threads: 2, cache_values: 4 << 10 }];
+    [Order::LayerByLayer, Order::RowByRow, Order::DepthFirst { threads: 2, cache_bytes: 16 << 10 }];
 
 fn models() -> Vec<std::sync::Arc<Model>> {
     let open = |name: &str| zoo::open(name, &LoadOptions::default()).unwrap().graph;
@@ -68,13 +68,13 @@ fn each_row_is_done_once_and_after_what_it_reads() {
 fn nothing_is_overwritten_that_is_still_read() {
     each(|model, stage, tile, schedule| {
         // For each line of the arena, which buffer and row of its map it holds.
-        let mut arena = vec![(usize::MAX, usize::MAX); schedule.arena_values / LINE_VALUES + 1];
+        let mut arena = vec![(usize::MAX, usize::MAX); schedule.arena_bytes / LINE_BYTES + 1];
         let mut first_row: Vec<usize> =
             schedule.buffers.iter().map(|b| b.region.rows.start).collect();
         let mut written = first_row.clone();
         let lines = |buffer: &Buffer, first_row: usize, row: usize| {
-            let start = buffer.offset + (row - first_row) * buffer.row_values();
-            start / LINE_VALUES..(start + buffer.row_values()).div_ceil(LINE_VALUES)
+            let start = buffer.offset + (row - first_row) * buffer.row_bytes();
+            start / LINE_BYTES..(start + buffer.row_bytes()).div_ceil(LINE_BYTES)
         };
         let mut done: Vec<usize> = schedule.units.iter().map(|u| u.region.rows.start).collect();
         for step in &schedule.steps {
@@ -125,7 +125,7 @@ fn depth_first_takes_less_memory() {
     for (name, at_least) in [("zoo:unet@1024x1024", 1.9), ("zoo:yolov2@1024x1024", 4.0)] {
         let Ok(model) = zoo::open(name, &options) else { panic!("{name}") };
         let stage = StageGeometry::whole(&model.graph, Numerics::Fast);
-        let bytes = |order| Schedule::new(&model.graph, &stage, 0, order).arena_bytes();
+        let bytes = |order| Schedule::new(&model.graph, &stage, 0, order).arena_bytes;
         let [layers, rows, few] =
             [Order::LayerByLayer, Order::depth_first(1), Order::RowByRow].map(bytes);
         assert!(

@@ -61,15 +61,19 @@ impl Unit {
     pub(super) fn chunk(&self, model: &Model, order: Order) -> Chunk {
         let all = self.region.rows.len();
         let block = self.algorithm.outputs();
-        let (threads, cache_values) = match order {
+        let (threads, cache_bytes) = match order {
             _ if self.locality == Locality::Whole => return Chunk { rows: all },
             Order::LayerByLayer => return Chunk { rows: all },
             Order::RowByRow => return Chunk { rows: block },
-            Order::DepthFirst { threads, cache_values } => (threads, cache_values),
+            Order::DepthFirst { threads, cache_bytes } => (threads, cache_bytes),
         };
         let cols = self.region.cols.len().max(1);
-        let row_values = cols * model.shape(self.output).channels();
-        let mut rows = (cache_values * threads).div_ceil(row_values.max(1));
+        let row_bytes = cols * model.pixel_bytes(self.output);
+        let mut rows = (cache_bytes * threads).div_ceil(row_bytes.max(1));
+        if let Op::QConv { .. } = model.layer(self.layer).op {
+            // Byte products are so quick that the weights are the larger part of what is read.
+            rows = rows.max(512 * threads / cols);
+        }
         if let Some(&Op::Conv { weights, .. }) = self.convolution(model) {
             let positions = (block + 2) * (block + 2);
             let elements = model.weight(weights).elements();

@@ -4,9 +4,12 @@ mod activation;
 mod arithmetic;
 mod join;
 mod linear;
+mod quant;
 mod resize;
 mod shape;
 mod window;
+
+pub(super) use quant::dequantize_constant;
 
 use super::import::Importer;
 use super::node::Node;
@@ -14,6 +17,22 @@ use super::tensor::Tensor;
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::op::Op;
+
+/// Operators of ONNX Runtime's own domain, which its quantiser writes.
+pub(super) const CONTRIBUTED: [&str; 12] = [
+    "DequantizeLinear",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMul",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+    "QuantizeLinear",
+    "QLinearConv",
+];
 
 /// Adds the layers of a node and returns the map that its first output stands for.
 pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapId, ModelError> {
@@ -38,6 +57,17 @@ pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapI
         "Softmax" => shape::softmax(importer, node),
         "Gemm" => linear::gemm(importer, node),
         "MatMul" => linear::matmul(importer, node),
+        "QuantizeLinear" => quant::quantize(importer, node),
+        "DequantizeLinear" => quant::dequantize(importer, node),
+        "QLinearConv" => window::qlinear_conv(importer, node),
+        "QLinearMatMul" => quant::matmul(importer, node),
+        "QGemm" => quant::gemm(importer, node),
+        "QLinearAdd" | "QLinearMul" => quant::combine(importer, node),
+        "QLinearGlobalAveragePool" => quant::global_average_pool(importer, node),
+        "QLinearConcat" => quant::concat(importer, node),
+        "QLinearLeakyRelu" | "QLinearSigmoid" => quant::activate(importer, node),
+        "QLinearAveragePool" => quant::average_pool(importer, node),
+        "QLinearSoftmax" => quant::softmax(importer, node),
         _ => Err(unsupported_operator(node)),
     }
 }
@@ -47,8 +77,8 @@ pub(super) fn unsupported_operator(node: &Node<'_>) -> ModelError {
     let hint = match node.operator {
         "ConvTranspose" => Some("replace it by Resize and Conv, then fine-tune"),
         "If" | "Loop" | "Scan" => Some("export with fixed shapes and simplify with onnxsim"),
-        "QLinearConv" | "QuantizeLinear" | "DequantizeLinear" | "ConvInteger" => {
-            Some("export the f32 model: quantised layers are not supported")
+        "ConvInteger" | "MatMulInteger" | "DynamicQuantizeLinear" => {
+            Some("quantise statically: the scales of maps must be in the file")
         }
         "NonMaxSuppression" | "TopK" => {
             Some("export the model without its post-processing and do that on the output")

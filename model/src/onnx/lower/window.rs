@@ -1,6 +1,6 @@
 //! Convolutions and pools.
 
-use super::{SpatialInput, emit_spatial, float_list, not_spatial, spatial_input};
+use super::{SpatialInput, emit_spatial, float_list, not_spatial, quant, spatial_input};
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::infer::pooled_up;
@@ -45,10 +45,43 @@ pub(super) fn conv(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     emit_spatial(importer, node, op, input, None)
 }
 
+pub(super) fn qlinear_conv(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
+    let input = spatial_input(importer, node, 0)?;
+    let mut kernel = quant::weights(importer, node, 3)?;
+    if input.is_1d && kernel.dims.len() == 3 {
+        kernel.dims.insert(2, 1);
+    }
+    let &[_, _, rows, cols] = kernel.dims.as_slice() else {
+        return node.bad_shape("weights of 4 dims", format!("{:?}", kernel.dims));
+    };
+    let given = kernel_shape(node, &input)?;
+    if given.is_some_and(|given| given != Axes::new(rows, cols)) {
+        return node.unsupported("kernel_shape", format!("{rows}x{cols}"), format!("{given:?}"));
+    }
+    let window = window(importer, node, &input, Axes::new(rows, cols))?;
+    let groups = usize::try_from(node.int("group", 1)).unwrap_or(0);
+    let places = quant::Places { input: 1, weights: 4, bias: 8, output: 6 };
+    let product = quant::product(importer, node, &kernel, places)?;
+    emit_spatial(importer, node, Op::QConv { window, groups, product }, input, None)
+}
+
 pub(super) fn pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    let input = spatial_input(importer, node, 0)?;
+    let (op, declared) = pool_op(importer, node, &input)?;
+    emit_spatial(importer, node, op, input, declared)
+}
+
+/// The operator of a pool, and its output where it is to be rounded up.
+pub(super) fn pool_op(
+    importer: &Importer<'_>,
+    node: &Node<'_>,
+    input: &SpatialInput,
+) -> Result<(Op, Option<Shape>), ModelError> {
     node.allow(&[
         "auto_pad",
         "ceil_mode",
+        "channels_last",
         "count_include_pad",
         "dilations",
         "kernel_shape",
@@ -56,11 +89,10 @@ pub(super) fn pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
         "storage_order",
         "strides",
     ])?;
-    let input = spatial_input(importer, node, 0)?;
-    let Some(kernel) = kernel_shape(node, &input)? else {
+    let Some(kernel) = kernel_shape(node, input)? else {
         return node.unsupported("kernel_shape", "a shape", "none");
     };
-    let window = window(importer, node, &input, kernel)?;
+    let window = window(importer, node, input, kernel)?;
     let kind = match node.operator {
         "MaxPool" => PoolKind::Max,
         _ => PoolKind::Average { count_padding: node.int("count_include_pad", 0) != 0 },
@@ -75,7 +107,7 @@ pub(super) fn pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
             return node.unsupported("auto_pad", "explicit pads with ceil_mode", auto_pad);
         }
     };
-    emit_spatial(importer, node, Op::Pool { window, kind }, input, declared)
+    Ok((Op::Pool { window, kind }, declared))
 }
 
 pub(super) fn global_max_pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
