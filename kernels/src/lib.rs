@@ -36,6 +36,7 @@ pub mod reference;
 mod run;
 mod simd;
 mod spatial;
+mod team;
 mod threads;
 mod view;
 

@@ -5,6 +5,7 @@
 use crate::error::KernelError;
 use crate::piece::{AlignedBuffer, Value};
 use crate::simd::Cpu;
+use crate::team::Team;
 use crate::view::Target;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Mutex;
@@ -15,48 +16,53 @@ pub(crate) struct Threads {
     pub(crate) cpu: Cpu,
     pub(crate) count: usize,
     pool: Option<ThreadPool>,
+    /// Held by the tile that has the threads.
+    busy: Mutex<()>,
     /// Working memory of each part, kept from layer to layer.
     scratch: Vec<Mutex<AlignedBuffer>>,
 }
 
 /// Below this many elements waking another thread costs more than it saves.
-const ELEMENTS_MIN: usize = 1 << 14;
+const ELEMENTS_MIN: usize = 1 << 12;
 
 impl Threads {
     pub(crate) fn new(cpu: Cpu, count: usize) -> Result<Self, KernelError> {
         let count = count.max(1);
         let scratch = (0..count).map(|_| Mutex::default()).collect();
         if count == 1 {
-            return Ok(Self { cpu, count, pool: None, scratch });
+            return Ok(Self { cpu, count, pool: None, busy: Mutex::default(), scratch });
         }
         let named = |i| format!("kernel-{i}");
         let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(named);
         match builder.build() {
-            Ok(pool) => Ok(Self { cpu, count, pool: Some(pool), scratch }),
+            Ok(pool) => Ok(Self { cpu, count, pool: Some(pool), busy: Mutex::default(), scratch }),
             Err(e) => Err(KernelError::Threads { threads: count, cause: e.to_string() }),
         }
     }
 
-    /// Runs something from a thread of the pool, so that the calls inside wake fewer threads.
-    pub(crate) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
-        }
+    /// Runs a tile with all threads at hand. Of several tiles at once one has the threads, and
+    /// the others run on their own.
+    pub(crate) fn enter<T: Send>(&self, tile: impl FnOnce() -> T + Send) -> T {
+        let (Some(pool), Ok(_mine)) = (&self.pool, self.busy.try_lock()) else { return tile() };
+        let team = Team::new(self.count - 1);
+        let (tile, result) = (Mutex::new(Some(tile)), Mutex::new(None));
+        pool.broadcast(|context| {
+            if context.index() > 0 {
+                return team.serve(context.index());
+            }
+            let tile = tile.lock().ok().and_then(|mut tile| tile.take());
+            let made = team.lead(tile.expect("one thread leads"));
+            *result.lock().expect("one thread leads") = Some(made);
+        });
+        let result = result.into_inner().ok().flatten();
+        result.expect("a panic of the leader goes on from here")
     }
 
     /// Calls `f` with `0..parts`, each on the thread of that index; at most one part a thread.
     pub(crate) fn for_each_part(&self, parts: usize, f: impl Fn(usize) + Sync) {
         assert!(parts <= self.count);
-        match &self.pool {
-            Some(pool) if parts > 1 => {
-                pool.broadcast(|context| {
-                    if context.index() < parts {
-                        f(context.index());
-                    }
-                });
-            }
-            _ => (0..parts).for_each(f),
+        if parts <= 1 || !Team::share(parts, &f) {
+            (0..parts).for_each(f);
         }
     }
 

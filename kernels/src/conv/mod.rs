@@ -89,7 +89,7 @@ impl Out {
 }
 
 /// Multiply-adds below which one thread is faster than waking the others.
-const MULTIPLY_ADDS_MIN: usize = 1 << 18;
+const MULTIPLY_ADDS_MIN: usize = 1 << 15;
 
 /// Computes a region of a convolution.
 ///

@@ -108,7 +108,7 @@ pub(super) fn run(threads: &Threads, conv: &Conv<'_>, field: Region, target: &mu
     // Few tiles: the weights are the larger part of what is read, and each thread takes some.
     let tiles = all_rows.len() * region.cols.len().div_ceil(m);
     let by_panels = pairs.is_multiple_of(count) || pairs >= 8 * count;
-    let small = tiles * positions * packed.group_inputs * packed.group_outputs < 1 << 20;
+    let small = tiles * positions * packed.group_inputs * packed.group_outputs < 1 << 17;
     let shares: Vec<(Span, Range<usize>)> = if count == 1 || small {
         vec![(all_rows, 0..panels)]
     } else if by_panels && tiles < 128 * count {
