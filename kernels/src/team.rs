@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// A part of the work of a step.
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
 
+/// The work of a round, lent out, and its number of parts.
+type Round = (*const (dyn Fn(usize) + Sync), usize);
+
 /// One tile's threads.
 pub(crate) struct Team {
     servers: usize,
@@ -32,8 +35,7 @@ pub(crate) struct Team {
     over: AtomicBool,
     /// A server panicked.
     broken: AtomicBool,
-    /// The work of the round and its number of parts.
-    work: UnsafeCell<Option<(*const (dyn Fn(usize) + Sync), usize)>>,
+    work: UnsafeCell<Option<Round>>,
 }
 
 // Safety: `work` is written between rounds, when no server reads it.

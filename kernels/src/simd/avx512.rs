@@ -29,7 +29,9 @@ fn mask(n: usize) -> __mmask16 {
 impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
-    const PIXELS: usize = 14;
+    // 14 would fit too, but then the compiler runs out of registers between the loads of several
+    // products: 150 GFLOP/s instead of 185 on the layers of VGG16.
+    const PIXELS: usize = 13;
     const VECTORS: usize = 2;
 
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
