@@ -7,8 +7,8 @@
 use crate::DeviceProfile;
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
-use tiling::{Plan, PlanError, Region, StageGeometry};
+use std::collections::BTreeSet;
+use tiling::{Order, Plan, PlanError, Region, Schedule, StageGeometry};
 
 /// Predicted cost of a plan on a set of devices.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -71,6 +71,23 @@ impl Cost {
     ///
     /// *Errors*: the plan does not fit the model.
     pub fn of(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Result<Cost, PlanError> {
+        let mut cost = Self::estimate(model, devices, plan)?;
+        for (index, stage) in plan.stages.iter().enumerate() {
+            let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
+            for (tile, slot) in stage.placement.iter().enumerate() {
+                let Some(load) = cost.devices.get_mut(slot.0 as usize) else { continue };
+                load.tile_bytes = load.tile_bytes.max(peak_bytes(model, &geometry, tile));
+            }
+        }
+        Ok(cost)
+    }
+
+    /// As [`Cost::of`] without the memory, which takes the schedule of each tile: for a search.
+    pub(crate) fn estimate(
+        model: &Model,
+        devices: &[DeviceProfile],
+        plan: &Plan,
+    ) -> Result<Cost, PlanError> {
         plan.check(model)?;
         let mut total = vec![DeviceCost::default(); devices.len()];
         let mut stages = Vec::with_capacity(plan.stages.len());
@@ -99,9 +116,7 @@ impl Cost {
                 load.multiply_adds += work;
                 load.bytes_in += bytes_in;
                 load.bytes_out += bytes_out;
-                let peak = peak_bytes(model, stage.first_layer, &geometry.tiles[tile]);
-                load.tile_bytes = load.tile_bytes.max(peak);
-                busy[device].0 += work;
+                busy[device].0 += geometry.tile_work(model, tile);
                 busy[device].1 += bytes_in + bytes_out;
                 weights[device].extend(stage.first_layer..stage.end_layer);
             }
@@ -121,10 +136,11 @@ impl Cost {
             load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
         }
         let model_multiply_adds = model.multiply_adds();
+        let whole = StageGeometry::whole(model, plan.numerics);
         let speed = devices.iter().map(|d| d.speed()).max().unwrap_or(1);
         Ok(Cost {
             makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
-            one_device_ns: nanos(model_multiply_adds, speed),
+            one_device_ns: nanos(whole.tile_work(model, 0), speed),
             multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
             model_multiply_adds,
             stages,
@@ -168,25 +184,10 @@ fn weight_bytes(model: &Model, layer: LayerId) -> u64 {
     ids.into_iter().map(|id| model.weight(id).bytes() as u64).sum()
 }
 
-/// The largest sum of maps alive at one layer of a tile: a map lives from the layer that makes it
-/// to the last that reads it.
-fn peak_bytes(model: &Model, first_layer: u32, tile: &tiling::TileGeometry) -> u64 {
-    let first = first_layer as usize;
-    let group = &model.layers[first..first + tile.layers.len()];
-    let outputs: BTreeSet<MapId> = tile.outputs.iter().map(|&(map, _)| map).collect();
-    let readers = group.iter().enumerate().flat_map(|(i, l)| l.inputs.iter().map(move |&m| (m, i)));
-    let readers: BTreeMap<MapId, usize> = readers.collect();
-    let last_reader = |map: MapId| {
-        let reader = readers.get(&map).copied().unwrap_or(0);
-        if outputs.contains(&map) { group.len() } else { reader }
-    };
-    let mut alive: Vec<(usize, u64)> =
-        tile.inputs.iter().map(|&(m, r)| (last_reader(m), region_bytes(model, m, r))).collect();
-    let mut peak = 0;
-    for (i, layer) in group.iter().enumerate() {
-        alive.push((last_reader(layer.output), region_bytes(model, layer.output, tile.layers[i])));
-        peak = peak.max(alive.iter().map(|&(_, bytes)| bytes).sum());
-        alive.retain(|&(last, _)| last > i);
-    }
-    peak
+/// What a tile holds at most on its device: its inputs, its outputs, and the arena that its
+/// schedule has planned for the maps in between.
+fn peak_bytes(model: &Model, geometry: &StageGeometry, tile: usize) -> u64 {
+    let schedule = Schedule::new(model, geometry, tile, Order::depth_first(1));
+    let made = schedule.arena_bytes + schedule.output_bytes();
+    bytes(model, &geometry.tiles[tile].inputs) + made as u64
 }

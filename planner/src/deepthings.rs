@@ -38,7 +38,7 @@ pub(crate) fn plan(
     for grid in &grids {
         for &depth in &depths {
             let plan = fused(model, devices, grid, depth, options);
-            match Cost::of(model, devices, &plan) {
+            match Cost::estimate(model, devices, &plan) {
                 Ok(cost) => {
                     if best.as_ref().is_none_or(|(ns, _)| cost.makespan_ns <= *ns) {
                         best = Some((cost.makespan_ns, plan));

@@ -104,7 +104,19 @@ impl StageGeometry {
         Self::new(model, numerics, 0, &stage).expect("an uncut stage has nothing that could fail")
     }
 
-    /// Multiply-adds that one tile executes.
+    /// Multiply-adds of direct convolution that take as long as one tile.
+    pub fn tile_work(&self, model: &Model, tile: usize) -> u64 {
+        let layers = self.tiles[tile].layers.iter().zip(&self.algorithms).enumerate();
+        layers
+            .map(|(i, (region, algorithm))| {
+                let layer = LayerId(self.first_layer.0 + i as u32);
+                let direct = model.multiply_adds_per_position(layer) * region.positions() as u64;
+                algorithm.direct_equivalent(direct)
+            })
+            .sum()
+    }
+
+    /// Multiply-adds that one tile stands for: those of direct convolution.
     pub fn tile_multiply_adds(&self, model: &Model, tile: usize) -> u64 {
         let layers = self.tiles[tile].layers.iter().enumerate();
         layers
