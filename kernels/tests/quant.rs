@@ -292,7 +292,8 @@ fn groups_of_layers_tile() {
         let problem = net.finish(&[y]);
         let expected = problem.reference();
         for engine in support::ENGINES.iter() {
-            let whole = engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
+            let whole =
+                engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
             support::assert_same(&expected, &whole, engine);
             for (rows, cols) in [(2, 2), (1, 3), (4, 1)] {
                 let tiled = problem.tiled(engine, Numerics::Exact, Grid::even(rows, cols)).unwrap();
