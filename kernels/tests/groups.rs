@@ -152,10 +152,33 @@ proptest! {
     }
 }
 
+#[test]
+fn one_channel_convolved_and_added_to() {
+    // Once taken for a dense convolution that adds, and computed as a depthwise one that does not.
+    let mut net = Network::new(1);
+    let x = net.input(spatial(1, 4, 4));
+    let (weights, activation) = (net.weight(&[1, 1, 3, 1]), Activation::None);
+    let window = window((3, 1), 1, (1, 0));
+    let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
+    let y = net.layer(op, &[x], spatial(1, 4, 4));
+    let op = Op::Combine { kind: CombineKind::Add, activation: Activation::Relu };
+    let sum = net.layer(op, &[y, x], spatial(1, 4, 4));
+    let problem = net.finish(&[sum]);
+    let expected = problem.reference();
+    for engine in ENGINES.iter() {
+        let got = engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
+        assert_same(&expected, &got, engine);
+    }
+}
+
 fn chain() -> Problem {
     let build = |seed| GraphProblem { seed, layers: 5, channels: 4, rows: 12, cols: 12 }.build();
-    let has_conv = |p: &Problem| matches!(p.model.graph.layers[1].op, Op::Conv { .. });
-    (0..).map(build).find(has_conv).unwrap()
+    let fits = |p: &Problem| {
+        let graph = &p.model.graph;
+        let keeps_size = graph.shape(MapId(1)).rows() == 12 && graph.shape(MapId(1)).cols() == 12;
+        keeps_size && matches!(graph.layers[1].op, Op::Conv { .. })
+    };
+    (0..).map(build).find(fits).unwrap()
 }
 
 #[test]

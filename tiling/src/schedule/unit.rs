@@ -158,7 +158,9 @@ fn conv_to_take_in(model: &Model, units: &[Unit], at: usize, tile: &TileGeometry
     })
 }
 
+/// One input and one output channel to a group: its kernel adds nothing.
 fn is_depthwise(model: &Model, unit: &Unit) -> bool {
-    let channels = model.shape(unit.inputs[0]).channels();
-    matches!(&model.layer(unit.layer).op, Op::Conv { groups, .. } if *groups > 1 && *groups == channels)
+    let (inputs, outputs) = (model.shape(unit.inputs[0]), model.shape(unit.output));
+    let is_one_each = |groups| groups == inputs.channels() && groups == outputs.channels();
+    matches!(&model.layer(unit.layer).op, Op::Conv { groups, .. } if is_one_each(*groups))
 }
