@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tiling::{Numerics, Region};
 
-/// A square convolution with bias and ReLU.
+/// A square convolution with bias and ReLU, transposed or not.
 struct Case {
     name: &'static str,
     kernel: usize,
@@ -20,16 +20,22 @@ struct Case {
     inputs: usize,
     outputs: usize,
     groups: usize,
+    is_transposed: bool,
 }
 
 const fn case(
     name: &'static str,
     [kernel, stride, side, inputs, outputs, groups]: [usize; 6],
 ) -> Case {
-    Case { name, kernel, stride, side, inputs, outputs, groups }
+    Case { name, kernel, stride, side, inputs, outputs, groups, is_transposed: false }
 }
 
-const CASES: [Case; 14] = [
+/// As [`case`], with the side of the input; padded so that the output is `stride` times as large.
+const fn transposed(name: &'static str, numbers: [usize; 6]) -> Case {
+    Case { is_transposed: true, ..case(name, numbers) }
+}
+
+const CASES: [Case; 19] = [
     case("VGG 3x3 64@224", [3, 1, 224, 64, 64, 1]),
     case("VGG 3x3 128@112", [3, 1, 112, 128, 128, 1]),
     case("VGG 3x3 256@56", [3, 1, 56, 256, 256, 1]),
@@ -44,6 +50,11 @@ const CASES: [Case; 14] = [
     case("MBv2 dw 3x3 32@112", [3, 1, 112, 32, 32, 32]),
     case("MBv2 dw 3x3 576@14", [3, 1, 14, 576, 576, 576]),
     case("MBv2 1x1 24->144@56", [1, 1, 56, 24, 144, 1]),
+    transposed("UNet up 2x2 s2 128->64@56", [2, 2, 56, 128, 64, 1]),
+    transposed("UNet up 2x2 s2 512->256@14", [2, 2, 14, 512, 256, 1]),
+    transposed("GAN up 4x4 s2 128->64@32", [4, 2, 32, 128, 64, 1]),
+    transposed("FCN up 4x4 s2 21->21@28", [4, 2, 28, 21, 21, 1]),
+    transposed("up dw 4x4 s2 64@56", [4, 2, 56, 64, 64, 64]),
 ];
 
 impl Case {
@@ -56,28 +67,34 @@ impl Case {
             let hash = weights.insert((0..n).map(value).collect());
             WeightInfo::new(hash, &dims)
         };
-        let tensors =
-            vec![tensor(vec![outputs, inputs / groups, kernel, kernel]), tensor(vec![outputs])];
-        let pad = kernel / 2;
-        let op = Op::Conv {
-            window: Window {
-                kernel: Axes::new(kernel, kernel),
-                stride: Axes::new(stride, stride),
-                dilation: Axes::new(1, 1),
-                pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-            },
-            groups,
-            weights: WeightId(0),
-            bias: Some(WeightId(1)),
-            activation: Activation::Relu,
+        let (outer, inner) = match self.is_transposed {
+            false => (outputs, inputs / groups),
+            true => (inputs, outputs / groups),
         };
+        let tensors = vec![tensor(vec![outer, inner, kernel, kernel]), tensor(vec![outputs])];
+        let pad = if self.is_transposed { (kernel - stride) / 2 } else { kernel / 2 };
+        let window = Window {
+            kernel: Axes::new(kernel, kernel),
+            stride: Axes::new(stride, stride),
+            dilation: Axes::new(1, 1),
+            pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
+        };
+        let (weight, bias, activation) = (WeightId(0), Some(WeightId(1)), Activation::Relu);
+        let op = match self.is_transposed {
+            false => Op::Conv { window, groups, weights: weight, bias, activation },
+            true => {
+                let extra = Axes::new(0, 0);
+                Op::ConvTranspose { window, extra, groups, weights: weight, bias, activation }
+            }
+        };
+        let made = if self.is_transposed { side * stride } else { side.div_ceil(stride) };
         let map = |name: &str, channels: usize, side: usize| {
             FeatureMap::new(name, Shape::Spatial { channels, rows: side, cols: side })
         };
         let (from, to) = (MapId(0), MapId(1));
         let graph = Model {
             name: self.name.into(),
-            maps: vec![map("x", inputs, side), map("y", outputs, side.div_ceil(stride))],
+            maps: vec![map("x", inputs, side), map("y", outputs, made)],
             layers: vec![Layer { name: "conv".into(), op, inputs: vec![from], output: to }],
             inputs: vec![from],
             outputs: vec![to],
@@ -111,7 +128,7 @@ fn main() {
         // Three times, since a busy machine shows less than it has.
         let peak = (0..3).map(|_| engines[0].peak_gflop_per_s()).fold(0.0, f64::max);
         println!("{isa}: peak {peak:.1} GFLOP/s on one thread");
-        println!("{:24}{:>9}{:>10}{:>7}{:>10}", "layer", "exact", "GFLOP/s", "%", "fast");
+        println!("{:28}{:>9}{:>10}{:>7}{:>10}", "layer", "exact", "GFLOP/s", "%", "fast");
         for (threads, case) in
             (0..2).flat_map(|threads| CASES.iter().map(move |case| (threads, case)))
         {
@@ -139,7 +156,7 @@ fn main() {
             });
             let rate = flop / one / 1e9;
             let percent = 100.0 * rate / peak;
-            println!("{:24}{:9.3}{rate:10.1}{percent:7.0}{:10.3}", case.name, one * 1e3, two * 1e3);
+            println!("{:28}{:9.3}{rate:10.1}{percent:7.0}{:10.3}", case.name, one * 1e3, two * 1e3);
         }
     }
 }

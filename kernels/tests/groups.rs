@@ -49,7 +49,7 @@ impl GraphProblem {
             Activation::Silu,
         ];
         let activation = net.random.pick(&activations);
-        match net.random.below(10) {
+        match net.random.below(11) {
             0..=3 => {
                 let kernel = net.random.pick(&[(1, 1), (3, 3), (3, 1), (1, 3)]);
                 let stride = if rows > 6 && cols > 6 { 1 + net.random.below(2) } else { 1 };
@@ -81,6 +81,26 @@ impl GraphProblem {
                 let coordinates = ResizeCoordinates::HalfPixel;
                 let op = Op::Resize { mode, coordinates, scale: Axes::new(2.0, 2.0) };
                 net.layer(op, &[at], spatial(channels, rows * 2, cols * 2))
+            }
+            // Before a join as well, whose map it may write right into.
+            8 if rows * cols < 300 => {
+                let (kernel, stride) =
+                    net.random.pick(&[((2, 2), 2), ((4, 4), 2), ((3, 3), 2), ((3, 2), 1)]);
+                let pads = ((kernel.0 - stride) / 2, (kernel.1 - stride.min(kernel.1)) / 2);
+                let window = window(kernel, stride, pads);
+                let outputs = 1 + net.random.below(24);
+                let length =
+                    |len: usize, kernel: usize, pad: usize| (len - 1) * stride + kernel - 2 * pad;
+                let shape = spatial(
+                    outputs,
+                    length(rows, kernel.0, pads.0),
+                    length(cols, kernel.1, pads.1),
+                );
+                let weights = net.weight(&[channels, outputs, kernel.0, kernel.1]);
+                let bias = Some(net.weight(&[outputs]));
+                let (groups, extra) = (1, Axes::new(0, 0));
+                let op = Op::ConvTranspose { window, extra, groups, weights, bias, activation };
+                net.layer(op, &[at], shape)
             }
             7 if rows % 2 == 0 && cols % 2 == 0 => {
                 let op = Op::SpaceToDepth { block: 2 };
