@@ -4,7 +4,7 @@
 
 use crate::error::KernelError;
 use crate::linear::MatMulShape;
-use model::{Layer, LayerId, MapId, Model, Op, Shape, Window};
+use model::{Axes, Layer, LayerId, MapId, Model, Op, Shape, Window};
 use std::collections::BTreeMap;
 use tiling::{Locality, Region, TileGeometry, locality, receptive_field};
 
@@ -116,6 +116,28 @@ impl Check<'_> {
         self.holds("a window that fits the padded map", rows && cols)
     }
 
+    /// The output is what a transposed convolution spreads to, and the padding is sane.
+    fn spreads(
+        &self,
+        window: &Window,
+        extra: Axes<usize>,
+        input: &Shape,
+    ) -> Result<(), KernelError> {
+        let Window { kernel, stride, dilation, pads } = window;
+        let spread = |len: usize, kernel: usize, stride: usize, dilation: usize, extra: usize| {
+            let steps = (len - 1).checked_mul(stride)?;
+            let reach = (kernel - 1).checked_mul(dilation)?.checked_add(1)?;
+            steps.checked_add(reach)?.checked_add(extra)
+        };
+        let rows = spread(input.rows(), kernel.rows, stride.rows, dilation.rows, extra.rows);
+        let cols = spread(input.cols(), kernel.cols, stride.cols, dilation.cols, extra.cols);
+        let sides = [pads.top, pads.bottom, pads.left, pads.right];
+        self.holds("sane padding", sides.iter().all(|&side| side < PADDING_END))?;
+        let (cut_rows, cut_cols) = (pads.top + pads.bottom, pads.left + pads.right);
+        self.holds("rows spread over", rows == Some(self.output.rows() + cut_rows))?;
+        self.holds("cols spread over", cols == Some(self.output.cols() + cut_cols))
+    }
+
     fn run(&self) -> Result<(), KernelError> {
         let (op, output) = (&self.layer.op, self.output);
         let expected = match op {
@@ -137,6 +159,11 @@ impl Check<'_> {
                 self.spatial()?;
                 self.window(window)?;
                 self.fits(window, input)
+            }
+            Op::ConvTranspose { window, extra, .. } => {
+                self.spatial()?;
+                self.window(window)?;
+                self.spreads(window, *extra, input)
             }
             Op::Pool { window, .. } => {
                 self.spatial()?;

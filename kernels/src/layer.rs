@@ -1,5 +1,6 @@
 //! One layer over one region: which kernel an operator means.
 
+use crate::conv::transposed::{self, ConvTranspose};
 use crate::conv::{self, Conv};
 use crate::error::KernelError;
 use crate::linear::{Linear, MatMul, MatMulShape};
@@ -36,6 +37,10 @@ impl LayerRun<'_> {
             (Op::Conv { window, activation, .. }, Packed::Conv(packed)) => {
                 let conv = Conv { input, window, packed, activation: *activation, residual: None };
                 conv::run(threads, conv, output);
+            }
+            (Op::ConvTranspose { window, activation, .. }, Packed::ConvTranspose(packed)) => {
+                let conv = ConvTranspose { input, window, packed, activation: *activation };
+                transposed::run(threads, conv, output);
             }
             (Op::Pool { window, kind }, _) => pool::run(threads, input, window, *kind, output),
             (Op::Activate(activation), _) => {

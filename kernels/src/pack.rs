@@ -5,6 +5,7 @@
 //! with zeros. Two panels side by side feed AVX-512, one feeds AVX2 and NEON.
 
 use crate::conv;
+use crate::conv::transposed::{AxisPhase, PackedTranspose};
 use crate::error::KernelError;
 use crate::piece::{AlignedBuffer, Piece};
 use crate::quant::PackedQuant;
@@ -56,12 +57,46 @@ impl PackedConv {
     pub(crate) fn depth(&self) -> usize {
         self.kernel.rows * self.kernel.cols * self.group_inputs
     }
+
+    /// Takes the bias of each output channel, and the weights of the direct algorithm: `from`
+    /// knows them by output channel, input channel of the group, and tap.
+    fn fill(&mut self, bias: &[f32], from: impl Fn(usize, usize, usize) -> f32) {
+        let taps = self.kernel.rows * self.kernel.cols;
+        if self.is_depthwise() {
+            let channels = self.groups;
+            self.bias = bias.to_vec();
+            self.values = AlignedBuffer::zeroed(taps * channels);
+            let to = self.values.values_mut();
+            for channel in 0..channels {
+                for tap in 0..taps {
+                    to[tap * channels + channel] = from(channel, 0, tap);
+                }
+            }
+            return;
+        }
+        let (depth, panels) = (self.depth(), self.panels_per_group());
+        self.values = AlignedBuffer::zeroed(self.groups * panels * depth * PANEL);
+        self.bias = vec![0.0; self.groups * panels * PANEL];
+        let to = self.values.values_mut();
+        for (out, bias) in bias.iter().enumerate() {
+            let (group, in_group) = (out / self.group_outputs, out % self.group_outputs);
+            let (panel, lane) = (group * panels + in_group / PANEL, in_group % PANEL);
+            self.bias[panel * PANEL + lane] = *bias;
+            for tap in 0..taps {
+                for c in 0..self.group_inputs {
+                    let k = tap * self.group_inputs + c;
+                    to[(panel * depth + k) * PANEL + lane] = from(out, c, tap);
+                }
+            }
+        }
+    }
 }
 
 /// What a layer needs beside its inputs.
 pub(crate) enum Packed {
     Nothing,
     Conv(PackedConv),
+    ConvTranspose(PackedTranspose),
     /// Scale and shift, or the slopes of a PRelu.
     Channels(Vec<Arc<Vec<f32>>>),
     Linear {
@@ -140,6 +175,10 @@ impl PackedModel {
         let values = |packed: &Packed| match packed {
             Packed::Nothing => 0,
             Packed::Conv(conv) => conv.values.capacity() + conv.bias.len(),
+            Packed::ConvTranspose(PackedTranspose { phases, bias }) => {
+                let of = |conv: &PackedConv| conv.values.capacity() + conv.bias.len();
+                phases.iter().map(|(_, conv)| of(conv)).sum::<usize>() + bias.len()
+            }
             Packed::Channels(all) => all.iter().map(|c| c.len()).sum(),
             Packed::Linear { weights, bias } => {
                 weights.len() + bias.as_ref().map_or(0, |bias| bias.len())
@@ -155,6 +194,7 @@ impl PackedModel {
         let has_weights = matches!(
             &self.graph.layer(layer).op,
             Op::Conv { .. }
+                | Op::ConvTranspose { .. }
                 | Op::ChannelAffine { .. }
                 | Op::PRelu { .. }
                 | Op::Linear { .. }
@@ -185,6 +225,12 @@ impl Packing<'_> {
             Op::Conv { window, groups, weights, bias, .. } => {
                 let kernel = window.kernel;
                 Packed::Conv(self.conv(*groups, kernel, *weights, *bias, channels, output)?)
+            }
+            Op::ConvTranspose { window, groups, weights, bias, .. } => {
+                let outputs = output.channels();
+                Packed::ConvTranspose(
+                    self.transposed(window, *groups, *weights, *bias, channels, outputs)?,
+                )
             }
             Op::ChannelAffine { scale, shift, .. } => Packed::Channels(vec![
                 self.vector(*scale, channels)?,
@@ -250,16 +296,14 @@ impl Packing<'_> {
         let (group_inputs, group_outputs) = (inputs / groups.max(1), outputs / groups.max(1));
         self.check("input channels in whole groups", inputs, group_inputs * groups)?;
         self.check("output channels in whole groups", outputs, group_outputs * groups)?;
-        let kernel = window.kernel;
-        let factors = [outputs, group_inputs, kernel.rows, kernel.cols];
-        let elements = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor));
+        let elements = elements(outputs, group_inputs, window.kernel);
         let scales = self.vector(product.scales, outputs)?;
         let parts = crate::quant::Parts {
             window,
             groups,
             inputs,
             outputs,
-            weights: self.bytes(product.weights, elements.unwrap_or(usize::MAX))?,
+            weights: self.bytes(product.weights, elements)?,
             scales: &scales,
             zeros: product.zeros.map(|zeros| self.bytes(zeros, outputs)).transpose()?,
             bias: product.bias.map(|bias| self.bytes(bias, outputs)).transpose()?,
@@ -285,61 +329,77 @@ impl Packing<'_> {
         output: &Shape,
     ) -> Result<PackedConv, KernelError> {
         let outputs = output.channels();
+        let mut packed = self.unpacked(groups, kernel, channels, outputs)?;
+        let PackedConv { group_inputs, .. } = packed;
+        let from = self.vector(weights, elements(outputs, group_inputs, kernel))?;
+        let taps = kernel.rows * kernel.cols;
+        let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
+        let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
+        if self.algorithm == Algorithm::Direct || packed.is_depthwise() {
+            let depth = packed.depth();
+            packed.fill(&bias, |out, c, tap| from[out * depth + c * taps + tap]);
+            return Ok(packed);
+        }
+        self.check("groups of a Winograd convolution", 1, groups)?;
+        self.check("taps of a Winograd convolution", 9, taps)?;
+        packed.bias = bias;
+        packed.bias.resize(packed.panels_per_group() * PANEL, 0.0);
+        packed.values = conv::transformed(self.algorithm, &from, group_inputs, outputs);
+        Ok(packed)
+    }
+
+    fn transposed(
+        &self,
+        window: &Window,
+        groups: usize,
+        weights: WeightId,
+        bias: Option<WeightId>,
+        channels: usize,
+        outputs: usize,
+    ) -> Result<PackedTranspose, KernelError> {
+        let Window { kernel, stride, dilation, .. } = *window;
+        let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
+        let from = self.vector(weights, elements(channels, group_outputs, kernel))?;
+        let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
+        let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
+        let taps = kernel.rows * kernel.cols;
+        let mut phases = Vec::new();
+        for rows in AxisPhase::all(kernel.rows, stride.rows, dilation.rows) {
+            for cols in AxisPhase::all(kernel.cols, stride.cols, dilation.cols) {
+                let kernel_here = Axes::new(rows.taps, cols.taps);
+                let mut packed = self.unpacked(groups, kernel_here, channels, outputs)?;
+                packed.fill(&bias, |out, c, tap| {
+                    let (row, col) = (rows.tap(tap / cols.taps), cols.tap(tap % cols.taps));
+                    let input = out / group_outputs * group_inputs + c;
+                    let filter = input * group_outputs + out % group_outputs;
+                    from[filter * taps + row * kernel.cols + col]
+                });
+                phases.push((Axes::new(rows, cols), packed));
+            }
+        }
+        Ok(PackedTranspose { phases, bias })
+    }
+
+    /// A convolution without its weights.
+    fn unpacked(
+        &self,
+        groups: usize,
+        kernel: Axes<usize>,
+        channels: usize,
+        outputs: usize,
+    ) -> Result<PackedConv, KernelError> {
         let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
         self.check("input channels in whole groups", channels, group_inputs * groups)?;
         self.check("output channels in whole groups", outputs, group_outputs * groups)?;
-        // A product that overflows is longer than any tensor.
-        let factors = [outputs, group_inputs, kernel.rows, kernel.cols];
-        let elements = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor));
-        let from = self.vector(weights, elements.unwrap_or(usize::MAX))?;
-        let taps = kernel.rows * kernel.cols;
-        let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
-        let mut packed = PackedConv {
-            groups,
-            group_inputs,
-            group_outputs,
-            kernel,
-            algorithm: self.algorithm,
-            values: AlignedBuffer::default(),
-            bias: Vec::new(),
-        };
-        if packed.is_depthwise() {
-            packed.values = AlignedBuffer::zeroed(taps * channels);
-            packed.bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
-            let to = packed.values.values_mut();
-            for channel in 0..channels {
-                for tap in 0..taps {
-                    to[tap * channels + channel] = from[channel * taps + tap];
-                }
-            }
-            return Ok(packed);
-        }
-        let (depth, panels) = (packed.depth(), packed.panels_per_group());
-        if self.algorithm != Algorithm::Direct {
-            self.check("groups of a Winograd convolution", 1, groups)?;
-            self.check("taps of a Winograd convolution", 9, taps)?;
-            packed.bias = vec![0.0; panels * PANEL];
-            packed.bias[..outputs]
-                .copy_from_slice(bias.as_ref().map_or(&vec![0.0; outputs], |b| b));
-            packed.values = conv::transformed(self.algorithm, &from, group_inputs, outputs);
-            return Ok(packed);
-        }
-        packed.values = AlignedBuffer::zeroed(groups * panels * depth * PANEL);
-        packed.bias = vec![0.0; groups * panels * PANEL];
-        let to = packed.values.values_mut();
-        for out in 0..outputs {
-            let (group, in_group) = (out / group_outputs, out % group_outputs);
-            let (panel, lane) = (group * panels + in_group / PANEL, in_group % PANEL);
-            if let Some(bias) = &bias {
-                packed.bias[panel * PANEL + lane] = bias[out];
-            }
-            for tap in 0..taps {
-                for c in 0..group_inputs {
-                    let k = tap * group_inputs + c;
-                    to[(panel * depth + k) * PANEL + lane] = from[out * depth + c * taps + tap];
-                }
-            }
-        }
-        Ok(packed)
+        let (values, bias) = (AlignedBuffer::default(), Vec::new());
+        let algorithm = self.algorithm;
+        Ok(PackedConv { groups, group_inputs, group_outputs, kernel, algorithm, values, bias })
     }
+}
+
+/// Elements of the filters of a convolution. A product that overflows is longer than any tensor.
+fn elements(outer: usize, inner: usize, kernel: Axes<usize>) -> usize {
+    let factors = [outer, inner, kernel.rows, kernel.cols];
+    let product = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor));
+    product.unwrap_or(usize::MAX)
 }

@@ -135,6 +135,13 @@ impl One<'_> {
                 let sum = self.conv(window, *groups, elements(*weights), (c, row, col));
                 math::activate_one(*activation, sum + per_channel(*bias, c))
             }),
+            Op::ConvTranspose { window, groups, weights, bias, activation, .. } => {
+                self.each(|c, row, col| {
+                    let at = (c, row, col);
+                    let sum = self.conv_transpose(window, *groups, elements(*weights), at);
+                    math::activate_one(*activation, sum + per_channel(*bias, c))
+                })
+            }
             Op::Pool { window, kind } => {
                 self.each(|c, row, col| self.pool(window, *kind, c, row, col))
             }
@@ -254,6 +261,43 @@ impl One<'_> {
         let mut output = Piece::zeroed(Region::whole(self.shape), self.shape.channels());
         output.values_mut().iter_mut().enumerate().for_each(|(i, to)| *to = value(i));
         output
+    }
+
+    /// From the last tap to the first, which is from the first input position to the last.
+    fn conv_transpose(
+        &self,
+        window: &Window,
+        groups: usize,
+        weights: &[f32],
+        (c, row, col): (usize, usize, usize),
+    ) -> f32 {
+        let Window { kernel, stride, dilation, pads } = *window;
+        let input = &self.inputs[0];
+        let (group_inputs, group_outputs) =
+            (input.shape.channels() / groups, self.shape.channels() / groups);
+        let group = c / group_outputs;
+        // The input position from which a tap hits the output position, if it does from any.
+        let source = |hit: usize, tap: usize, stride: usize| {
+            let steps = hit as isize - tap as isize;
+            (steps % stride as isize == 0).then_some(steps / stride as isize)
+        };
+        let mut sum = 0.0f32;
+        for y in (0..kernel.rows).rev() {
+            let Some(row) = source(row + pads.top, y * dilation.rows, stride.rows) else {
+                continue;
+            };
+            for x in (0..kernel.cols).rev() {
+                let from = source(col + pads.left, x * dilation.cols, stride.cols);
+                let Some(col) = from else { continue };
+                for i in 0..group_inputs {
+                    let of = group * group_inputs + i;
+                    let filter = of * group_outputs + c % group_outputs;
+                    let weight = weights[(filter * kernel.rows + y) * kernel.cols + x];
+                    sum = input.inside(of, row, col).unwrap_or(0.0).mul_add(weight, sum);
+                }
+            }
+        }
+        sum
     }
 
     /// One chain in order of kernel row, kernel col, input channel; padding is multiplied as zero.

@@ -84,6 +84,13 @@ impl<'a, T: Value> View<'a, T> {
         unsafe { self.first.add(offset(self.region, self.step, row, cols.start)) }
     }
 
+    /// The region as a map of its own.
+    pub(crate) fn as_map(&self) -> Self {
+        let (map_rows, map_cols) = (self.region.rows.len(), self.region.cols.len());
+        let region = Region::new(Span::whole(map_rows), Span::whole(map_cols));
+        Self { region, map_rows, map_cols, ..*self }
+    }
+
     /// Some whole rows as one long row of a map of its own.
     pub(crate) fn as_one_row(&self, rows: Span) -> Self {
         assert!(self.region.rows.contains(rows));

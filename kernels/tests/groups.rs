@@ -49,7 +49,7 @@ impl GraphProblem {
             Activation::Silu,
         ];
         let activation = net.random.pick(&activations);
-        match net.random.below(10) {
+        match net.random.below(11) {
             0..=3 => {
                 let kernel = net.random.pick(&[(1, 1), (3, 3), (3, 1), (1, 3)]);
                 let stride = if rows > 6 && cols > 6 { 1 + net.random.below(2) } else { 1 };
@@ -81,6 +81,26 @@ impl GraphProblem {
                 let coordinates = ResizeCoordinates::HalfPixel;
                 let op = Op::Resize { mode, coordinates, scale: Axes::new(2.0, 2.0) };
                 net.layer(op, &[at], spatial(channels, rows * 2, cols * 2))
+            }
+            // Before a join as well, whose map it may write right into.
+            8 if rows * cols < 300 => {
+                let (kernel, stride) =
+                    net.random.pick(&[((2, 2), 2), ((4, 4), 2), ((3, 3), 2), ((3, 2), 1)]);
+                let pads = ((kernel.0 - stride) / 2, (kernel.1 - stride.min(kernel.1)) / 2);
+                let window = window(kernel, stride, pads);
+                let outputs = 1 + net.random.below(24);
+                let length =
+                    |len: usize, kernel: usize, pad: usize| (len - 1) * stride + kernel - 2 * pad;
+                let shape = spatial(
+                    outputs,
+                    length(rows, kernel.0, pads.0),
+                    length(cols, kernel.1, pads.1),
+                );
+                let weights = net.weight(&[channels, outputs, kernel.0, kernel.1]);
+                let bias = Some(net.weight(&[outputs]));
+                let (groups, extra) = (1, Axes::new(0, 0));
+                let op = Op::ConvTranspose { window, extra, groups, weights, bias, activation };
+                net.layer(op, &[at], shape)
             }
             7 if rows % 2 == 0 && cols % 2 == 0 => {
                 let op = Op::SpaceToDepth { block: 2 };
@@ -152,10 +172,33 @@ proptest! {
     }
 }
 
+#[test]
+fn one_channel_convolved_and_added_to() {
+    // Once taken for a dense convolution that adds, and computed as a depthwise one that does not.
+    let mut net = Network::new(1);
+    let x = net.input(spatial(1, 4, 4));
+    let (weights, activation) = (net.weight(&[1, 1, 3, 1]), Activation::None);
+    let window = window((3, 1), 1, (1, 0));
+    let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
+    let y = net.layer(op, &[x], spatial(1, 4, 4));
+    let op = Op::Combine { kind: CombineKind::Add, activation: Activation::Relu };
+    let sum = net.layer(op, &[y, x], spatial(1, 4, 4));
+    let problem = net.finish(&[sum]);
+    let expected = problem.reference();
+    for engine in ENGINES.iter() {
+        let got = engine.run_whole(&problem.packed, Numerics::Exact, &problem.inputs).unwrap();
+        assert_same(&expected, &got, engine);
+    }
+}
+
 fn chain() -> Problem {
     let build = |seed| GraphProblem { seed, layers: 5, channels: 4, rows: 12, cols: 12 }.build();
-    let has_conv = |p: &Problem| matches!(p.model.graph.layers[1].op, Op::Conv { .. });
-    (0..).map(build).find(has_conv).unwrap()
+    let fits = |p: &Problem| {
+        let graph = &p.model.graph;
+        let keeps_size = graph.shape(MapId(1)).rows() == 12 && graph.shape(MapId(1)).cols() == 12;
+        keeps_size && matches!(graph.layers[1].op, Op::Conv { .. })
+    };
+    (0..).map(build).find(fits).unwrap()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The graph: layers in topological order over feature maps with known shapes.
 
-use crate::op::{Op, QProduct};
+use crate::op::{Axes, Op, QProduct};
 use crate::quant::Element;
 use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
 use serde::{Deserialize, Serialize};
@@ -188,6 +188,12 @@ impl Model {
         match &layer.op {
             Op::Conv { weights, .. } | Op::QConv { product: QProduct { weights, .. }, .. } => {
                 self.weight(*weights).elements() as u64
+            }
+            // Every input position is multiplied by all weights; the cost is that of the mean
+            // output position.
+            Op::ConvTranspose { window, weights, .. } => {
+                let Axes { rows, cols } = window.stride;
+                self.weight(*weights).elements().div_ceil(rows * cols) as u64
             }
             Op::Linear { weights, .. } | Op::QLinear { product: QProduct { weights, .. } } => {
                 let rows: usize =

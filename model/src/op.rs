@@ -210,6 +210,31 @@ pub enum Op {
         /// Applied last.
         activation: Activation,
     },
+    /// The transpose of a convolution, which spreads each input position over a window of the
+    /// output: output row `r` adds up the input rows `i` and the kernel rows `k` for which
+    /// `r + top = i * stride + k * dilation`.
+    ///
+    /// ```text
+    ///   input        0     1     2          kernel 3, stride 2, top 1, bottom 1, extra 1
+    ///   spreads to  0 1 2
+    ///                   2 3 4
+    ///                       4 5 6
+    ///   output        0 1 2 3 4 5           (2 * 2 + 3) - (1 + 1) + 1 = 6
+    /// ```
+    ConvTranspose {
+        /// The window over the output; its padding is cut off from the output.
+        window: Window,
+        /// Rows and columns added below and right of the output (ONNX `output_padding`).
+        extra: Axes<usize>,
+        /// Channel groups.
+        groups: usize,
+        /// `(in_channels, out_channels / groups, kernel rows, kernel cols)`.
+        weights: WeightId,
+        /// `(out_channels)`; added after the sum.
+        bias: Option<WeightId>,
+        /// Applied last.
+        activation: Activation,
+    },
     /// Pooling of one spatial map.
     Pool {
         /// The sliding window.
@@ -384,9 +409,9 @@ impl Op {
     /// The weight tensors that the operator reads.
     pub fn weight_ids(&self) -> Vec<WeightId> {
         let ids = match self {
-            Op::Conv { weights, bias, .. } | Op::Linear { weights, bias, .. } => {
-                [Some(*weights), *bias]
-            }
+            Op::Conv { weights, bias, .. }
+            | Op::ConvTranspose { weights, bias, .. }
+            | Op::Linear { weights, bias, .. } => [Some(*weights), *bias],
             Op::ChannelAffine { scale, shift, .. } => [Some(*scale), Some(*shift)],
             Op::PRelu { slope } => [Some(*slope), None],
             Op::Constant { value } => [Some(*value), None],

@@ -1,7 +1,7 @@
 //! A model as text, for people and for golden tests.
 
 use crate::graph::{LayerId, MapId, Model, Shape};
-use crate::op::{Activation, Op, PoolKind};
+use crate::op::{Activation, Axes, Op, PoolKind};
 use std::fmt::{self, Write};
 
 impl Op {
@@ -9,6 +9,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Conv { .. } => "Conv",
+            Op::ConvTranspose { .. } => "ConvTranspose",
             Op::Pool { kind: PoolKind::Max, .. } => "MaxPool",
             Op::Pool { kind: PoolKind::Average { .. }, .. } => "AveragePool",
             Op::Activate(_) => "Activate",
@@ -43,6 +44,7 @@ impl Op {
     pub fn activation(&self) -> Option<Activation> {
         match self {
             Op::Conv { activation, .. }
+            | Op::ConvTranspose { activation, .. }
             | Op::ChannelAffine { activation, .. }
             | Op::Combine { activation, .. }
             | Op::Linear { activation, .. } => Some(*activation),
@@ -54,6 +56,7 @@ impl Op {
     pub fn activation_mut(&mut self) -> Option<&mut Activation> {
         match self {
             Op::Conv { activation, .. }
+            | Op::ConvTranspose { activation, .. }
             | Op::ChannelAffine { activation, .. }
             | Op::Combine { activation, .. }
             | Op::Linear { activation, .. } => Some(activation),
@@ -107,7 +110,11 @@ impl Model {
     fn describe(&self, layer: LayerId) -> String {
         let op = &self.layer(layer).op;
         let mut text = op.name().to_owned();
-        if let Op::Conv { window, .. } | Op::QConv { window, .. } | Op::Pool { window, .. } = op {
+        if let Op::Conv { window, .. }
+        | Op::ConvTranspose { window, .. }
+        | Op::QConv { window, .. }
+        | Op::Pool { window, .. } = op
+        {
             let (kernel, stride, pads) = (window.kernel, window.stride, window.pads);
             let _ = write!(text, " {}x{}", kernel.rows, kernel.cols);
             if (stride.rows, stride.cols) != (1, 1) {
@@ -121,8 +128,17 @@ impl Model {
                     write!(text, " pad {},{},{},{}", pads.top, pads.left, pads.bottom, pads.right);
             }
         }
+        if let Op::ConvTranspose { extra, .. } = op
+            && *extra != Axes::new(0, 0)
+        {
+            let _ = write!(text, " extra {},{}", extra.rows, extra.cols);
+        }
         match op {
-            Op::Conv { groups, .. } | Op::QConv { groups, .. } if *groups > 1 => {
+            Op::Conv { groups, .. }
+            | Op::ConvTranspose { groups, .. }
+            | Op::QConv { groups, .. }
+                if *groups > 1 =>
+            {
                 let _ = write!(text, " groups {groups}");
             }
             Op::Combine { kind, .. } | Op::QCombine { kind, .. } => {

@@ -142,12 +142,17 @@ impl Model {
 
     /// As [`Model::multiply_adds_per_position`] times the positions, in a type that cannot overflow.
     fn multiply_adds_of(&self, layer: &Layer) -> u128 {
-        use crate::op::{Op, QProduct};
+        use crate::op::{Axes, Op, QProduct, Window};
         let output = self.shape(layer.output);
         let per_position = match &layer.op {
             Op::Conv { weights, .. } | Op::QConv { product: QProduct { weights, .. }, .. } => {
                 self.weight(*weights).elements() as u128
             }
+            Op::ConvTranspose {
+                window: Window { stride: Axes { rows, cols }, .. },
+                weights,
+                ..
+            } => (self.weight(*weights).elements() as u128).div_ceil((rows * cols) as u128),
             Op::Linear { weights, .. } | Op::QLinear { product: QProduct { weights, .. } } => {
                 let weight = self.weight(*weights);
                 (output.elements() / weight.dims[0]) as u128 * weight.elements() as u128

@@ -50,7 +50,7 @@ from binary import Tilehive, default_path, reason, table
 # Operators whose inputs may all be maps.
 JOINS = {"Add", "Concat", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "PRelu", "Sub", "Sum"}
 OPERATORS = JOINS | {
-    "AveragePool", "BatchNormalization", "Clip", "Constant", "ConstantOfShape", "Conv",
+    "AveragePool", "BatchNormalization", "Clip", "Constant", "ConstantOfShape", "Conv", "ConvTranspose",
     "DepthToSpace", "DequantizeLinear", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid",
     "HardSwish", "Identity", "LRN", "LeakyRelu", "MaxPool", "Pad", "QLinearConv", "QLinearMatMul",
     "QuantizeLinear", "ReduceMean", "Relu", "Reshape",

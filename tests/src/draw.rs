@@ -86,7 +86,7 @@ impl Drawing<'_> {
     fn any(&mut self, maps: &[MapId]) -> MapId {
         let at = maps[maps.len() - 1];
         let (channels, rows, cols) = self.shape(at);
-        match self.below(14) {
+        match self.below(15) {
             0..=4 => self.conv(at),
             5 => self.max_pool(at),
             6 => self.average_pool(at),
@@ -110,6 +110,7 @@ impl Drawing<'_> {
                 let activation = self.random.pick(&ACTIVATIONS);
                 self.layer(Op::ChannelAffine { scale, shift, activation }, &[at])
             }
+            12 if rows * cols <= POSITIONS_MAX / 6 => self.conv_transpose(at),
             _ => self.join(at, maps),
         }
     }
@@ -138,6 +139,30 @@ impl Drawing<'_> {
         let window = Window { kernel: Axes::new(kernel.0, kernel.1), stride, dilation, pads };
         let activation = self.random.pick(&ACTIVATIONS);
         self.layer(Op::Conv { window, groups, weights, bias, activation }, &[at])
+    }
+
+    fn conv_transpose(&mut self, at: MapId) -> MapId {
+        let (channels, ..) = self.shape(at);
+        let kernels = [(2, 2), (3, 3), (4, 4), (1, 2), (2, 3)];
+        let kernel = self.random.pick(&kernels);
+        let mut upto = |end: usize| self.below(end + 1);
+        let stride = Axes::new(1 + upto(1), 1 + upto(1));
+        let dilation = Axes::new(1 + upto(1), 1);
+        let extra = Axes::new(upto(1), upto(1));
+        // What it spreads to is at least as long as the kernel.
+        let pads = Pads { top: upto(kernel.0 - 1), left: upto(kernel.1 - 1), bottom: 0, right: 0 };
+        let (groups, per_group) = match self.below(3) {
+            0 => (channels, 1),
+            1 if channels % 2 == 0 => (2, 1 + self.below(4)),
+            _ => (1, 1 + self.below(18)),
+        };
+        let weights = self.weight(&[channels, per_group, kernel.0, kernel.1]);
+        let outputs = groups * per_group;
+        let bias = if self.below(2) == 0 { Some(self.weight(&[outputs])) } else { None };
+        let window = Window { kernel: Axes::new(kernel.0, kernel.1), stride, dilation, pads };
+        let activation = self.random.pick(&ACTIVATIONS);
+        let op = Op::ConvTranspose { window, extra, groups, weights, bias, activation };
+        self.layer(op, &[at])
     }
 
     /// Ceil mode half of the time: then the last window reaches past the map.

@@ -22,6 +22,7 @@ pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
         && layer.inputs.iter().all(|&map| model.shape(map).is_spatial());
     let local = match &layer.op {
         Op::Conv { .. }
+        | Op::ConvTranspose { .. }
         | Op::QConv { .. }
         | Op::QCombine { .. }
         | Op::Quantize { .. }
@@ -65,6 +66,7 @@ pub fn receptive_field(op: &Op, output: Region, output_shape: &Shape, input: &Sh
         Op::Conv { window, .. } | Op::QConv { window, .. } | Op::Pool { window, .. } => {
             windowed(window, output, whole)
         }
+        Op::ConvTranspose { window, .. } => transposed(window, output, whole),
         Op::Activate(_)
         | Op::ChannelAffine { .. }
         | Op::PRelu { .. }
@@ -125,6 +127,29 @@ fn windowed(window: &Window, output: Region, whole: Region) -> Region {
     Region::new(
         axis(output.rows, kernel.rows, stride.rows, dilation.rows, pads.top).intersect(whole.rows),
         axis(output.cols, kernel.cols, stride.cols, dilation.cols, pads.left).intersect(whole.cols),
+    )
+}
+
+/// What an output region of a transposed convolution adds up: the hull of what its taps touch.
+///
+/// With gaps in what they touch (a stride above the kernel, dilation) this can be less than what
+/// lies between the first and the last tap, and nothing at all.
+fn transposed(window: &Window, output: Region, whole: Region) -> Region {
+    let Window { kernel, stride, dilation, pads } = window;
+    let axis = |out: Span, map: Span, pad: usize, kernel: usize, stride: usize, dilation: usize| {
+        let (first, last) = (out.start + pad, out.end - 1 + pad);
+        // Of a kernel longer than the map, the taps that touch it.
+        let first_tap = first.saturating_sub((map.len() - 1) * stride).div_ceil(dilation);
+        let end_tap = kernel.min(last / dilation + 1);
+        let touched = (first_tap..end_tap).map(|tap| {
+            let at = tap * dilation;
+            Span::new(first.saturating_sub(at).div_ceil(stride), (last - at) / stride + 1)
+        });
+        touched.fold(Span::EMPTY, |hull, inputs| hull.hull(inputs.intersect(map)))
+    };
+    Region::new(
+        axis(output.rows, whole.rows, pads.top, kernel.rows, stride.rows, dilation.rows),
+        axis(output.cols, whole.cols, pads.left, kernel.cols, stride.cols, dilation.cols),
     )
 }
 

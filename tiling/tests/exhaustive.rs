@@ -89,10 +89,33 @@ fn stage(model: &Model, rows: Axis, cols: Axis) -> Stage {
     }
 }
 
+/// A transposed convolution on a single-channel map, dilated or not.
+fn spread(rows: Axis, cols: Axis, dilation: usize, extra: usize) -> Option<Model> {
+    let length = |axis: Axis| {
+        let all = (axis.len - 1) * axis.stride + (axis.kernel - 1) * dilation + 1 + extra;
+        all.checked_sub(2 * axis.pad).filter(|&len| len >= axis.parts)
+    };
+    let spatial = |rows, cols| Shape::Spatial { channels: 1, rows, cols };
+    let maps = vec![
+        FeatureMap::new("m0", spatial(rows.len, cols.len)),
+        FeatureMap::new("m1", spatial(length(rows)?, length(cols)?)),
+    ];
+    let window = Window { dilation: Axes::new(dilation, dilation), ..window(rows, cols) };
+    let (extra, weights, activation) = (Axes::new(extra, extra), WeightId(0), Activation::None);
+    let op = Op::ConvTranspose { window, extra, groups: 1, weights, bias: None, activation };
+    let layer = Layer { name: "l0".into(), op, inputs: vec![MapId(0)], output: MapId(1) };
+    let weight = WeightInfo::new(WeightHash::of(&[]), &[1, 1, rows.kernel, cols.kernel]);
+    let (inputs, outputs) = (vec![MapId(0)], vec![MapId(1)]);
+    let (layers, weights) = (vec![layer], vec![weight]);
+    Some(Model { name: "spread".into(), maps, layers, inputs, outputs, weights })
+}
+
 /// The input positions that output positions of a windowed layer really touch, tap by tap.
 fn touched(model: &Model, layer: &Layer, outputs: &Positions) -> Positions {
-    let (Op::Conv { window: w, .. } | Op::Pool { window: w, .. }) = &layer.op else {
-        unreachable!("the chains are made of windows")
+    let w = match &layer.op {
+        Op::Conv { window, .. } | Op::Pool { window, .. } => window,
+        Op::ConvTranspose { window, .. } => return hit(model, layer, window, outputs),
+        _ => unreachable!("the chains are made of windows"),
     };
     let shape = model.shape(layer.inputs[0]);
     let mut touched = Positions::new();
@@ -111,6 +134,21 @@ fn touched(model: &Model, layer: &Layer, outputs: &Positions) -> Positions {
         }
     }
     touched
+}
+
+/// The input positions of which a tap hits one of the output positions, tap by tap.
+fn hit(model: &Model, layer: &Layer, w: &Window, outputs: &Positions) -> Positions {
+    let inputs = Region::whole(model.shape(layer.inputs[0]));
+    let hits = |&(row, col): &(usize, usize)| {
+        (0..w.kernel.rows).any(|kr| {
+            (0..w.kernel.cols).any(|kc| {
+                let r = (row * w.stride.rows + kr * w.dilation.rows).checked_sub(w.pads.top);
+                let c = (col * w.stride.cols + kc * w.dilation.cols).checked_sub(w.pads.left);
+                r.zip(c).is_some_and(|at| outputs.contains(&at))
+            })
+        })
+    };
+    positions(inputs).into_iter().filter(hits).collect()
 }
 
 fn positions(region: Region) -> Positions {
@@ -166,6 +204,23 @@ fn one_layer_covers_once_with_the_exact_halo() {
         let geometry =
             StageGeometry::new(&model, Numerics::Exact, 0, &stage(&model, rows, cols)).unwrap();
         check(&model, &geometry).unwrap_or_else(|e| panic!("{rows:?} {cols:?}: {e}"));
+    }
+}
+
+#[test]
+fn a_transposed_convolution_covers_once_with_the_exact_halo() {
+    // Of the axes, those of every third length: each is paired with each.
+    let axes: Vec<Axis> = Axis::all().into_iter().filter(|axis| axis.len % 3 == 1).collect();
+    for (dilation, extra) in [(1, 0), (1, 1), (2, 0), (3, 2), (8, 0)] {
+        for (&rows, &cols) in axes.iter().flat_map(|r| axes.iter().map(move |c| (r, c))) {
+            // The columns are given another stride, 3 or 1, above most kernels.
+            let cols = Axis { stride: 5 - 2 * cols.stride, ..cols };
+            let Some(model) = spread(rows, cols, dilation, extra) else { continue };
+            let stage = stage(&model, rows, cols);
+            let geometry = StageGeometry::new(&model, Numerics::Exact, 0, &stage).unwrap();
+            let checked = check(&model, &geometry);
+            checked.unwrap_or_else(|e| panic!("{rows:?} {cols:?} dilation {dilation}: {e}"));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! input channel, starting from `0.0`; then the bias is added (`0.0` where there is none), then
 //! the activation. A tap outside the map is the value `0.0` and is multiplied like any other: it
 //! is not skipped, since skipping could keep a `-0.0` that adding `0.0` turns into `0.0`.
+//! A transposed convolution is made of such ones: see [`transposed`].
 //!
 //! Safety of the module: [`run`] asserts that the input piece contains the receptive field of the
 //! output region and that the packed weights fit both; every pointer below is derived from these.
@@ -14,6 +15,7 @@ mod depthwise;
 mod micro;
 mod source;
 pub(crate) mod transform;
+pub(crate) mod transposed;
 mod winograd;
 
 use crate::math;
@@ -51,7 +53,9 @@ struct Part {
 struct Out {
     values: *mut f32,
     region: Region,
-    /// Values from one position to the next.
+    /// Values from one row to the next.
+    row_step: usize,
+    /// Values from one position of a row to the next.
     step: usize,
 }
 
@@ -60,13 +64,24 @@ unsafe impl Sync for Out {}
 unsafe impl Send for Out {}
 
 impl Out {
+    /// All of a target.
+    fn of(output: &mut Target<'_>) -> Self {
+        let (region, step) = (output.region, output.step);
+        Self { values: output.pointer(), region, row_step: region.cols.len() * step, step }
+    }
+
+    /// The same values as another region of as many positions, one row after the other.
+    fn like(self, region: Region) -> Self {
+        Self { region, row_step: region.cols.len() * self.step, ..self }
+    }
+
     /// Where a position starts, which must be inside.
     fn at(&self, row: usize, col: usize) -> *mut f32 {
         let Region { rows, cols } = self.region;
         debug_assert!(rows.indices().contains(&row) && cols.indices().contains(&col));
-        let position = (row - rows.start) * cols.len() + col - cols.start;
+        let at = (row - rows.start) * self.row_step + (col - cols.start) * self.step;
         // Safety: the position is inside the region, whose values the piece holds.
-        unsafe { self.values.add(position * self.step) }
+        unsafe { self.values.add(at) }
     }
 
     /// Applies an activation to some channels of neighbouring pixels, just written by this thread.
@@ -109,15 +124,17 @@ pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Target<'_>) {
         return winograd::run(threads, &conv, field, output);
     }
     let parts = parts(threads.count, &conv, region, output.channels);
-    let out = Out { values: output.pointer(), region, step: output.step };
-    threads.for_each_part(parts.len(), |part| {
-        let (part, out) = (&parts[part], &out);
-        if packed.is_depthwise() {
-            threads.cpu.run(depthwise::DepthwisePart { conv: &conv, part, out });
-        } else {
-            threads.cpu.run(dense::DensePart { conv: &conv, part, out });
-        }
-    });
+    let out = Out::of(output).like(region);
+    threads.for_each_part(parts.len(), |part| compute(threads, &conv, &parts[part], &out));
+}
+
+/// One thread's share.
+fn compute(threads: &Threads, conv: &Conv<'_>, part: &Part, out: &Out) {
+    if conv.packed.is_depthwise() {
+        threads.cpu.run(depthwise::DepthwisePart { conv, part, out });
+    } else {
+        threads.cpu.run(dense::DensePart { conv, part, out });
+    }
 }
 
 /// A 1x1 convolution over whole rows as one long row, so that no pixel block is cut short.

@@ -102,7 +102,7 @@ pub(super) fn run(threads: &Threads, conv: &Conv<'_>, field: Region, target: &mu
     assert_eq!(packed.values.values().len(), positions * panels * packed.group_inputs * PANEL);
     assert_eq!(packed.bias.len(), panels * PANEL);
     let all_rows = Span::whole(region.rows.len().div_ceil(m));
-    let out = Out { values: target.pointer(), region, step: target.step };
+    let out = Out::of(target);
     let count = threads.count;
     let pairs = panels.div_ceil(2);
     // Few tiles: the weights are the larger part of what is read, and each thread takes some.

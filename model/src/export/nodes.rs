@@ -37,6 +37,15 @@ impl Writer<'_> {
                 let inputs = inputs.into_iter().chain(self.weights(*weights, *bias)).collect();
                 self.node("Conv", name, inputs, output, attributes);
             }
+            Op::ConvTranspose { window, extra, groups, weights, bias, .. } => {
+                let mut attributes = window_attributes(window);
+                attributes.push(int("group", *groups as i64));
+                if (extra.rows, extra.cols) != (0, 0) {
+                    attributes.push(ints("output_padding", [extra.rows as i64, extra.cols as i64]));
+                }
+                let inputs = inputs.into_iter().chain(self.weights(*weights, *bias)).collect();
+                self.node("ConvTranspose", name, inputs, output, attributes);
+            }
             Op::Pool { window, kind } => self.pool(layer, window, *kind, inputs, output),
             Op::Activate(activation) => {
                 let input = inputs.into_iter().next().unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::op::{Activation, Axes, CombineKind, Op, QProduct};
 use crate::quant::{Element, Quant};
 use crate::weights::{WeightId, WeightInfo};
 use join::{combine, concat, concat_general, linear, matmul};
-use window::{conv, pool, resize};
+use window::{conv, conv_transpose, pool, resize};
 
 /// How shapes, weights and an operator contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,12 @@ fn infer_unbounded(
             check_activation(activation)?;
             let bias = bias.map(|bias| dims_of(bias, weights)).transpose()?;
             conv(spatial(one(inputs)?)?, window, *groups, dims_of(*kernel, weights)?, bias)
+        }
+        Op::ConvTranspose { window, extra, groups, weights: kernel, bias, activation } => {
+            check_activation(activation)?;
+            let bias = bias.map(|bias| dims_of(bias, weights)).transpose()?;
+            let (input, kernel) = (spatial(one(inputs)?)?, dims_of(*kernel, weights)?);
+            conv_transpose(input, window, *extra, *groups, kernel, bias)
         }
         Op::Pool { window, .. } => {
             let (channels, size) = spatial(one(inputs)?)?;

@@ -44,6 +44,27 @@ fn windows_by_enumeration() {
     }
 }
 
+/// The output length of a transposed convolution is what its taps reach, without the padding.
+#[test]
+fn transposed_windows_by_enumeration() {
+    for (length, kernel, stride, dilation, pad) in numbers() {
+        let taps = (0..length).flat_map(|i| (0..kernel).map(move |k| i * stride + k * dilation));
+        let reached = taps.max().map_or(0, |last| last + 1);
+        let window = square(kernel, stride, dilation, pad);
+        let weights = [weight(&[1, 1, kernel, kernel])];
+        let (weight, activation) = (WeightId(0), Activation::None);
+        for extra in 0..3 {
+            let (extra, groups, bias) = (Axes::new(extra, extra), 1, None);
+            let op = Op::ConvTranspose { window, extra, groups, weights: weight, bias, activation };
+            let got = infer(&op, &[&spatial(1, length, length)], &weights, None);
+            match (reached + extra.rows).checked_sub(2 * pad) {
+                None | Some(0) => assert!(got.is_err()),
+                Some(length) => assert_eq!(got, Ok(spatial(1, length, length))),
+            }
+        }
+    }
+}
+
 /// A pool is accepted only when each of its windows has a tap inside the map.
 #[test]
 fn pools_never_see_padding_alone() {
@@ -119,12 +140,20 @@ fn extreme_numbers_are_errors() {
     let big = [weight(&[huge, huge, huge, huge]), weight(&[huge, huge])];
     let activation = Activation::None;
     let (weights, bias) = (WeightId(0), Some(WeightId(9)));
+    let transposed = |window, extra, groups, bias| {
+        let extra = Axes::new(extra, extra);
+        Op::ConvTranspose { window, extra, groups, weights, bias, activation }
+    };
     let ops = [
         max_pool(window(huge)),
         max_pool(window(0)),
         max_pool(square(2, 1, 1, huge)),
         Op::Conv { window: window(huge), groups: huge, weights, bias: None, activation },
         Op::Conv { window: window(huge), groups: 0, weights, bias, activation },
+        transposed(window(huge), huge, huge, None),
+        transposed(window(huge), 0, 0, bias),
+        transposed(square(2, huge, 1, 0), 1, 1, None),
+        transposed(square(1, 1, 1, huge), huge, 1, None),
         Op::Pad { pads: window(huge).pads, value: 0.0 },
         Op::DepthToSpace { block: huge, order: crate::op::DepthOrder::Dcr },
         Op::DepthToSpace { block: 0, order: crate::op::DepthOrder::Dcr },

@@ -44,6 +44,41 @@ pub(super) fn conv(
     })
 }
 
+pub(super) fn conv_transpose(
+    (channels, size): (usize, Axes<usize>),
+    window: &Window,
+    extra: Axes<usize>,
+    groups: usize,
+    kernel: &[usize],
+    bias: Option<&[usize]>,
+) -> Inferred {
+    let &[inputs, group_out, rows, cols] = kernel else {
+        return Err(Mismatch::new("weights of 4 dims", format!("{kernel:?}")));
+    };
+    if window.kernel != Axes::new(rows, cols) {
+        return Err(Mismatch::new(
+            format!("weights with a {}x{} kernel", window.kernel.rows, window.kernel.cols),
+            format!("{kernel:?}"),
+        ));
+    }
+    if groups == 0 || inputs != channels || !channels.is_multiple_of(groups) {
+        return Err(Mismatch::new(
+            format!("weights for {channels} channels in {groups} groups"),
+            format!("{kernel:?}"),
+        ));
+    }
+    let channels = product(&[group_out, groups])?;
+    if let Some(bias) = bias {
+        expect_dims("a bias", bias, &[channels])?;
+    }
+    let reach = reaches(size, window)?;
+    Ok(Shape::Spatial {
+        channels,
+        rows: reach.rows.spread(extra.rows)?,
+        cols: reach.cols.spread(extra.cols)?,
+    })
+}
+
 pub(super) fn pool(
     channels: usize,
     size: Axes<usize>,
@@ -115,6 +150,20 @@ impl Reach {
         let extent = sum(&[product(&[kernel - 1, dilation])?, 1])?;
         let padded = sum(&[length, pads[0], pads[1]])?;
         Ok(Self { length, before: pads[0], padded, kernel, dilation, stride, extent })
+    }
+
+    /// The positions that a transposed convolution spreads to, and some more.
+    fn spread(&self, extra: usize) -> Result<usize, Mismatch> {
+        let steps = product(&[self.length.saturating_sub(1), self.stride])?;
+        let spread = sum(&[steps, self.extent, extra])?;
+        let cut = self.padded - self.length;
+        // Each side may cut off all of it, but not both together.
+        spread.checked_sub(cut).filter(|length| *length > 0).ok_or_else(|| {
+            Mismatch::new(
+                format!("padding that leaves some of {spread} positions"),
+                cut.to_string(),
+            )
+        })
     }
 
     fn positions_floor(&self) -> Result<usize, Mismatch> {

@@ -40,6 +40,18 @@ fn with_int(mut node: NodeProto, name: &str, value: i64) -> NodeProto {
     node
 }
 
+fn with_ints(mut node: NodeProto, name: &str, values: &[i64]) -> NodeProto {
+    let (name, ints) = (Some(name.into()), values.to_vec());
+    node.attribute.push(AttributeProto { name, ints, ..AttributeProto::default() });
+    node
+}
+
+fn with_string(mut node: NodeProto, name: &str, value: &str) -> NodeProto {
+    let (name, s) = (Some(name.into()), Some(value.into()));
+    node.attribute.push(AttributeProto { name, s, ..AttributeProto::default() });
+    node
+}
+
 fn floats(name: &str, dims: &[i64], values: Vec<f32>) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
@@ -123,6 +135,33 @@ output y 3x4x4
     assert_eq!(model.weights.hashes().count(), 2);
 }
 
+/// The ways in which a file may say how large the output of a transposed convolution is.
+#[test]
+fn a_transposed_convolution_has_the_size_that_the_file_asks_for() {
+    type Change = fn(NodeProto) -> NodeProto;
+    // Kernel 3x3 and stride 3x2 over 4x4: it spreads to 12x9.
+    let cases: [(Change, &str); 8] = [
+        (|node| node, " -> 4x12x9"),
+        (|node| with_ints(node, "pads", &[1, 2, 0, 1]), " pad 1,2,0,1 -> 4x11x6"),
+        (|node| with_ints(node, "output_padding", &[2, 1]), " extra 2,1 -> 4x14x10"),
+        (|node| with_string(node, "auto_pad", "VALID"), " -> 4x12x9"),
+        (|node| with_string(node, "auto_pad", "SAME_UPPER"), " pad 0,0,0,1 -> 4x12x8"),
+        (|node| with_string(node, "auto_pad", "SAME_LOWER"), " pad 0,1,0,0 -> 4x12x8"),
+        (|node| with_ints(node, "output_shape", &[9, 12]), " pad 2,0,1,0 extra 0,3 -> 4x9x12"),
+        (|node| with_ints(node, "dilations", &[2, 1]), " dilated 2x1 -> 4x14x9"),
+    ];
+    for (change, expected) in cases {
+        let up = with_ints(node("ConvTranspose", &["x", "w"], "u"), "strides", &[3, 2]);
+        let nodes = vec![change(with_int(up, "group", 2)), node("Relu", &["u"], "y")];
+        let weights = vec![floats("w", &[2, 2, 3, 3], vec![0.5; 36])];
+        let model = read(&file(&PICTURE, nodes, weights, "y"), &LoadOptions::default()).unwrap();
+        let summary = model.graph.summary();
+        let line = summary.lines().nth(2).unwrap();
+        let line = line.replace(" groups 2 + Relu (x)", "");
+        assert_eq!(line, format!("0 u_node ConvTranspose 3x3 /3x2{expected}"));
+    }
+}
+
 #[test]
 fn dynamic_sizes_come_from_the_options() {
     let dims = [None, Some(3), None, None];
@@ -150,9 +189,9 @@ fn a_batch_is_refused_with_advice() {
 
 #[test]
 fn what_is_not_supported_is_named() {
-    let failed = error(&file(&PICTURE, vec![node("ConvTranspose", &["x"], "y")], vec![], "y"));
+    let failed = error(&file(&PICTURE, vec![node("TopK", &["x"], "y")], vec![], "y"));
     let text = failed.to_string();
-    assert!(["ConvTranspose", "y_node", "test.onnx"].iter().all(|part| text.contains(part)));
+    assert!(["TopK", "y_node", "test.onnx"].iter().all(|part| text.contains(part)));
     assert!(failed.hint().is_some());
 
     let strange = with_int(node("Relu", &["x"], "y"), "strange", 1);

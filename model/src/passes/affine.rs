@@ -56,6 +56,17 @@ fn folded(
             *weights = scaled_rows(model, store, *weights, scale);
             *activation = last;
         }
+        Op::ConvTranspose {
+            groups,
+            weights,
+            bias,
+            activation: activation @ Activation::None,
+            ..
+        } => {
+            *bias = Some(scaled_bias(model, store, *bias, &scale, &shift));
+            *weights = scaled_transposed(model, store, *weights, *groups, &scale);
+            *activation = last;
+        }
         Op::ChannelAffine {
             scale: first,
             shift: offset,
@@ -116,5 +127,29 @@ fn scaled_rows(
     let values = elements(model, store, weights);
     let rows = values.chunks(row).zip(scale);
     let scaled = rows.flat_map(|(row, scale)| row.iter().map(move |value| value * scale)).collect();
+    add_weight(model, store, scaled, &dims)
+}
+
+/// Weights `(in, out / groups, ..)` whose output channels are scaled.
+fn scaled_transposed(
+    model: &mut Model,
+    store: &mut WeightStore,
+    weights: WeightId,
+    groups: usize,
+    scale: &[f32],
+) -> WeightId {
+    if scale.iter().all(|scale| *scale == 1.0) {
+        return weights;
+    }
+    let dims = model.weight(weights).dims.clone();
+    let taps: usize = dims[2..].iter().product();
+    let group_inputs = dims[0] / groups;
+    let values = elements(model, store, weights).chunks(taps).enumerate();
+    let scaled = values.flat_map(|(i, values)| {
+        let (input, output) = (i / dims[1], i % dims[1]);
+        let scale = scale[input / group_inputs * dims[1] + output];
+        values.iter().map(move |value| value * scale)
+    });
+    let scaled = scaled.collect();
     add_weight(model, store, scaled, &dims)
 }

@@ -59,9 +59,9 @@ fn renumber_weights(model: &mut Model) {
 
 fn weights_mut(op: &mut Op) -> Vec<&mut WeightId> {
     match op {
-        Op::Conv { weights, bias, .. } | Op::Linear { weights, bias, .. } => {
-            [weights].into_iter().chain(bias.as_mut()).collect()
-        }
+        Op::Conv { weights, bias, .. }
+        | Op::ConvTranspose { weights, bias, .. }
+        | Op::Linear { weights, bias, .. } => [weights].into_iter().chain(bias.as_mut()).collect(),
         Op::ChannelAffine { scale, shift, .. } => vec![scale, shift],
         Op::PRelu { slope } => vec![slope],
         Op::Constant { value } => vec![value],

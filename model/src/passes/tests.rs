@@ -81,6 +81,37 @@ fn affine_folds_into_conv_and_into_affine() {
 }
 
 #[test]
+fn affine_folds_into_the_output_channels_of_a_transposed_conv() {
+    let mut graph = Graph::new();
+    // Two inputs and two outputs in one group; then a group for each output.
+    let weights = graph.builder.weight(vec![1.0, 2.0, 3.0, 4.0], &[2, 2, 1, 1]).unwrap();
+    let op = |groups, weights| Op::ConvTranspose {
+        window: WINDOW,
+        extra: Axes::new(0, 0),
+        groups,
+        weights,
+        bias: None,
+        activation: Activation::None,
+    };
+    let map = graph.add("dense", op(1, weights), &[graph.input]);
+    let map = graph.affine("norm", map, [2.0, 10.0], [1.0, -1.0]);
+    let weights = graph.builder.weight(vec![5.0, 6.0], &[2, 1, 1, 1]).unwrap();
+    let map = graph.add("depthwise", op(2, weights), &[map]);
+    let map = graph.affine("scale", map, [3.0, 7.0], [0.0, 0.5]);
+    let map = graph.activate("relu", map, Activation::Relu);
+    let model = graph.finish(&[map]);
+    assert_eq!(layers(&model), ["dense", "depthwise"]);
+    let of = |layer: usize| match model.graph.layers[layer].op {
+        Op::ConvTranspose { weights, bias: Some(bias), activation, .. } => {
+            (model.elements(weights).to_vec(), model.elements(bias).to_vec(), activation)
+        }
+        _ => panic!("a transposed convolution with a bias"),
+    };
+    assert_eq!(of(0), (vec![2.0, 20.0, 6.0, 40.0], vec![1.0, -1.0], Activation::None));
+    assert_eq!(of(1), (vec![15.0, 42.0], vec![0.0, 0.5], Activation::Relu));
+}
+
+#[test]
 fn a_map_with_two_readers_stays() {
     let mut graph = Graph::new();
     let conv = graph.conv("conv", graph.input);

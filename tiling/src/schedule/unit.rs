@@ -50,21 +50,26 @@ impl Unit {
         receptive_field(&layer.op, region, output, input)
     }
 
-    /// The convolution that this computes, if it does.
+    /// The convolution that this computes, transposed or not, if it does.
     pub fn convolution<'m>(&self, model: &'m Model) -> Option<&'m Op> {
         let op = &model.layer(self.conv.unwrap_or(self.layer)).op;
-        matches!(op, Op::Conv { .. }).then_some(op)
+        matches!(op, Op::Conv { .. } | Op::ConvTranspose { .. }).then_some(op)
     }
 
     /// As few rows as stay in the cache until they are read, but enough that reading the weights
     /// again costs little.
     pub(super) fn chunk(&self, model: &Model, order: Order) -> Chunk {
         let all = self.region.rows.len();
-        let block = self.algorithm.outputs();
+        let convolution = self.convolution(model);
+        let block = match convolution {
+            // So that there is as much to do for each residue of a row.
+            Some(Op::ConvTranspose { window, .. }) => window.stride.rows.min(all.max(1)),
+            _ => self.algorithm.outputs(),
+        };
         let (threads, cache_bytes) = match order {
             _ if self.locality == Locality::Whole => return Chunk { rows: all },
             Order::LayerByLayer => return Chunk { rows: all },
-            Order::RowByRow => return Chunk { rows: block },
+            Order::RowByRow => return Chunk { rows: self.algorithm.outputs() },
             Order::DepthFirst { threads, cache_bytes } => (threads, cache_bytes),
         };
         let cols = self.region.cols.len().max(1);
@@ -74,13 +79,14 @@ impl Unit {
             // Byte products are so quick that the weights are the larger part of what is read.
             rows = rows.max(512 * threads / cols);
         }
-        if let Some(&Op::Conv { weights, .. }) = self.convolution(model) {
+        if let Some(Op::Conv { weights, .. } | Op::ConvTranspose { weights, .. }) = convolution {
             let positions = (block + 2) * (block + 2);
-            let elements = model.weight(weights).elements();
-            let weights = if block == 1 { elements } else { elements / 9 * positions };
-            let pixels = match (weights > CACHED_WEIGHTS, block) {
-                (false, 1) => 56,
-                (true, 1) => 512,
+            let elements = model.weight(*weights).elements();
+            let is_direct = self.algorithm == Algorithm::Direct;
+            let weights = if is_direct { elements } else { elements / 9 * positions };
+            let pixels = match (weights > CACHED_WEIGHTS, is_direct) {
+                (false, true) => 56,
+                (true, true) => 512,
                 (false, _) => 28 * block * block,
                 (true, _) => 1024,
             };
@@ -158,7 +164,9 @@ fn conv_to_take_in(model: &Model, units: &[Unit], at: usize, tile: &TileGeometry
     })
 }
 
+/// One input and one output channel to a group: its kernel adds nothing.
 fn is_depthwise(model: &Model, unit: &Unit) -> bool {
-    let channels = model.shape(unit.inputs[0]).channels();
-    matches!(&model.layer(unit.layer).op, Op::Conv { groups, .. } if *groups > 1 && *groups == channels)
+    let (inputs, outputs) = (model.shape(unit.inputs[0]), model.shape(unit.output));
+    let is_one_each = |groups| groups == inputs.channels() && groups == outputs.channels();
+    matches!(&model.layer(unit.layer).op, Op::Conv { groups, .. } if is_one_each(*groups))
 }

@@ -38,6 +38,7 @@ pub(super) const CONTRIBUTED: [&str; 12] = [
 pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapId, ModelError> {
     match node.operator {
         "Conv" => window::conv(importer, node),
+        "ConvTranspose" => window::conv_transpose(importer, node),
         "MaxPool" | "AveragePool" => window::pool(importer, node),
         "GlobalMaxPool" => window::global_max_pool(importer, node),
         "GlobalAveragePool" => window::global_average_pool(importer, node),
@@ -75,7 +76,6 @@ pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapI
 /// The error for an operator without a lowering, with advice for those that people meet.
 pub(super) fn unsupported_operator(node: &Node<'_>) -> ModelError {
     let hint = match node.operator {
-        "ConvTranspose" => Some("replace it by Resize and Conv, then fine-tune"),
         "If" | "Loop" | "Scan" => Some("export with fixed shapes and simplify with onnxsim"),
         "ConvInteger" | "MatMulInteger" | "DynamicQuantizeLinear" => {
             Some("quantise statically: the scales of maps must be in the file")
