@@ -24,7 +24,8 @@ fn load(path: &Path, threads: usize) -> TractResult<Tract> {
     });
     let model = tract_onnx::onnx().model_for_path(path)?.into_optimized()?;
     let fact = model.input_fact(0)?;
-    let dims = fact.shape.as_concrete().ok_or_else(|| format_err!("dynamic input"))?.to_vec();
+    // A model whose input has no fixed dims fails right below.
+    let dims = fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default();
     let input = Tensor::from_shape(&dims, &input_values(&dims))?.into_tvalue();
     Ok(Tract { plan: model.into_runnable()?, input })
 }
@@ -41,7 +42,7 @@ impl serve::Loaded for Tract {
     fn output(&mut self) -> Result<Vec<f32>, String> {
         let values = || -> TractResult<Vec<f32>> {
             let outputs = self.compute()?;
-            Ok(outputs[0].cast_to::<f32>()?.try_as_plain()?.as_slice::<f32>()?.to_vec())
+            Ok(outputs[0].cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
         };
         values().map_err(|cause| format!("{cause:#}"))
     }
