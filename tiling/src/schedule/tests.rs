@@ -126,8 +126,12 @@ fn depth_first_takes_less_memory() {
         let Ok(model) = zoo::open(name, &options) else { panic!("{name}") };
         let stage = StageGeometry::whole(&model.graph, Numerics::Fast);
         let bytes = |order| Schedule::new(&model.graph, &stage, 0, order).arena_bytes;
-        let [layers, rows, few] =
-            [Order::LayerByLayer, Order::depth_first(1), Order::RowByRow].map(bytes);
+        let [layers, rows, few] = [
+            Order::LayerByLayer,
+            Order::DepthFirst { threads: 1, cache_bytes: 256 << 10 },
+            Order::RowByRow,
+        ]
+        .map(bytes);
         assert!(
             few <= rows && rows as f64 * at_least < layers as f64,
             "{name}: {layers} {rows} {few}"
