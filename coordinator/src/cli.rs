@@ -113,6 +113,8 @@ pub(crate) struct StrategyArguments {
 /// The strategies by the names of their papers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StrategyName {
+    /// Whatever is predicted to be fastest, one device included
+    Auto,
     /// The whole model on the fastest device
     Local,
     /// One fused grid over the early layers, the rest on one device
@@ -143,6 +145,7 @@ impl StrategyArguments {
     /// The strategy for so many devices, with its settings.
     pub(crate) fn resolve(&self, devices: usize) -> (Strategy, PlanOptions) {
         let strategy = match self.strategy {
+            Some(StrategyName::Auto) => Strategy::Auto,
             Some(StrategyName::Local) => Strategy::Local,
             Some(StrategyName::Deepthings) => Strategy::DeepThings,
             Some(StrategyName::Modnn) => Strategy::Modnn,
@@ -304,6 +307,12 @@ pub(crate) enum ModelCommand {
         /// Rows x cols of the input, where the model leaves it open
         #[arg(long, value_name = "RxC")]
         input_size: Option<Extent>,
+    },
+    /// List the ONNX operators that a file may use
+    Operators {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show layers, shapes, multiply-adds, and what can be tiled
     Inspect {

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use anyhow::{Context, Result, anyhow, bail};
 use image::imageops::FilterType;
 use kernels::{Piece, Pieces};
-use model::{Axes, Element, InputSpec, MapId, Model, Shape};
+use model::{Axes, Element, FeatureMap, InputSpec, Layout, MapId, Model, Shape};
 use ndarray::{ArrayD, ArrayView3, ArrayViewD, IxDyn};
 use ndarray_npy::{NpzWriter, ViewNpyExt, WriteNpyExt};
 use serde_json::json;
@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read};
 use std::path::Path;
 use std::sync::Arc;
-use tiling::{Region, Span};
+use tiling::Region;
 
 /// A file read into memory, before the model that it is for is known.
 pub struct Input(Kind);
@@ -106,9 +106,9 @@ impl Input {
 
     /// Scales a picture to what a model asks for; an array is left as it is.
     pub fn resize(self, spec: &InputSpec) -> Self {
-        match (self.0, spec.dims.as_slice()) {
-            (Kind::Picture(picture), [_, _, Some(rows), Some(cols)]) => {
-                let (width, height) = (*cols as u32, *rows as u32);
+        match (self.0, spec.rows().zip(spec.cols())) {
+            (Kind::Picture(picture), Some((rows, cols))) => {
+                let (width, height) = (cols as u32, rows as u32);
                 Input(Kind::Picture(picture.resize_exact(width, height, FilterType::Triangle)))
             }
             (kind, _) => Input(kind),
@@ -142,7 +142,7 @@ impl Input {
 /// What a model takes, and what it got instead.
 fn wrong_shape(graph: &Model, map: MapId, got: String) -> anyhow::Error {
     let name = &graph.map(map).name;
-    anyhow!("input `{name}` takes {:?}, got {got}", graph.shape(map).dims())
+    anyhow!("input `{name}` takes {:?}, got {got}", graph.map(map).dims())
 }
 
 fn picture_piece(graph: &Model, map: MapId, picture: &image::DynamicImage) -> Result<Piece> {
@@ -175,12 +175,12 @@ impl Array {
 
     /// The array as a whole map; a missing batch of 1 is forgiven.
     fn piece(&self, graph: &Model, map: MapId) -> Result<Piece> {
-        let shape = graph.shape(map);
+        let dims = graph.map(map).dims();
         let batched: Vec<usize> = std::iter::once(1).chain(self.dims.iter().copied()).collect();
-        if self.dims != shape.dims() && batched != shape.dims() {
+        if self.dims != dims && batched != dims {
             return Err(wrong_shape(graph, map, format!("an array of {:?}", self.dims)));
         }
-        let piece = piece_of(shape, &self.values)?;
+        let piece = piece_of(graph.map(map), &self.values)?;
         let element = graph.element(map);
         let cast = piece.cast(element);
         if cast.cast(Element::F32).values() != piece.values() {
@@ -190,27 +190,27 @@ impl Array {
     }
 }
 
-/// A whole map from values in ONNX order.
-fn piece_of(shape: &Shape, values: &[f32]) -> Result<Piece> {
-    match shape {
-        Shape::Spatial { channels, rows, cols } => {
+/// A whole map from values in the order of its dims.
+fn piece_of(map: &FeatureMap, values: &[f32]) -> Result<Piece> {
+    match (&map.shape, map.layout) {
+        (Shape::Spatial { channels, rows, cols }, Layout::ChannelsSecond) => {
             Ok(Piece::from_chw(ArrayView3::from_shape((*channels, *rows, *cols), values)?))
         }
-        Shape::General(_) => {
-            let one = Region::new(Span::whole(1), Span::whole(1));
-            Ok(Piece::from_values(one, shape.channels(), values.to_vec())?)
+        // That is the order in memory.
+        (shape, _) => {
+            Ok(Piece::from_values(Region::whole(shape), shape.channels(), values.to_vec())?)
         }
     }
 }
 
-/// A whole map as an array with its ONNX dims.
-fn array_of(shape: &Shape, piece: &Piece) -> Result<ArrayD<f32>> {
+/// A whole map as an array with the dims that the model's file gives it.
+fn array_of(map: &FeatureMap, piece: &Piece) -> Result<ArrayD<f32>> {
     let piece = &piece.cast(Element::F32);
-    let values = match shape {
-        Shape::Spatial { .. } => piece.to_chw().into_iter().collect(),
-        Shape::General(_) => piece.values().to_vec(),
+    let values = match (&map.shape, map.layout) {
+        (Shape::Spatial { .. }, Layout::ChannelsSecond) => piece.to_chw().into_iter().collect(),
+        _ => piece.values().to_vec(),
     };
-    Ok(ArrayD::from_shape_vec(IxDyn(&shape.dims()), values)?)
+    Ok(ArrayD::from_shape_vec(IxDyn(&map.dims()), values)?)
 }
 
 fn extension(path: &Path) -> String {
@@ -242,7 +242,7 @@ pub fn write_output(path: &Path, graph: &Model, outputs: &[(MapId, Arc<Piece>)])
                 bail!("the model has {} outputs: write them as .npz or .json", outputs.len());
             };
             let file = BufWriter::new(File::create(path).with_context(cannot)?);
-            let array = array_of(graph.shape(*map), piece)?;
+            let array = array_of(graph.map(*map), piece)?;
             match piece.element() {
                 Element::U8 => array.mapv(|v| v as u8).write_npy(file),
                 Element::I8 => array.mapv(|v| v as i8).write_npy(file),
@@ -253,7 +253,7 @@ pub fn write_output(path: &Path, graph: &Model, outputs: &[(MapId, Arc<Piece>)])
         "npz" => {
             let mut writer = NpzWriter::new(File::create(path).with_context(cannot)?);
             for (map, piece) in outputs {
-                let array = array_of(graph.shape(*map), piece)?;
+                let array = array_of(graph.map(*map), piece)?;
                 let name = &graph.map(*map).name;
                 match piece.element() {
                     Element::U8 => writer.add_array(name, &array.mapv(|v| v as u8)),
@@ -291,7 +291,7 @@ fn write_picture(path: &Path, graph: &Model, outputs: &[(MapId, Arc<Piece>)]) ->
 /// Names, dims and values of all outputs; for a vector also its largest entries.
 fn json_of(graph: &Model, outputs: &[(MapId, Arc<Piece>)]) -> Result<serde_json::Value> {
     let output = |(map, piece): &(MapId, Arc<Piece>)| {
-        let array = array_of(graph.shape(*map), piece)?;
+        let array = array_of(graph.map(*map), piece)?;
         let values: Vec<f32> = array.iter().copied().collect();
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));

@@ -61,10 +61,14 @@ fn two_workers_beat_one() {
 
 #[test]
 fn a_crashed_worker_costs_its_tiles() {
-    let crash = vec![at(30_000_000, FaultKind::Crash(1))];
-    let outcome = run(scenario(3, &[100_000; 3], crash));
-    assert!(outcome.reassigned > 0);
-    assert!(outcome.makespan_ns < 60 * SECOND);
+    // At one of these moments at least it is at work.
+    let reassigned = [10, 20, 30, 40, 60, 80].map(|ms| {
+        let crash = vec![at(ms * 1_000_000, FaultKind::Crash(1))];
+        let outcome = run(scenario(3, &[100_000; 3], crash));
+        assert!(outcome.makespan_ns < 60 * SECOND);
+        outcome.reassigned
+    });
+    assert!(reassigned.into_iter().any(|tasks| tasks > 0), "{reassigned:?}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use super::open_model;
 use crate::cli::ModelCommand;
 use crate::failure::{Failure, bad_model};
 use crate::table;
+use model::onnx::{OPERATORS, Sharing};
 use model::{LayerId, zoo};
+use serde_json::json;
 use tiling::{Locality, locality};
 
 pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
@@ -22,8 +24,40 @@ pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
             model::write_onnx(&loaded, &output).map_err(bad_model)?;
             eprintln!("wrote {}", output.display());
         }
+        ModelCommand::Operators { json } => operators(json)?,
         ModelCommand::Inspect { model, input_size } => inspect(&open_model(&model, input_size)?),
     }
+    Ok(())
+}
+
+/// What a file may use, as a table or as JSON.
+fn operators(as_json: bool) -> Result<(), Failure> {
+    let sharing = |sharing: Sharing| match sharing {
+        Sharing::Tiles => "tiled",
+        Sharing::Depends(how) => how,
+        Sharing::Whole => "whole",
+        Sharing::Constants => "constants only",
+    };
+    let domain = |is_contributed: bool| if is_contributed { "com.microsoft" } else { "ai.onnx" };
+    if as_json {
+        let all: Vec<_> = (OPERATORS.iter())
+            .map(|operator| {
+                json!({
+                    "name": operator.name,
+                    "domain": domain(operator.is_contributed),
+                    "sharing": sharing(operator.sharing),
+                    "restrictions": operator.restrictions,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    let rows = OPERATORS.iter().map(|operator| {
+        let restrictions = operator.restrictions.to_owned();
+        vec![operator.name.to_owned(), sharing(operator.sharing).to_owned(), restrictions]
+    });
+    println!("{}", table::table(&["operator", "computed", "restrictions"], rows));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod tensor;
 mod tests;
 
 pub use inputs::{InputSpec, input_spec};
+pub use lower::{OPERATORS, Operator, Sharing};
 
 use crate::error::ModelError;
 use crate::graph::LoadedModel;

@@ -48,7 +48,8 @@ pub(super) fn resnet50(net: &mut Net, input: MapId) -> Built {
             map = net.activate(&name, map, Activation::Relu)?;
         }
     }
-    map = net.builder.layer("pool", Op::GlobalAveragePool, &[map])?;
+    let pool = Op::global_average_pool(net.builder.shape(map));
+    map = net.builder.layer("pool", pool, &[map])?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -91,7 +92,8 @@ pub(super) fn mobilenetv2(net: &mut Net, input: MapId) -> Built {
         }
     }
     map = net.conv("head", map, Conv::new(1280, 1).then(relu6))?;
-    map = net.builder.layer("pool", Op::GlobalAveragePool, &[map])?;
+    let pool = Op::global_average_pool(net.builder.shape(map));
+    map = net.builder.layer("pool", pool, &[map])?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -113,7 +115,8 @@ pub(super) fn squeezenet(net: &mut Net, input: MapId) -> Built {
         fire_at += 1;
     }
     map = net.conv("conv10", map, Conv::new(1000, 1).relu())?;
-    map = net.builder.layer("pool10", Op::GlobalAveragePool, &[map])?;
+    let pool = Op::global_average_pool(net.builder.shape(map));
+    map = net.builder.layer("pool10", pool, &[map])?;
     net.flatten("flatten", map)
 }
 

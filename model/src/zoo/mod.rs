@@ -10,7 +10,7 @@ mod random;
 mod unet;
 
 use crate::error::ModelError;
-use crate::graph::{LoadedModel, MapId, Shape};
+use crate::graph::{Layout, LoadedModel, MapId, Shape};
 use crate::onnx::{self, InputSpec, LoadOptions};
 use crate::op::Axes;
 use crate::quant::Element;
@@ -72,7 +72,12 @@ pub fn input_spec(reference: &str) -> Result<Vec<InputSpec>, ModelError> {
     }
     let (_, size) = find(reference, &LoadOptions::default())?;
     let dims = vec![Some(1), Some(3), Some(size.rows), Some(size.cols)];
-    Ok(vec![InputSpec { name: INPUT.into(), dims, element: Element::F32 }])
+    Ok(vec![InputSpec {
+        name: INPUT.into(),
+        dims,
+        element: Element::F32,
+        layout: Layout::ChannelsSecond,
+    }])
 }
 
 /// The name of the input of every architecture.
