@@ -2,6 +2,7 @@
 //!
 //! Pure functions: the same arguments give the same plan. One file for each strategy.
 
+mod auto;
 mod cost;
 mod deepthings;
 mod local;
@@ -43,6 +44,8 @@ impl DeviceProfile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
+    /// Whatever is predicted to be fastest, one device included.
+    Auto,
     /// One whole stage on one device.
     Local,
     /// One fused grid over the early layers, gather, the rest whole (Zhao et al., 2018).
@@ -53,11 +56,13 @@ pub enum Strategy {
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 3] = [Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
+    pub const ALL: [Strategy; 4] =
+        [Strategy::Auto, Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
 
     /// The word on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Strategy::Auto => "auto",
             Strategy::Local => "local",
             Strategy::DeepThings => "deepthings",
             Strategy::Modnn => "modnn",
@@ -125,6 +130,7 @@ pub fn plan(
         return Err(PlannerError::NoDevice);
     }
     let plan = match strategy {
+        Strategy::Auto => auto::plan(model, devices, options),
         Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
@@ -144,6 +150,18 @@ pub(crate) fn fastest(devices: &[DeviceProfile]) -> u32 {
     let speeds = devices.iter().enumerate();
     let best = speeds.max_by_key(|(i, d)| (d.speed(), std::cmp::Reverse(*i)));
     best.map_or(0, |(i, _)| i as u32)
+}
+
+/// How many of some tiles each device gets: each goes to the one that would end it first.
+pub(crate) fn deal(speeds: &[u64], tiles: usize) -> Vec<usize> {
+    let mut counts = vec![0; speeds.len()];
+    for _ in 0..tiles {
+        let end = |&i: &usize| (counts[i] as u128 + 1) * 1_000_000_000_000 / speeds[i] as u128;
+        if let Some(first) = (0..speeds.len()).min_by_key(end) {
+            counts[first] += 1;
+        }
+    }
+    counts
 }
 
 /// The smallest nearly square grid with at least `tiles` tiles, wider than high at a tie.
