@@ -12,9 +12,10 @@ pub struct WorkerId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FrameId(pub u64);
 
-/// A plan that the coordinator announced.
+/// A plan that a coordinator announced. The upper half tells one coordinator process from the next, so
+/// that a plan never takes the place of one that a worker still knows from before a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PlanId(pub u32);
+pub struct PlanId(pub u64);
 
 /// Content hash of a model's graph in its wire form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

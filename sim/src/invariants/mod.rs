@@ -1,17 +1,35 @@
 //! What must hold after every step, and how it is said when it does not.
 //!
-//! | invariant | defends against |
+//! | file | what must hold |
 //! |---|---|
-//! | a task is gathered once | a double gather would hide a lost tile behind an equal count |
-//! | only an issued attempt, by its own worker, is gathered | stale and invented results |
-//! | what the coordinator takes a worker to hold, it has, or it is on its way, or the world lost it | a task that everybody thinks somebody else has |
-//! | first attempts on a worker are within its window, or one it runs and one it stole | queues without a bound |
-//! | frames in flight are within their bound | memory without a bound |
-//! | every frame ends, and then nobody holds anything | a hang; a leak |
+//! | `gathered_once.rs` | each task is gathered once |
+//! | `not_stale.rs` | only an issued attempt, by its own worker, is gathered |
+//! | `accounted.rs` | what the coordinator takes a worker to hold is somewhere: no steal loses or doubles a task |
+//! | `bounded.rs` | queues are bounded |
+//! | `memory.rs` | no worker is above its memory |
+//! | `beats_bound.rs` | simulated time never beats the lower bound |
+//! | `ends.rs` | after the faults end every frame ends, and then nobody holds anything |
+//!
+//! They keep a record of their own, so that the machines are not asked about themselves. After each
+//! step the tasks that it touched are looked at; now and then all are, which finds out a step that
+//! touches more than it says.
 
-use protocol::{Bundle, CoordinatorConfig};
-use protocol::{BundleKind, FrameId, Message, Nanos, TaskId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+mod accounted;
+mod beats_bound;
+mod bounded;
+mod ends;
+mod gathered_once;
+mod memory;
+mod not_stale;
+
+use crate::cluster::Cluster;
+use accounted::Accounted;
+use gathered_once::GatheredOnce;
+use not_stale::NotStale;
+use protocol::{Bundle, BundleKind, FrameId, Message, Nanos, TaskId, WorkerId};
+
+/// Steps between two looks at everything.
+const LOOK_AT_ALL: u64 = 4096;
 
 /// How a run broke a promise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +51,16 @@ pub enum Violation {
         /// Which attempt.
         attempt: u32,
         /// Whose.
+        worker: WorkerId,
+    },
+    /// An attempt came to a worker that was not to make it.
+    #[error("{task}: attempt {attempt} reached {worker}, and another was to make it")]
+    Doubled {
+        /// Which task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// Where it went.
         worker: WorkerId,
     },
     /// The coordinator waits for a worker that has nothing to do.
@@ -62,6 +90,26 @@ pub enum Violation {
         frames: usize,
         /// How many may be.
         bound: usize,
+    },
+    /// A worker holds more than it may.
+    #[error("{worker} holds {used} bytes, its budget is {budget}")]
+    Memory {
+        /// Who.
+        worker: WorkerId,
+        /// Bytes that it holds.
+        used: u64,
+        /// Bytes that it may hold.
+        budget: u64,
+    },
+    /// A frame ended sooner than it can.
+    #[error("frame {} took {took_ns} ns, and no schedule takes less than {bound_ns} ns", frame.0)]
+    BeatsBound {
+        /// Which frame.
+        frame: FrameId,
+        /// Its time.
+        took_ns: Nanos,
+        /// The least possible.
+        bound_ns: Nanos,
     },
     /// A frame ended in an error.
     #[error("frame {} failed: {reason}", frame.0)]
@@ -97,108 +145,97 @@ pub enum Violation {
     },
 }
 
-/// What the invariants remember: a record of their own, so that the machines are not asked about
-/// themselves.
+/// What the invariants remember.
 #[derive(Debug, Default)]
 pub(crate) struct Invariants {
-    issued: BTreeSet<(WorkerId, TaskId, u32)>,
-    gathered: BTreeSet<TaskId>,
-    in_flight: BTreeMap<(TaskId, u32), usize>,
-    lost: BTreeSet<(TaskId, u32)>,
-}
-
-/// What a control message says of an attempt, where the coordinator waits for that word.
-fn attempt_of(message: &Message) -> Option<(TaskId, u32)> {
-    match message {
-        Message::Yielded { task, attempt } | Message::Failed { task, attempt, .. } => {
-            Some((*task, *attempt))
-        }
-        _ => None,
-    }
+    once: GatheredOnce,
+    stale: NotStale,
+    pub(crate) accounted: Accounted,
 }
 
 impl Invariants {
     /// The coordinator asked a worker for an attempt.
     pub(crate) fn issue(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
-        self.issued.insert((worker, task, attempt));
-    }
-
-    pub(crate) fn sent_message(&mut self, message: &Message) {
-        if let Some(key) = attempt_of(message) {
-            *self.in_flight.entry(key).or_default() += 1;
-        }
-    }
-
-    pub(crate) fn sent_bundle(&mut self, bundle: &Bundle) {
-        *self.in_flight.entry((bundle.task, bundle.attempt)).or_default() += 1;
-    }
-
-    pub(crate) fn message_left_the_wire(&mut self, message: &Message) {
-        if let Some(key) = attempt_of(message) {
-            self.landed(key);
-        }
-    }
-
-    pub(crate) fn bundle_left_the_wire(&mut self, bundle: &Bundle) {
-        self.landed((bundle.task, bundle.attempt));
-    }
-
-    fn landed(&mut self, key: (TaskId, u32)) {
-        if let Some(count) = self.in_flight.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.in_flight.remove(&key);
-            }
-        }
-    }
-
-    /// The world (a crash, a cut link) lost a bundle, and nobody can know.
-    pub(crate) fn lost(&mut self, bundle: &Bundle) {
-        self.lost.insert((bundle.task, bundle.attempt));
+        self.stale.issue(worker, task, attempt);
     }
 
     /// The coordinator's driver stitches a result in.
     pub(crate) fn gather(&mut self, worker: WorkerId, bundle: &Bundle) -> Result<(), Violation> {
         let (task, attempt) = (bundle.task, bundle.attempt);
-        let is_result = matches!(bundle.kind, BundleKind::Result { .. });
-        if !is_result || !self.issued.contains(&(worker, task, attempt)) {
+        if !matches!(bundle.kind, BundleKind::Result { .. }) {
             return Err(Violation::GatheredUnasked { task, attempt, worker });
         }
-        if !self.gathered.insert(task) {
-            return Err(Violation::GatheredTwice { task });
-        }
-        Ok(())
+        self.stale.gather(worker, task, attempt)?;
+        self.once.gather(task)
     }
 
-    /// Compares what the coordinator believes with what is. `has` says whether a worker has an
-    /// attempt, or is not in a state to have any.
-    pub(crate) fn check(
-        &self,
-        held: impl Iterator<Item = (WorkerId, TaskId, u32)>,
-        config: &CoordinatorConfig,
-        has: impl Fn(WorkerId, TaskId, u32) -> bool,
+    /// A task reached a device.
+    pub(crate) fn arrive(&mut self, worker: WorkerId, bundle: &Bundle) -> Result<(), Violation> {
+        self.stale.arrive(worker, bundle.task, bundle.attempt)
+    }
+
+    /// The coordinator heard something of a task.
+    pub(crate) fn heard(&mut self, message: &Message) {
+        if let Message::Yielded { task, .. } | Message::Kept { task, .. } = message {
+            self.accounted.suspect(*task);
+        }
+    }
+
+    /// A frame ended, after so much time.
+    pub(crate) fn end_frame(
+        &mut self,
+        frame: FrameId,
+        took_ns: Nanos,
+        bound_ns: Nanos,
     ) -> Result<(), Violation> {
-        let mut ahead: BTreeMap<WorkerId, usize> = BTreeMap::new();
-        let mut frames: BTreeSet<FrameId> = BTreeSet::new();
-        for (worker, task, attempt) in held {
-            frames.insert(task.frame);
-            *ahead.entry(worker).or_default() += usize::from(attempt == 1);
-            let key = (task, attempt);
-            let somewhere = self.in_flight.contains_key(&key) || self.lost.contains(&key);
-            if !somewhere && !has(worker, task, attempt) {
-                return Err(Violation::Phantom { task, attempt, worker });
+        self.once.end(frame);
+        self.stale.end(frame);
+        self.accounted.end(frame);
+        beats_bound::check(frame, took_ns, bound_ns)
+    }
+
+    /// The coordinator starts anew.
+    pub(crate) fn begin_again(&mut self) {
+        self.once.begin_again();
+        self.stale.begin_again();
+        self.accounted.begin_again();
+    }
+}
+
+impl Cluster {
+    /// Looks at what the last step touched.
+    pub(crate) fn check(&mut self, steps: u64) -> Result<(), Violation> {
+        let mut workers = std::mem::take(&mut self.touched);
+        for task in self.invariants.accounted.take_suspects() {
+            for &(attempt, worker) in self.invariants.stale.of(task) {
+                self.check_attempt(worker, task, attempt)?;
             }
         }
-        // A worker that asks early steals its second task while the first runs.
-        let stolen = if config.stealing { 2 } else { 0 };
-        let window = config.window_tasks_max.max(stolen);
-        if let Some((worker, tasks)) = ahead.into_iter().find(|(_, tasks)| *tasks > window) {
-            return Err(Violation::Window { worker, tasks, window });
+        if steps.is_multiple_of(LOOK_AT_ALL) {
+            for (worker, task, attempt) in self.head.machine.held() {
+                self.check_attempt(worker, task, attempt)?;
+            }
+            workers.extend(0..self.devices.len());
         }
-        let (frames, bound) = (frames.len(), config.frames_in_flight_max);
-        if frames > bound {
-            return Err(Violation::FramesInFlight { frames, bound });
+        let config = &self.scenario.machine;
+        for i in workers.drain(..) {
+            let device = &self.devices[i];
+            bounded::window(&self.head.machine, config, device.id())?;
+            memory::within(device.id(), device.held_bytes(), device.spec.device.memory_bytes)?;
         }
-        Ok(())
+        self.touched = workers;
+        bounded::frames(&self.head.machine, config)
+    }
+
+    fn check_attempt(&self, worker: WorkerId, task: TaskId, attempt: u32) -> Result<(), Violation> {
+        if !self.head.machine.holds(worker, task, attempt) {
+            return Ok(());
+        }
+        let i = worker.0 as usize;
+        let (device, head) = (&self.devices[i], &self.head);
+        let in_touch =
+            device.up && device.session == head.sessions[i] && device.session == head.joined[i];
+        let there = !in_touch || device.inputs.contains_key(&(task, attempt));
+        self.invariants.accounted.check(worker, task, attempt, there)
     }
 }
