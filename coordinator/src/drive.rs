@@ -56,8 +56,8 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Job, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    /// The upper halves are a number of this process's own.
     next_frame: u64,
-    /// The upper half is a number of this process's own.
     next_plan: u64,
 }
 
@@ -68,6 +68,7 @@ pub(crate) async fn drive(
     mut requests: mpsc::UnboundedReceiver<Request>,
     progress: Arc<Progress>,
 ) {
+    let incarnation = incarnation();
     let mut driver = Driver {
         machine: Coordinator::new(config),
         commands: net.commands,
@@ -79,8 +80,8 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
-        next_frame: 0,
-        next_plan: incarnation() << 32,
+        next_frame: incarnation << 32,
+        next_plan: incarnation << 32,
     };
     let mut events = net.events;
     loop {
@@ -362,7 +363,7 @@ impl Driver {
 }
 
 /// A number that another process of this coordinator does not have, so that workers never take a
-/// plan of this one for one of an earlier one.
+/// plan or frame of this one for one of an earlier one.
 fn incarnation() -> u64 {
     let mut hasher = std::hash::BuildHasher::build_hasher(&std::hash::RandomState::new());
     hasher.write_u32(std::process::id());

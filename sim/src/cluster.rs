@@ -63,16 +63,18 @@ impl Cluster {
     /// *Panics* when this machine cannot run a kernel engine of one thread.
     pub fn new(scenario: Scenario) -> Self {
         let surveys = protocol::Surveys::default();
+        let head = Head::new(&scenario);
+        let cache = if scenario.weights_cached { head.blobs() } else { BTreeSet::new() };
         let specs = scenario.workers.iter().enumerate();
         let lies = scenario.sabotage == Sabotage::IgnoreMemory;
         let devices: Vec<Device> =
-            specs.map(|(i, spec)| Device::new(i, spec, &surveys, lies)).collect();
+            specs.map(|(i, spec)| Device::new(i, spec, &surveys, lies, cache.clone())).collect();
         let mut links: Vec<LinkSpec> = scenario.workers.iter().map(|w| w.link).collect();
         links.push(scenario.head_link);
         let mut cluster = Self {
             now: 0,
             random: Random::new(scenario.seed),
-            head: Head::new(&scenario),
+            head,
             invariants: Invariants::default(),
             cut: BTreeSet::new(),
             engine: Engine::new(1).expect("an engine of one thread starts no thread"),
@@ -94,7 +96,8 @@ impl Cluster {
             scenario,
         };
         for i in 0..cluster.scenario.payload.frames() {
-            cluster.schedule(i as u64 * cluster.scenario.frame_interval_ns, Event::Submit(i));
+            let Scenario { frames_from_ns, frame_interval_ns, .. } = cluster.scenario;
+            cluster.schedule(frames_from_ns + i as u64 * frame_interval_ns, Event::Submit(i));
         }
         for i in 0..cluster.scenario.faults.len() {
             cluster.schedule(cluster.scenario.faults[i].at_ns, Event::Fault(i));

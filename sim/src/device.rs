@@ -57,6 +57,8 @@ pub(crate) struct Device {
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) jobs_made: u32,
     pub(crate) warming: bool,
+    /// It has a disk with the weights of the model.
+    cached: bool,
     blobs: BTreeSet<WeightHash>,
     models: BTreeMap<ModelHash, Arc<PackedModel>>,
     /// The outputs of the task that ended last.
@@ -64,7 +66,13 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(index: usize, spec: &WorkerSpec, surveys: &Surveys, lies: bool) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        spec: &WorkerSpec,
+        surveys: &Surveys,
+        lies: bool,
+        cache: BTreeSet<WeightHash>,
+    ) -> Self {
         let memory_bytes = spec.device.memory_bytes * if lies { 10 } else { 1 };
         let hello = Hello {
             name: spec.name.clone(),
@@ -99,7 +107,8 @@ impl Device {
             jobs: VecDeque::new(),
             jobs_made: 0,
             warming: false,
-            blobs: BTreeSet::new(),
+            cached: !cache.is_empty(),
+            blobs: cache,
             models: BTreeMap::new(),
             outputs: None,
         }
@@ -107,7 +116,9 @@ impl Device {
 
     /// A new process on the same device.
     pub(crate) fn reborn(&self, surveys: &Surveys, lies: bool) -> Self {
-        let fresh = Self::new(self.index, &self.spec, surveys, lies);
+        // What was written to disk is there again, where anything was there before.
+        let cache = if self.cached { self.blobs.clone() } else { BTreeSet::new() };
+        let fresh = Self::new(self.index, &self.spec, surveys, lies, cache);
         Self {
             life: self.life,
             sessions_made: self.sessions_made,

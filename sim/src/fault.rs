@@ -97,7 +97,7 @@ impl Cluster {
 
     pub(crate) fn is_poison(&self, task: TaskId) -> bool {
         let kinds = self.scenario.faults.iter().map(|f| &f.kind);
-        let poison = FaultKind::Poison { frame: task.frame.0, tile: task.tile };
+        let poison = FaultKind::Poison { frame: task.frame.number(), tile: task.tile };
         task.stage == 0 && kinds.into_iter().any(|kind| *kind == poison)
     }
 

@@ -13,7 +13,7 @@ use planner::DeviceProfile;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelHash, Nanos};
 use protocol::{PieceHeader, PlanId, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tiling::{Region, StageGeometry};
 
@@ -96,6 +96,11 @@ impl Head {
         }
     }
 
+    /// All blobs that a worker may want.
+    pub(crate) fn blobs(&self) -> BTreeSet<WeightHash> {
+        self.blob_bytes.keys().copied().collect()
+    }
+
     /// Takes over from a coordinator that ended what those who use it still have.
     pub(crate) fn survive(&mut self, old: Head) {
         self.outputs = old.outputs;
@@ -106,7 +111,8 @@ impl Head {
         self.bound = old.bound;
         self.incarnation = old.incarnation + 1;
         self.waiting = old.waiting;
-        let again = old.frames.iter().map(|(id, frame)| (id.0 as usize, frame.submitted_ns));
+        let again = old.frames.iter();
+        let again = again.map(|(id, frame)| (id.number() as usize, frame.submitted_ns));
         self.waiting.extend(again);
         self.waiting.sort();
     }
@@ -187,7 +193,11 @@ impl Cluster {
                     let reason = reason.clone();
                     self.violation.get_or_insert(Violation::FrameFailed { frame, reason });
                 }
-                self.recorder.mark(self.now, None, format!("frame {} failed: {reason}", frame.0));
+                self.recorder.mark(
+                    self.now,
+                    None,
+                    format!("frame {} failed: {reason}", frame.number()),
+                );
                 if self.head.frames.remove(&frame).is_some() {
                     self.head.missing -= 1;
                 }
@@ -235,17 +245,18 @@ impl Cluster {
         if self.has_values() {
             let wanted = self.scenario.model.graph.outputs.iter();
             let outputs = wanted.map(|map| (*map, frame.maps.remove(map).expect("a whole map")));
-            self.head.outputs[id.0 as usize] = Some(outputs.collect());
+            self.head.outputs[id.number() as usize] = Some(outputs.collect());
         }
         let (submitted_ns, ended_ns) = (frame.submitted_ns, self.now);
         let started_ns = frame.started_ns.unwrap_or(ended_ns);
-        self.head.times[id.0 as usize] = Some(FrameOutcome { submitted_ns, started_ns, ended_ns });
+        self.head.times[id.number() as usize] =
+            Some(FrameOutcome { submitted_ns, started_ns, ended_ns });
         self.head.missing -= 1;
         let took_ns = ended_ns - started_ns;
         if let Err(violation) = self.invariants.end_frame(id, took_ns, frame.bound_ns) {
             self.violation.get_or_insert(violation);
         }
-        self.recorder.mark(self.now, None, format!("frame {} done", id.0));
+        self.recorder.mark(self.now, None, format!("frame {} done", id.number()));
     }
 
     fn head_send(&mut self, to: WorkerId, parcel: Parcel) {
@@ -354,7 +365,7 @@ impl Cluster {
             },
         };
         self.head.planned = Some(plan.clone());
-        let id = FrameId(frame as u64);
+        let id = FrameId(self.head.incarnation << 32 | frame as u64);
         let maps = match &self.scenario.payload {
             Payload::Values(frames) => frames[frame].iter().cloned().collect(),
             Payload::Sizes(_) => Maps::new(),

@@ -13,26 +13,35 @@
 //! | `head.rs` | the coordinator's driver: maps, plans, blobs |
 //! | `device.rs`, `job.rs` | a worker's driver: inputs, weights, compute |
 //! | `fault.rs` | what goes wrong: crash, stall, cut, and how it is noticed |
+//! | `files/` | devices, links, clusters and scenarios as TOML |
 //! | `invariants/` | what must hold after every step |
 //! | `bound.rs` | the least time that a plan can take |
 //! | `record.rs`, `outcome.rs` | what is kept of a run |
+//! | `soak.rs` | random hostile clusters |
+//! | `report.rs`, `page/` | the numbers of a run, and its picture |
+//! | `command/` | the program |
 //! | `random.rs`, `fnv.rs` | the one source of chance; the hash of a run |
 
 mod bound;
 mod cluster;
+pub mod command;
 mod device;
 mod events;
 mod fault;
+pub mod files;
 mod fnv;
 mod head;
 mod invariants;
 mod job;
 mod outcome;
+mod page;
 pub mod physics;
 mod queue;
 mod random;
 mod record;
+pub mod report;
 mod scenario;
+pub mod soak;
 
 pub use bound::Bound;
 pub use cluster::Cluster;

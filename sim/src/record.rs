@@ -30,7 +30,7 @@ pub(crate) struct Recorder {
 
 /// A task as timelines name it.
 pub(crate) fn try_of(task: TaskId, attempt: u32) -> Try {
-    Try { frame: task.frame.0, stage: task.stage, tile: task.tile, attempt }
+    Try { frame: task.frame.number(), stage: task.stage, tile: task.tile, attempt }
 }
 
 impl Recorder {

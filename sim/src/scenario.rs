@@ -78,6 +78,13 @@ pub enum FaultKind {
     },
 }
 
+impl FaultKind {
+    /// Whether a process ends by it.
+    pub fn is_the_end_of_a_process(&self) -> bool {
+        matches!(self, Self::Crash(_) | Self::PowerLoss(_) | Self::Leave(_) | Self::Stall(..))
+    }
+}
+
 /// Deliberate mistakes of the simulated drivers, each of which an invariant must catch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sabotage {
@@ -132,6 +139,10 @@ pub struct Scenario {
     pub model: LoadedModel,
     /// The frames.
     pub payload: Payload,
+    /// Whether the workers have the model's weights on disk from before.
+    pub weights_cached: bool,
+    /// When the first is submitted.
+    pub frames_from_ns: Nanos,
     /// Time between two submissions.
     pub frame_interval_ns: Nanos,
     /// Which plan.
@@ -169,6 +180,8 @@ impl Scenario {
             seed: 1,
             model,
             payload: Payload::Sizes(frames),
+            weights_cached: false,
+            frames_from_ns: 0,
             frame_interval_ns: 1_000_000,
             strategy: Strategy::DeepThings,
             options: PlanOptions::EXACT,

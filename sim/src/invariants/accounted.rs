@@ -16,9 +16,9 @@ pub(crate) struct Accounted {
 /// What a control message says of an attempt, where the coordinator waits for that word.
 fn attempt_of(message: &Message) -> Option<(TaskId, u32)> {
     match message {
-        Message::Yielded { task, attempt } | Message::Failed { task, attempt, .. } => {
-            Some((*task, *attempt))
-        }
+        Message::Yielded { task, attempt }
+        | Message::Failed { task, attempt, .. }
+        | Message::Refused { task, attempt } => Some((*task, *attempt)),
         _ => None,
     }
 }

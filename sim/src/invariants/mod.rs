@@ -102,7 +102,7 @@ pub enum Violation {
         budget: u64,
     },
     /// A frame ended sooner than it can.
-    #[error("frame {} took {took_ns} ns, and no schedule takes less than {bound_ns} ns", frame.0)]
+    #[error("frame {} took {took_ns} ns, and no schedule takes less than {bound_ns} ns", frame.number())]
     BeatsBound {
         /// Which frame.
         frame: FrameId,
@@ -112,7 +112,7 @@ pub enum Violation {
         bound_ns: Nanos,
     },
     /// A frame ended in an error.
-    #[error("frame {} failed: {reason}", frame.0)]
+    #[error("frame {} failed: {reason}", frame.number())]
     FrameFailed {
         /// Which frame.
         frame: FrameId,
