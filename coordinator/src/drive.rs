@@ -10,6 +10,7 @@ use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, FrameId, Member, Message};
 use protocol::{PlanId, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,8 +56,9 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Job, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    /// The upper halves are a number of this process's own.
     next_frame: u64,
-    next_plan: u32,
+    next_plan: u64,
 }
 
 /// Runs until told to stop.
@@ -66,6 +68,7 @@ pub(crate) async fn drive(
     mut requests: mpsc::UnboundedReceiver<Request>,
     progress: Arc<Progress>,
 ) {
+    let incarnation = incarnation();
     let mut driver = Driver {
         machine: Coordinator::new(config),
         commands: net.commands,
@@ -77,8 +80,8 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
-        next_frame: 0,
-        next_plan: 0,
+        next_frame: incarnation << 32,
+        next_plan: incarnation << 32,
     };
     let mut events = net.events;
     loop {
@@ -154,8 +157,10 @@ impl Driver {
             }
             Event::Bundle(peer, bundle, values, _) => {
                 if let Some(&id) = self.ids.get(&peer) {
+                    let checked = self.machine.checks(bundle.task);
+                    let checksum = if checked { checksum(&values) } else { 0 };
                     let held = Some((bundle.clone(), values));
-                    self.handle(Input::Bundle(id, bundle), held);
+                    self.handle(Input::Bundle(id, bundle, checksum), held);
                 }
             }
             // Nobody sends a coordinator blobs, and nobody refuses it.
@@ -173,7 +178,7 @@ impl Driver {
                 self.command(to, |peer| Command::SendBundle(peer, bundle, payload));
             }
             Output::SendBlobs(to, hashes) => self.send_blobs(to, hashes),
-            Output::Gather(task) => {
+            Output::Gather(task) | Output::Regather(task) => {
                 let Some((bundle, values)) = values.take() else { return };
                 if let Some(frame) = self.frames.get_mut(&task.frame) {
                     let graph = &frame.model.loaded.graph;
@@ -355,6 +360,21 @@ impl Driver {
         }
         let _ = self.commands.send(Command::Shutdown);
     }
+}
+
+/// A number that another process of this coordinator does not have, so that workers never take a
+/// plan or frame of this one for one of an earlier one.
+fn incarnation() -> u64 {
+    let mut hasher = std::hash::BuildHasher::build_hasher(&std::hash::RandomState::new());
+    hasher.write_u32(std::process::id());
+    hasher.finish() >> 32
+}
+
+/// What tells one answer from another.
+fn checksum(values: &[Vec<u8>]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    values.iter().for_each(|piece| hasher.write(piece));
+    hasher.finish()
 }
 
 /// Weights as they travel. Little-endian machines only, as all the supported ones are.
