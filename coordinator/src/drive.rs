@@ -283,6 +283,15 @@ impl Driver {
         }
     }
 
+    /// What is known of a worker.
+    fn profile(&self, id: WorkerId, name: String, rate: u64) -> DeviceProfile {
+        let seen_at = self.addresses.get(&id).and_then(|(_, addresses)| addresses.first());
+        match seen_at.is_some_and(net::is_loopback) {
+            true => DeviceProfile::same_machine(name, rate),
+            false => DeviceProfile::wired(name, rate),
+        }
+    }
+
     /// The plan for the workers that are there now.
     fn plan(&mut self, job: &Job) -> Result<(Arc<ActivePlan>, Cost), String> {
         let known = self.planned.iter().find(|p| {
@@ -295,7 +304,7 @@ impl Driver {
         let (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>) = self
             .machine
             .live()
-            .map(|(id, report, rate)| (id, DeviceProfile::wired(report.name.clone(), rate)))
+            .map(|(id, report, rate)| (id, self.profile(id, report.name.clone(), rate)))
             .unzip();
         let (plan, cost) =
             planner::plan(graph, &devices, job.strategy, job.options).map_err(|e| e.to_string())?;

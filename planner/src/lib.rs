@@ -34,6 +34,12 @@ impl DeviceProfile {
         Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
     }
 
+    /// A device of which only the speed is known, on the coordinator's own machine.
+    pub fn same_machine(name: impl Into<String>, multiply_adds_per_s: u64) -> Self {
+        let (link_bytes_per_s, round_trip_ns) = (cost::SAME_MACHINE_BYTES_PER_S, 200_000);
+        Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
+    }
+
     /// The speed to plan with: a measured one, or a small board's.
     pub(crate) fn speed(&self) -> u64 {
         if self.multiply_adds_per_s == 0 { 5_000_000_000 } else { self.multiply_adds_per_s }

@@ -5,7 +5,7 @@
 
 mod stage;
 
-pub(crate) use stage::{cost as stage_cost, loads as stage_loads};
+pub(crate) use stage::{SAME_MACHINE_BYTES_PER_S, cost as stage_cost, loads as stage_loads};
 
 use crate::DeviceProfile;
 use model::{LayerId, MapId, Model};

@@ -9,8 +9,8 @@ use crate::DeviceProfile;
 use model::{MapId, Model};
 use tiling::{Region, Stage, StageGeometry};
 
-/// A link from which on a device is the coordinator's own machine, and shares no cable.
-const SAME_MACHINE_BYTES_PER_S: u64 = 1_000_000_000;
+/// What passes between two processes of one machine, encrypted. From here on a link is no cable.
+pub(crate) const SAME_MACHINE_BYTES_PER_S: u64 = 1_000_000_000;
 
 /// What a tile asks for.
 pub(crate) struct TileLoad {
