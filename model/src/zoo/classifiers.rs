@@ -48,8 +48,7 @@ pub(super) fn resnet50(net: &mut Net, input: MapId) -> Built {
             map = net.activate(&name, map, Activation::Relu)?;
         }
     }
-    let pool = Op::global_average_pool(net.builder.shape(map));
-    map = net.builder.layer("pool", pool, &[map])?;
+    map = net.global_mean("pool", map)?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -92,8 +91,7 @@ pub(super) fn mobilenetv2(net: &mut Net, input: MapId) -> Built {
         }
     }
     map = net.conv("head", map, Conv::new(1280, 1).then(relu6))?;
-    let pool = Op::global_average_pool(net.builder.shape(map));
-    map = net.builder.layer("pool", pool, &[map])?;
+    map = net.global_mean("pool", map)?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -115,8 +113,7 @@ pub(super) fn squeezenet(net: &mut Net, input: MapId) -> Built {
         fire_at += 1;
     }
     map = net.conv("conv10", map, Conv::new(1000, 1).relu())?;
-    let pool = Op::global_average_pool(net.builder.shape(map));
-    map = net.builder.layer("pool10", pool, &[map])?;
+    map = net.global_mean("pool10", map)?;
     net.flatten("flatten", map)
 }
 

@@ -71,6 +71,7 @@ pub(super) fn lower(
             importer.emit(node, op, &[map], None).map(|map| Some(Value::ChannelsLast(map)))
         }
         "MatMul" => matmul(importer, node),
+        "Pad" => pad(importer, node),
         _ => Ok(None),
     }
 }
@@ -174,6 +175,29 @@ fn reduce(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<Option<Value>,
     let turned = Node { proto: &proto, ..*node };
     let reduced = with_replaced(importer, replacements, |importer| lower_one(importer, &turned))?;
     Ok(Some(if keeps { Value::ChannelsLast(reduced) } else { Value::Map(reduced) }))
+}
+
+/// The pads of both ends change places with their axes.
+fn pad(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<Option<Value>, ModelError> {
+    let Value::ChannelsLast(map) = *importer.value(node, 0)? else { return Ok(None) };
+    let pads = list(node, "pads", importer.constant(node, 1, "pads")?)?.unwrap_or_default();
+    if pads.len() != 8 || node.input(3).is_some() {
+        return Ok(None);
+    }
+    let pads = pads.chunks(4).flat_map(|ends| TO_SECOND.map(|axis| ends[axis]));
+    let pads: Vec<i64> = pads.collect();
+    let mut proto = node.proto.clone();
+    let mut replacements = vec![(node.input(0).unwrap_or_default(), Value::Map(map))];
+    match node.input(1) {
+        Some(name) => replacements.push((name, Value::Constant(Tensor::ints(vec![8], pads)))),
+        None => {
+            proto.attribute.retain(|attribute| attribute.name.as_deref() != Some("pads"));
+            proto.attribute.push(crate::export::ints_attribute("pads", pads));
+        }
+    }
+    let turned = Node { proto: &proto, ..*node };
+    let padded = with_replaced(importer, replacements, |importer| lower_one(importer, &turned))?;
+    Ok(Some(Value::ChannelsLast(padded)))
 }
 
 /// A product with a constant matrix along the last axis is a convolution of one tap.

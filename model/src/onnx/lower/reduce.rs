@@ -5,7 +5,7 @@ use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::onnx::import::Importer;
 use crate::onnx::node::Node;
-use crate::op::{Axes, Op, Pads, PoolKind, ReduceKind, Window};
+use crate::op::{Activation, Axes, Op, Pads, PoolKind, ReduceKind, Window};
 use crate::weights::WeightId;
 
 type Lowered = Result<MapId, ModelError>;
@@ -91,4 +91,41 @@ pub(super) fn layer_norm_op(
     };
     let (scale, shift) = (constant(1, "Scale")?, constant(2, "B")?);
     Ok(Op::LayerNorm { scale, shift, epsilon: node.float("epsilon", 1e-5) })
+}
+
+/// Normalises all elements of each channel, then scales and shifts by channel.
+pub(super) fn instance_norm(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&["epsilon"])?;
+    let map = importer.map(node, 0)?;
+    let shape = importer.builder.shape(map).clone();
+    let dims = shape.dims();
+    let &[1, channels, ..] = dims.as_slice() else {
+        return node.bad_shape("a map of [1, channels, ..]", format!("{dims:?}"));
+    };
+    let length = shape.elements() / channels;
+    let gamma = super::float_list(importer, node, 1, "scale", channels)?;
+    let beta = super::float_list(importer, node, 2, "B", channels)?;
+    let rows = importer.reshape(node, map, &[channels, length])?;
+    let norm = Op::LayerNorm {
+        scale: importer.builder.weight(vec![1.0; length], &[length])?,
+        shift: importer.builder.weight(vec![0.0; length], &[length])?,
+        epsilon: node.float("epsilon", 1e-5),
+    };
+    let normal = importer.emit_helper(node, norm, &[rows], None)?;
+    // Where there are no channels to a map's memory, each of its elements is one.
+    let each = if shape.is_spatial() { 1 } else { length };
+    let spread = |values: Vec<f32>| -> Vec<f32> {
+        values.into_iter().flat_map(|value| std::iter::repeat_n(value, each)).collect()
+    };
+    let is_plain = gamma.iter().all(|g| *g == 1.0) && beta.iter().all(|b| *b == 0.0);
+    if is_plain {
+        return importer.emit(node, Op::Reshape, &[normal], Some(shape));
+    }
+    let normal = importer.reshape(node, normal, &dims)?;
+    let op = Op::ChannelAffine {
+        scale: importer.builder.weight(spread(gamma), &[channels * each])?,
+        shift: importer.builder.weight(spread(beta), &[channels * each])?,
+        activation: Activation::None,
+    };
+    importer.emit(node, op, &[normal], None)
 }

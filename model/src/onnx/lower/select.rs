@@ -94,7 +94,7 @@ pub(super) fn expand(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
 }
 
 /// One selection after the other; the last one is the node's own layer.
-fn chain(
+pub(super) fn chain(
     importer: &mut Importer<'_>,
     node: &Node<'_>,
     mut map: MapId,

@@ -124,6 +124,7 @@ pub const OPERATORS: &[Operator] = &[
     one("HardSigmoid", Tiles, "", activation::activate),
     one("HardSwish", Tiles, "", activation::activate),
     one("Identity", Tiles, "", activation::activate),
+    one("InstanceNormalization", Whole, "constants", reduce::instance_norm),
     one("LRN", Tiles, "", resize::lrn),
     one(
         "LayerNormalization",
@@ -150,7 +151,7 @@ pub const OPERATORS: &[Operator] = &[
     constants("Not"),
     constants("Or"),
     one("PRelu", Tiles, "constant slopes, one for each channel or one", activation::prelu),
-    one("Pad", Tiles, "constant mode; constant pads of rows and columns", resize::pad),
+    one("Pad", Tiles, "constant pads of rows and columns", resize::pad),
     one("Pow", Tiles, "constant exponents 0.5, 1, 2, 3", arithmetic::power),
     contributed("QGemm", Whole, QUANT, quant::gemm),
     contributed("QLinearAdd", Tiles, QUANT, quant::combine),

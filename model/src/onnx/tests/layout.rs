@@ -104,6 +104,21 @@ fn a_slice_of_nothing_is_refused() {
 }
 
 #[test]
+fn pads_of_the_map_itself_select() {
+    let pad = with_string(node("Pad", &["x"], "y"), "mode", "reflect");
+    let pad = with_ints(pad, "pads", &[0, 0, 2, 0, 0, 0, 1, 3]);
+    let model = read(&file(&PICTURE, vec![pad], vec![], "y"), &LoadOptions::default()).unwrap();
+    let selected: Vec<&Op> = model.graph.layers.iter().map(|layer| &layer.op).collect();
+    let rows = Op::Select { axis: 2, indices: vec![2, 1, 0, 1, 2, 3, 2] };
+    let cols = Op::Select { axis: 3, indices: vec![0, 1, 2, 3, 2, 1, 0] };
+    assert_eq!(selected, [&rows, &cols]);
+    let pad = with_string(node("Pad", &["x"], "y"), "mode", "reflect");
+    let pad = with_ints(pad, "pads", &[0, 0, 4, 0, 0, 0, 0, 0]);
+    let failed = error(&file(&PICTURE, vec![pad], vec![], "y"));
+    assert!(failed.to_string().contains("at most 3"), "{failed}");
+}
+
+#[test]
 fn half_floats_are_widened() {
     let weights = TensorProto {
         name: Some("w".into()),
