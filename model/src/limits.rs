@@ -28,6 +28,9 @@ pub const ARITY_MAX: usize = 1 << 10;
 /// Bytes of one name.
 pub const NAME_BYTES_MAX: usize = 1 << 12;
 
+/// Bytes of all metadata entries of one file.
+pub const METADATA_BYTES_MAX: usize = 1 << 20;
+
 /// Multiply-adds of one frame.
 pub const MULTIPLY_ADDS_MAX: u64 = 1 << 56;
 

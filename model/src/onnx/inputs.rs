@@ -99,9 +99,13 @@ pub(super) fn resolve(
     if let Some(batch) = spec.dims.first_mut() {
         batch.get_or_insert(1);
     }
-    if let (Some(size), [_, _, rows, cols]) = (options.input_size, spec.dims.as_mut_slice()) {
-        rows.get_or_insert(size.rows);
-        cols.get_or_insert(size.cols);
+    match (options.input_size, spec.dims.as_mut_slice()) {
+        // Rows first and channels last, as TensorFlow has it.
+        (Some(size), [_, rows @ None, cols, Some(1 | 3)]) | (Some(size), [_, _, rows, cols]) => {
+            rows.get_or_insert(size.rows);
+            cols.get_or_insert(size.cols);
+        }
+        _ => {}
     }
     match spec.dims.iter().copied().collect::<Option<Vec<usize>>>() {
         Some(dims) => Ok((Shape::from_dims(&dims), spec.element)),

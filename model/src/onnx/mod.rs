@@ -6,6 +6,7 @@ mod fold;
 mod import;
 mod inputs;
 mod lower;
+mod metadata;
 mod node;
 mod scan;
 mod tensor;
@@ -13,6 +14,7 @@ mod tensor;
 mod tests;
 
 pub use inputs::{InputSpec, input_spec};
+pub use metadata::metadata;
 
 use crate::error::ModelError;
 use crate::graph::LoadedModel;

@@ -15,6 +15,7 @@ use crate::onnx::{self, InputSpec, LoadOptions};
 use crate::op::Axes;
 use crate::quant::Element;
 use net::Net;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a reference to the zoo begins with.
@@ -73,6 +74,16 @@ pub fn input_spec(reference: &str) -> Result<Vec<InputSpec>, ModelError> {
     let (_, size) = find(reference, &LoadOptions::default())?;
     let dims = vec![Some(1), Some(3), Some(size.rows), Some(size.cols)];
     Ok(vec![InputSpec { name: INPUT.into(), dims, element: Element::F32 }])
+}
+
+/// The metadata of a model by reference; the zoo has none.
+///
+/// *Errors* as [`onnx::metadata`].
+pub fn metadata(reference: &str) -> Result<BTreeMap<String, String>, ModelError> {
+    match reference.starts_with(PREFIX) {
+        true => Ok(BTreeMap::new()),
+        false => onnx::metadata(Path::new(reference)),
+    }
 }
 
 /// The name of the input of every architecture.
