@@ -8,22 +8,27 @@
 //! | `drive.rs` | the drive loop |
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
-//! | `tensors.rs` | pictures and arrays in and out of files |
+//! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
+//! | `usage.rs` | how a model is used: conventions and task, and who said so |
+//! | `results.rs` | answers as people want them, and into files |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
+mod arrays;
 mod cli;
 mod cluster;
 mod commands;
 mod drive;
 mod failure;
+mod input;
 mod locals;
+mod pictures;
+mod results;
 mod store;
 mod table;
-mod tensors;
+mod usage;
 
 pub use cli::main;
 pub use cluster::{Answer, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
 pub use failure::Failure;
 pub use locals::{LocalWorkers, worker_binary};
-pub use tensors::{read_input, write_output};

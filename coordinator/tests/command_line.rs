@@ -72,14 +72,15 @@ fn a_truncated_model_is_refused() {
 fn a_wrong_input_shape_is_refused_with_a_way_out() {
     let folder = Folder::new();
     let photo = folder.picture("p.png", 40, 30);
-    let words = ["[1, 3, 64, 64]", "30 x 40", "--resize"];
-    folder.refuses(&["run", "zoo:unet@64x64", text(&photo)], 2, &words);
+    let words = ["[1, 3, 64, 64]", "30 x 40", "--fit"];
+    folder.refuses(&["run", "zoo:unet@64x64", text(&photo), "--fit", "none"], 2, &words);
     for (numerics, verdict) in [("exact", "bit-identical to one device: yes"), ("fast", "e-")] {
         let ended = folder.tilehive(&[
             "run",
             "zoo:unet@64x64",
             text(&photo),
-            "--resize",
+            "--fit",
+            "stretch",
             "--check",
             "--numerics",
             numerics,
@@ -99,9 +100,9 @@ fn unreadable_inputs_and_outputs_are_refused() {
     let lie = folder.write("lie.npy", b"\x93NUMPY\x01\x00\xff\xff");
     folder.refuses(&["run", "zoo:unet@64x64", text(&lie)], 2, &["lie.npy"]);
     let photo = folder.picture("p.png", 64, 64);
-    let odd = folder.path("out.tiff");
+    let odd = folder.path("out.odd");
     let arguments = ["run", "zoo:unet@64x64", text(&photo), "-o", text(&odd)];
-    folder.refuses(&arguments, 2, &[".tiff", "hint:"]);
+    folder.refuses(&arguments, 2, &[".odd", "hint:"]);
     let empty = folder.path("empty");
     std::fs::create_dir(&empty).unwrap();
     folder.refuses(&["run", "zoo:unet@64x64", text(&empty)], 2, &["no picture"]);

@@ -158,6 +158,11 @@ impl TileBar {
         });
         Self { bar, task }
     }
+
+    /// Prints something without leaving a piece of the bar on the line.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
 }
 
 impl Drop for TileBar {
