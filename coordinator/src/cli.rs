@@ -401,13 +401,24 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_name = "RxC")]
         input_size: Option<Extent>,
     },
-    /// Show layers, shapes, multiply-adds, and what can be tiled
+    /// Show layers, shapes, multiply-adds, memory, and what can be tiled
+    #[command(after_help = "\
+Examples:
+  tilehive model inspect model.onnx
+  tilehive model inspect model.onnx --input-size 512x512 --svg graph.svg
+  tilehive model inspect zoo:resnet50 --json")]
     Inspect {
         /// An ONNX file, or zoo:NAME
         model: String,
         /// Rows x cols of the input, where the model leaves it open
         #[arg(long, value_name = "RxC")]
         input_size: Option<Extent>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        /// Draw the graph into this file
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
     },
 }
 

@@ -11,6 +11,7 @@
 //! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
 //! | `usage.rs` | how a model is used: conventions and task, and who said so |
 //! | `results.rs` | answers as people want them, and into files |
+//! | `graph_svg.rs` | a picture of a model's graph |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
@@ -20,6 +21,7 @@ mod cluster;
 mod commands;
 mod drive;
 mod failure;
+mod graph_svg;
 mod input;
 mod locals;
 mod pictures;

@@ -2,6 +2,7 @@
 
 pub(crate) mod demo;
 pub(crate) mod devices;
+pub(crate) mod inspect;
 pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod run;
