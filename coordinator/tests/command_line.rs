@@ -1,57 +1,9 @@
 //! Bad input, each with a clear error and its exit code; and the main job from the command line.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod support;
 
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.path(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-
-    fn picture(&self, name: &str, width: u32, height: u32) -> PathBuf {
-        let path = self.path(name);
-        let picture = image::RgbImage::from_fn(width, height, |x, y| {
-            image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8])
-        });
-        picture.save(&path).unwrap();
-        path
-    }
-
-    fn tilehive(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tilehive"));
-        // A key would make `run` wait for devices; this folder has none.
-        command.args(arguments).env("TILEHIVE_STATE", self.path("state")).env_remove("RUST_LOG");
-        command.env("TILEHIVE_WORKER", coordinator::worker_binary().unwrap());
-        command.output().unwrap()
-    }
-
-    /// Runs, expects an exit code and words on stderr, and never a panic.
-    fn refuses(&self, arguments: &[&str], code: i32, words: &[&str]) {
-        let output = self.tilehive(arguments);
-        let talk = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{talk}");
-        for word in words {
-            assert!(talk.contains(word), "`{word}` is missing from:\n{talk}");
-        }
-        assert!(talk.contains("error:") && !talk.contains("panicked"), "{talk}");
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use std::process::Command;
+use support::{Folder, text};
 
 #[test]
 fn a_truncated_model_is_refused() {
