@@ -31,6 +31,6 @@ mod table;
 mod usage;
 
 pub use cli::main;
-pub use cluster::{Answer, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
+pub use cluster::{Answer, BandJob, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
 pub use failure::Failure;
 pub use locals::{LocalWorkers, worker_binary};

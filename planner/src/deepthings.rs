@@ -87,7 +87,7 @@ fn fused(
 
 /// Gives neighbouring tiles to the same device, in numbers that follow the speeds: each tile goes
 /// to the device that would end it first, then the tiles are dealt out in runs.
-fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
+pub(crate) fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
     let mut counts = vec![0u128; devices.len()];
     for _ in 0..tiles {
         let ends = |i: &usize| (counts[*i] + 1) * 1_000_000_000_000 / devices[*i].speed() as u128;
