@@ -102,9 +102,10 @@ pub(crate) struct StrategyArguments {
     #[arg(long, value_name = "RxC")]
     pub grid: Option<Extent>,
 
-    /// Whether layers may use Winograd transforms, which are up to three times as fast
-    #[arg(long, value_enum, default_value_t = NumericsName::Fast)]
-    pub numerics: NumericsName,
+    /// Whether layers may use Winograd transforms, which are up to three times as fast [default:
+    /// fast, but exact with --max-memory]
+    #[arg(long, value_enum)]
+    pub numerics: Option<NumericsName>,
 
     /// How many of the first layers to fuse [default: chosen]
     #[arg(long, value_name = "LAYERS")]
@@ -153,7 +154,14 @@ impl StrategyArguments {
             None => Strategy::Local,
         };
         let grid = self.grid.map(|Extent { rows, cols }| (rows, cols));
-        (strategy, PlanOptions { grid, fused_layers: self.fuse, numerics: self.numerics.into() })
+        (
+            strategy,
+            PlanOptions {
+                grid,
+                fused_layers: self.fuse,
+                numerics: self.numerics.unwrap_or(NumericsName::Fast).into(),
+            },
+        )
     }
 }
 
@@ -264,6 +272,27 @@ fn part_of_one(text: &str) -> Result<f32, String> {
     number.ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
+/// Bytes on the command line: `256M`, `1G`; a K, M or G counts 1024 of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches(['i', 'I']);
+        let (digits, shift) = match text.chars().last().map(|c| c.to_ascii_uppercase()) {
+            Some('K') => (&text[..text.len() - 1], 10),
+            Some('M') => (&text[..text.len() - 1], 20),
+            Some('G') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        let number = digits.trim().parse::<u64>().ok().filter(|n| *n > 0);
+        let bytes = number.and_then(|n| n.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| "expected bytes, such as 256M or 1G".into())
+    }
+}
+
 /// `W,H,W,H,...` on the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Anchors(pub Vec<[f32; 2]>);
@@ -290,6 +319,7 @@ Examples:
   tilehive run unet.onnx scan.png -o mask.png --normalize 0-1 --workers 4
   tilehive run superres.onnx photo.png -o large.png --workers 4 --grid 3x3 --check
   tilehive run model.onnx input.npy -o output.npy
+  tilehive run superres.onnx map-8192x8192.png -o large.png --max-memory 256M --workers 2
   tilehive run model.onnx pictures/ -o results/ --join-wait 5s
   tilehive run zoo:vgg16 photo.jpg --fit stretch --strategy modnn --workers 2
 
@@ -322,6 +352,12 @@ pub(crate) struct RunArguments {
 
     #[command(flatten)]
     pub results: ResultArguments,
+
+    /// Stream a picture that does not fit: no process of the run holds more than this, such as
+    /// 256M. Rows are read and written as they are needed (PNG, PPM), and every layer of the model
+    /// must be one that can be tiled
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["check", "grid", "fuse", "strategy"])]
+    pub max_memory: Option<Bytes>,
 
     /// Compare with this device alone, bit for bit
     #[arg(long)]
@@ -479,6 +515,18 @@ mod tests {
         assert_eq!("3x4".parse(), Ok(Extent { rows: 3, cols: 4 }));
         for bad in ["3", "0x1", "x", "3x", "99999999x1", "-1x2"] {
             assert!(bad.parse::<Extent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, bytes) in
+            [("256M", 256 << 20), ("1GiB", 1 << 30), ("512 KB", 512 << 10), ("7", 7)]
+        {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for bad in ["", "M", "-1M", "1.5G", "99999999999G", "0", "x"] {
+            assert!(bad.parse::<Bytes>().is_err(), "{bad}");
         }
     }
 

@@ -6,6 +6,7 @@ use crate::pictures;
 use anyhow::{Context, Result, anyhow, bail};
 use image::DynamicImage;
 use kernels::{Piece, Pieces};
+use model::limits::ELEMENTS_MAX;
 use model::{Axes, MapId, Model, Shape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -117,6 +118,9 @@ fn picture_piece(
     let Some((size, channels, layout)) = picture_input(graph, map) else {
         return Err(wrong_shape(graph, map, got()));
     };
+    if size.rows.saturating_mul(size.cols).saturating_mul(channels) > ELEMENTS_MAX {
+        bail!("an input of {size} is too large to hold at once; give --max-memory to stream it");
+    }
     let prepared = prepare(picture, convention, size, channels)
         .with_context(|| wrong_shape(graph, map, got()))?;
     let shape: &Shape = graph.shape(map);

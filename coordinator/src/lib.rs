@@ -9,6 +9,8 @@
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
 //! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
+//! | `memory.rs` | how much memory a process takes |
+//! | `rows.rs` | pictures in and out of files row by row |
 //! | `usage.rs` | how a model is used: conventions and task, and who said so |
 //! | `results.rs` | answers as people want them, and into files |
 //! | `graph_svg.rs` | a picture of a model's graph |
@@ -24,8 +26,10 @@ mod failure;
 mod graph_svg;
 mod input;
 mod locals;
+mod memory;
 mod pictures;
 mod results;
+mod rows;
 mod store;
 mod table;
 mod usage;

@@ -1,9 +1,12 @@
 //! Pictures in and out of files.
 
+use crate::rows::RowSink;
 use anyhow::{Context, Result};
+use image::ColorType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::path::Path;
+use vision::Size;
 
 /// Bytes that decoding one picture may take: 16384 x 16384 in colours, with room.
 const DECODED_BYTES_MAX: u64 = 1 << 30;
@@ -16,14 +19,21 @@ const SIDE_MAX: u32 = 1 << 16;
 /// *Errors*: a file that is missing, is no picture, or claims to be larger than is read; its size
 /// is checked before memory is taken.
 pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
+    read_within(path, DECODED_BYTES_MAX)
+}
+
+/// As [`read`], where decoding may take so many bytes.
+pub(crate) fn read_within(path: &Path, bytes_max: u64) -> Result<DynamicImage> {
     let reader = ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
     let mut reader = reader.context("cannot open it")?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(DECODED_BYTES_MAX);
+    limits.max_alloc = Some(bytes_max);
     limits.max_image_width = Some(SIDE_MAX);
     limits.max_image_height = Some(SIDE_MAX);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
+    let bytes = decoder.total_bytes();
+    anyhow::ensure!(bytes <= bytes_max, "it takes {bytes} bytes, at most {bytes_max} are read");
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
@@ -34,7 +44,20 @@ pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
 ///
 /// *Errors*: a disk that cannot be written.
 pub(crate) fn write(path: &Path, picture: &DynamicImage) -> Result<()> {
-    Ok(picture.save(path)?)
+    if crate::input::ending(path) != "png" {
+        return Ok(picture.save(path)?);
+    }
+    // As a picture that is streamed: the same pixels are the same file.
+    let (size, channels) = match picture.color() {
+        ColorType::L8 => (Size::new(picture.height() as usize, picture.width() as usize), 1),
+        _ => (Size::new(picture.height() as usize, picture.width() as usize), 3),
+    };
+    let mut sink = RowSink::create(path, size, channels)?;
+    match channels {
+        1 => sink.write(picture.to_luma8().as_raw())?,
+        _ => sink.write(picture.to_rgb8().as_raw())?,
+    }
+    sink.finish()
 }
 
 /// Whether a file's ending is that of a picture that can be read.

@@ -139,7 +139,7 @@ fn boxes(question: &Question<'_>, outputs: &[Output<'_>]) -> Result<Outcome> {
 fn classes(question: &Question<'_>, outputs: &[Output<'_>]) -> Result<Outcome> {
     let Question { usage, .. } = question;
     let fit = fit(question)?;
-    let map = segment::classes(outputs, fit.input)?.of_picture(&fit);
+    let map = segment::classes(outputs, fit.input, usage.mask_threshold)?.of_picture(&fit);
     let pixels = map.classes.len() as f64;
     let (mut list, mut lines) = (Vec::new(), Vec::new());
     for (class, count) in map.counts() {

@@ -5,7 +5,7 @@ use crate::cli::{PictureArguments, ResultArguments};
 use crate::failure::Failure;
 use crate::input::picture_input;
 use anyhow::{Context, anyhow, bail};
-use model::{Element, Model, Op};
+use model::{Activation, Element, Model, Op};
 use serde::Serialize;
 use std::path::Path;
 use vision::convention::Normalize;
@@ -43,6 +43,8 @@ pub(crate) struct Usage {
     pub known: Known,
     pub labels: Labels,
     pub thresholds: Thresholds,
+    /// Above it the only channel of a segmentation is the class.
+    pub mask_threshold: f32,
     pub top: usize,
     pub overlay: bool,
     /// The convention and the task with who said so, for the report.
@@ -194,12 +196,27 @@ impl Hinted {
             known,
             labels: labels.unwrap_or_default(),
             thresholds,
+            mask_threshold: mask_threshold(graph),
             top: results.top,
             overlay: results.overlay,
             told,
             line,
         })
     }
+}
+
+/// A half of a probability, which the graph's last layer tells; 0 of any other number.
+fn mask_threshold(graph: &Model) -> f32 {
+    let last = graph.outputs.first().and_then(|&map| graph.producer(map));
+    let is_probability = last.map(|id| &graph.layer(id).op).is_some_and(|op| {
+        let activation = match op {
+            Op::Activate(activation) => Some(*activation),
+            op => op.activation(),
+        };
+        matches!(op, Op::Softmax { .. })
+            || matches!(activation, Some(Activation::Sigmoid | Activation::HardSigmoid { .. }))
+    });
+    if is_probability { 0.5 } else { 0.0 }
 }
 
 fn said<T>(flag: Option<T>, hint: Option<T>, usual: T) -> Said<T> {

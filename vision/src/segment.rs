@@ -43,12 +43,15 @@ impl ClassMap {
 
 /// The most likely class at each position, over a map of the input's size.
 ///
-/// One channel is a single class against the background: 1 where a probability is above a half,
-/// or a value that is no probability above 0. A coarser map is enlarged before the classes are
-/// compared, so that borders are not stairs.
+/// One channel is a single class against the background, 1 where a value is above `threshold`. A
+/// coarser map is enlarged before the classes are compared, so that borders are not stairs.
 ///
 /// *Errors*: no output is a map.
-pub fn classes(outputs: &[Output<'_>], input: Size) -> Result<ClassMap, VisionError> {
+pub fn classes(
+    outputs: &[Output<'_>],
+    input: Size,
+    threshold: f32,
+) -> Result<ClassMap, VisionError> {
     let missing = || VisionError::Outputs {
         what: "map of classes",
         expected: "a map [1, classes, rows, cols]".into(),
@@ -62,8 +65,6 @@ pub fn classes(outputs: &[Output<'_>], input: Size) -> Result<ClassMap, VisionEr
     // A map that is finer than the input is kept as it is.
     let coarse = rows < input.rows && cols < input.cols;
     let size = if coarse { input } else { Size::new(rows, cols) };
-    let is_probability = channels == 1 && scores.iter().all(|v| (0.0..=1.0).contains(v));
-    let threshold = if is_probability { 0.5 } else { 0.0 };
     let mut best = vec![(threshold, 0u16); size.rows * size.cols];
     if channels > 1 {
         best.fill((f32::NEG_INFINITY, 0));
@@ -90,11 +91,10 @@ pub fn classes(outputs: &[Output<'_>], input: Size) -> Result<ClassMap, VisionEr
 }
 
 /// The most likely class of each position of a map whose values come position by position, the
-/// channels of each together: as [`classes`] without enlarging, for maps that come in parts. A
-/// single channel counts as a probability.
-pub fn classes_of_rows(values: &[f32], channels: usize) -> Vec<u16> {
+/// channels of each together: as [`classes`] without enlarging, for maps that come in parts.
+pub fn classes_of_rows(values: &[f32], channels: usize, threshold: f32) -> Vec<u16> {
     let class = |pixel: &[f32]| match pixel {
-        [one] => u16::from(*one > 0.5),
+        [one] => u16::from(*one > threshold),
         many => {
             let larger = |b: (usize, f32), v: (usize, f32)| if v.1 > b.1 { v } else { b };
             many.iter().copied().enumerate().fold((0, f32::NEG_INFINITY), larger).0 as u16
@@ -215,21 +215,23 @@ mod tests {
         scores[[0, 2, 0, 1]] = 1.0;
         scores[[0, 1, 1, 0]] = 2.0;
         let outputs = [Output { name: "o", values: scores.view().into_dyn() }];
-        let map = classes(&outputs, Size::new(2, 2)).unwrap();
+        let map = classes(&outputs, Size::new(2, 2), 0.0).unwrap();
         assert_eq!(map.classes, [0, 2, 1, 0]);
         assert_eq!(map.counts(), [(0, 2), (1, 1), (2, 1)]);
-        assert_eq!(classes_of_rows(&[0.0, 0.0, 1.0, 2.0, 1.0, 0.0], 3), [2, 0]);
+        assert_eq!(classes_of_rows(&[0.0, 0.0, 1.0, 2.0, 1.0, 0.0], 3, 0.0), [2, 0]);
     }
 
     #[test]
-    fn one_channel_is_above_a_half_or_above_zero() {
-        let of = |values: [f32; 4]| {
+    fn one_channel_is_above_its_threshold() {
+        let of = |values: [f32; 4], threshold: f32| {
             let scores = Array4::from_shape_vec((1, 1, 2, 2), values.into()).unwrap();
             let outputs = [Output { name: "o", values: scores.view().into_dyn() }];
-            classes(&outputs, Size::new(2, 2)).unwrap().classes
+            let whole = classes(&outputs, Size::new(2, 2), threshold).unwrap().classes;
+            assert_eq!(classes_of_rows(&values, 1, threshold), whole);
+            whole
         };
-        assert_eq!(of([0.4, 0.6, 0.5, 1.0]), [0, 1, 0, 1]);
-        assert_eq!(of([-3.0, 0.2, 0.0, 7.0]), [0, 1, 0, 1]);
+        assert_eq!(of([0.4, 0.6, 0.5, 1.0], 0.5), [0, 1, 0, 1]);
+        assert_eq!(of([-3.0, 0.2, 0.0, 7.0], 0.0), [0, 1, 0, 1]);
     }
 
     #[test]
@@ -237,7 +239,7 @@ mod tests {
         let mut scores = Array4::<f32>::zeros((1, 2, 1, 2));
         (scores[[0, 0, 0, 0]], scores[[0, 1, 0, 1]]) = (3.0, 1.0);
         let outputs = [Output { name: "o", values: scores.view().into_dyn() }];
-        let map = classes(&outputs, Size::new(2, 8)).unwrap();
+        let map = classes(&outputs, Size::new(2, 8), 0.0).unwrap();
         // The stronger class reaches beyond the middle: equal at 3 / 4 of the way.
         assert_eq!(map.classes[..8], [0, 0, 0, 0, 0, 1, 1, 1]);
     }

@@ -6,6 +6,7 @@ pub(crate) mod inspect;
 pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub(crate) mod stream;
 pub(crate) mod token;
 
 use crate::cli::{ClusterArguments, Context, Extent};

@@ -44,6 +44,9 @@ struct Frame {
 }
 
 pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<(), Failure> {
+    if let Some(limit) = arguments.max_memory {
+        return super::stream::run(context, &arguments, limit).await;
+    }
     let paths = expand(&arguments.inputs)?;
     let outputs = Outputs::new(&arguments, paths.len())?;
     let mut models = Models::new(&arguments)?;
@@ -359,6 +362,14 @@ pub(crate) fn alone(
     numerics: Numerics,
     inputs: &[(MapId, Arc<Piece>)],
 ) -> anyhow::Result<Vec<(MapId, Piece)>> {
+    // What is too large to hold is refused here, where the engine would ask for the memory.
+    let graph = &model.loaded.graph;
+    planner::plan(
+        graph,
+        &[planner::DeviceProfile::wired("this device", 0)],
+        Strategy::Local,
+        PlanOptions { numerics, ..PlanOptions::EXACT },
+    )?;
     let packed = PackedModel::new(model.loaded.graph.clone());
     packed.pack_all(&model.loaded, numerics)?;
     Ok(Engine::new(super::cores())?.run_whole(&packed, numerics, inputs)?)
