@@ -473,6 +473,9 @@ pub fn main() -> ExitCode {
         eprintln!("error: this user has no data folder\nhint: give one with --state");
         return ExitCode::from(2);
     };
+    if matches!(&arguments.command, Command::Run(run) if run.max_memory.is_some()) {
+        crate::memory::give_back_what_is_freed();
+    }
     let context = Context { verbose: arguments.verbose, state };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

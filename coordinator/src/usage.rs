@@ -234,3 +234,36 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
     }
     Ok(std::fs::read_to_string(path)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Extent;
+
+    fn flags() -> PictureArguments {
+        PictureArguments { normalize: None, channels: None, fit: None, size: None }
+    }
+
+    fn ultralytics() -> Hinted {
+        let entry = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
+        let entries = [("author", "Ultralytics"), ("stride", "32"), ("imgsz", "[640, 640]")];
+        Hinted { hints: Hints::from_metadata(&entries.map(entry).into()), labels: None }
+    }
+
+    /// As Ultralytics does it for a model of open size: a picture of 1080 x 810 becomes 640 x 480,
+    /// one of 1000 x 333 becomes 640 x 213, in an input of 640 x 224.
+    #[test]
+    fn an_open_size_follows_the_picture_in_steps() {
+        let hinted = ultralytics();
+        for (picture, input) in [((1080, 810), (640, 480)), ((1000, 333), (640, 224))] {
+            let size = hinted.open_size(&flags(), Size::new(picture.0, picture.1));
+            assert_eq!(size, Size::new(input.0, input.1));
+        }
+        let given = PictureArguments { size: Some(Extent { rows: 96, cols: 64 }), ..flags() };
+        assert_eq!(hinted.open_size(&given, Size::new(9, 9)), Size::new(96, 64));
+        let own = PictureArguments { fit: Some(FitMode::None), ..flags() };
+        assert_eq!(hinted.open_size(&own, Size::new(70, 90)), Size::new(70, 90));
+        let silent = Hinted { hints: Hints::default(), labels: None };
+        assert_eq!(silent.open_size(&flags(), Size::new(70, 90)), Size::new(70, 90));
+    }
+}

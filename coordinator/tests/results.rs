@@ -102,6 +102,48 @@ fn classes_of_pixels_are_a_picture_of_the_picture_s_size() {
     assert_eq!(black, background);
 }
 
+/// Metadata comes after the graph: more bytes at the end of an ONNX file are more fields.
+fn add_metadata(model: &std::path::Path, entries: &[(&str, &str)]) {
+    let field = |number: u8, payload: &[u8]| {
+        let length = [payload.len() as u8 & 0x7f | 0x80, (payload.len() >> 7) as u8];
+        [&[number << 3 | 2], length.as_slice(), payload].concat()
+    };
+    let mut bytes = std::fs::read(model).unwrap();
+    for (key, value) in entries {
+        let entry = [field(1, key.as_bytes()), field(2, value.as_bytes())].concat();
+        bytes.extend(field(14, &entry));
+    }
+    std::fs::write(model, bytes).unwrap();
+}
+
+#[test]
+fn a_model_says_itself_how_it_is_used() {
+    let folder = Folder::new();
+    let (model, photo) = (folder.path("m.onnx"), folder.picture("p.png", 200, 100));
+    folder.succeeds(&["model", "export", "zoo:tiny-yolov2@64x64", "-o", text(&model)]);
+    let names: Vec<String> = (0..20).map(|i| format!("{i}: 'animal {i}'")).collect();
+    let names = format!("{{{}}}", names.join(", "));
+    let entries = [("author", "Ultralytics"), ("task", "detect"), ("names", names.as_str())];
+    add_metadata(&model, &entries);
+    let report = folder.report(&["run", text(&model), text(&photo), "--confidence", "0.01"]);
+    let usage = &report["usage"];
+    assert_eq!(
+        (&usage["task"]["by"], &usage["fit"]["by"]),
+        (&"metadata".into(), &"metadata".into())
+    );
+    assert_eq!(usage["normalize"]["by"], "Ultralytics");
+    let first = &report["answers"][0]["result"]["boxes"][0];
+    assert_eq!(first["label"], format!("animal {}", first["class"]));
+    // A flag goes before the metadata.
+    let given = ["--task", "raw", "--fit", "crop"];
+    let report = folder.report(&[&["run", text(&model), text(&photo)], given.as_slice()].concat());
+    assert_eq!(report["usage"]["task"]["by"], "given");
+    let outputs = &report["answers"][0]["result"]["outputs"];
+    assert_eq!(outputs[0]["dims"], serde_json::json!([1, 125, 2, 2]));
+    let said = folder.succeeds(&["model", "inspect", text(&model)]);
+    assert!(said.contains("author: Ultralytics"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_is_refused_before_anything_runs() {
     let folder = Folder::new();

@@ -23,6 +23,13 @@ fn a_limit_does_not_change_a_byte() {
         assert!(report["bands"].as_u64().unwrap() > 1, "{report}");
         assert!(report["tiles"].as_u64().unwrap() > report["bands"].as_u64().unwrap(), "{report}");
         assert!(std::fs::read(&out).unwrap() == expected, "{name}");
+        let limit = report["max_memory"].as_u64().unwrap();
+        assert_eq!(limit, 80 << 20);
+        let peaks = &report["peak_resident_bytes"];
+        let held = peaks["workers"].as_array().unwrap().iter().chain([&peaks["coordinator"]]);
+        for bytes in held.filter_map(|bytes| bytes.as_u64()) {
+            assert!(bytes <= limit, "{name}: {report}");
+        }
     }
 }
 

@@ -39,8 +39,12 @@ const TASKS: usize = 2;
 /// What a process takes beside its maps, where it cannot be measured: a worker on another device.
 const PROCESS_BYTES: u64 = 40 << 20;
 
-/// Of what is left for maps, how much is planned with: the allocator's gaps take the rest.
+/// Of what is left for maps, how much is planned with. The rest is for copies on their way between
+/// sockets and maps.
 const PLANNED_PERCENT: u64 = 70;
+
+/// What a worker in the same process takes beside its tiles: threads, and packed rows of each.
+const SHARED_WORKER_BYTES: u64 = 12 << 20;
 
 pub(crate) async fn run(
     context: &Context,
@@ -211,7 +215,10 @@ impl Picture {
         let resident = memory::resident().unwrap_or(PROCESS_BYTES + weights);
         let left = |taken: u64| limit.0.saturating_sub(taken) * PLANNED_PERCENT / 100;
         // A worker has the weights as they came and as the kernels want them.
-        let worker = if shared { resident + 2 * weights } else { PROCESS_BYTES + 3 * weights };
+        let worker = match shared {
+            true => resident + SHARED_WORKER_BYTES + 2 * weights,
+            false => PROCESS_BYTES + 3 * weights,
+        };
         let limits = StreamLimits {
             worker_bytes: left(worker),
             coordinator_bytes: left(if shared { worker } else { resident + (8 << 20) }),
@@ -285,20 +292,24 @@ impl Picture {
     fn cut(&mut self, window: &mut Window, region: Region) -> anyhow::Result<Piece> {
         window.advance(&mut self.source, region.rows)?;
         let cols = self.source.size().cols;
-        let mut values = Vec::with_capacity(region.rows.len() * cols * self.channels);
-        for row in window.rows_of(region.rows) {
-            values.extend(prepare::values_of_bytes(row, &self.usage.convention, self.channels));
-        }
         let region = Region::new(region.rows, Span::whole(cols));
-        let piece = Piece::from_values(region, self.channels, values)?;
         let element = self.graph().element(self.input);
-        Ok(if piece.element() == element { piece } else { piece.cast(element) })
+        let mut piece = Piece::zeroed_of(region, self.channels, element);
+        // Row by row into its place: the band is never there twice.
+        for (index, bytes) in region.rows.indices().zip(window.rows_of(region.rows)) {
+            let row = Region::new(Span::new(index, index + 1), region.cols);
+            let values = prepare::values_of_bytes(bytes, &self.usage.convention, self.channels);
+            piece.paste(&Piece::from_values(row, self.channels, values)?.cast(element));
+        }
+        Ok(piece)
     }
 
     fn write(&self, sink: &mut RowSink, piece: &Piece, channels: usize) -> anyhow::Result<()> {
-        let floats = piece.cast(model::Element::F32);
-        let row_values = floats.region.cols.len() * channels;
-        for row in floats.values().chunks(row_values) {
+        let cols = piece.region.cols;
+        for index in piece.region.rows.indices() {
+            let row = Region::new(Span::new(index, index + 1), cols);
+            let row = piece.crop(row).cast(model::Element::F32);
+            let row = row.values();
             let bytes = match self.usage.task {
                 Task::Segment => segment::classes_of_rows(row, channels, self.usage.mask_threshold)
                     .into_iter()
