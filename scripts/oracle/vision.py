@@ -146,12 +146,13 @@ def ask(example, folder, outputs, **request):
     for i, output in enumerate(outputs):
         paths.append(str(folder / f"{i}.npy"))
         np.save(paths[-1], np.ascontiguousarray(output, np.float32))
-    request = {"outputs": paths, "head": None, "classes": None, "fit": "letterbox", "convolutions": 0} | request
+    request = {"outputs": paths, "head": None, "classes": None, "fit": "letterbox", "convolutions": 0,
+               "masks": 0} | request
     done = subprocess.run([example, json.dumps(request)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"error: {done.stderr.strip()}")
     answer = json.loads(done.stdout)
-    return answer["head"], np.array(answer["boxes"], np.float64).reshape(-1, 6)
+    return answer["head"], np.array(answer["boxes"], np.float64).reshape(-1, 6), answer["masks"]
 
 
 def difference(ours, theirs):
@@ -193,11 +194,43 @@ def ultralytics(example, folder, models):
         confidence, overlap = float(scores[-min(400, len(scores) // 2)]), 0.5
         theirs = non_max_suppression(torch.from_numpy(raw[0]), confidence, overlap, nc=classes, max_det=300)[0]
         theirs[:, :4] = scale_boxes(size, theirs[:, :4], picture)
-        head, ours = ask(example, folder, raw, input=size, picture=picture, classes=classes, confidence=confidence,
-                         overlap=overlap)
+        head, ours, _ = ask(example, folder, raw, input=size, picture=picture, classes=classes,
+                            confidence=confidence, overlap=overlap)
         # Theirs keeps what is above the threshold, ours what reaches it.
         ours = ours[ours[:, 4] > np.float32(confidence)]
         yield path.name, head, len(theirs), difference(ours, theirs[:, :6].numpy())
+        if metadata["task"] == "segment":
+            yield path.name, "masks", *masks(example, folder, raw, size, classes, confidence, overlap)
+
+
+def masks(example, folder, raw, size, classes, confidence, overlap):
+    """The masks of twenty boxes by Ultralytics and by us: the largest share of pixels that differ."""
+    import torch
+    from ultralytics.utils.nms import non_max_suppression
+    from ultralytics.utils.ops import process_mask_native
+
+    random = np.random.default_rng(5)
+    # Smooth prototypes, as trained ones are; those of an untrained model are flat.
+    coarse = torch.from_numpy(random.normal(0, 1, (1, 32, 8, 8)).astype(np.float32))
+    raw[1] = torch.nn.functional.interpolate(coarse, raw[1].shape[2:], mode="bicubic").numpy()
+    raw[0][0, 4 + classes:] = random.normal(0, 1, raw[0][0, 4 + classes:].shape)
+    theirs = non_max_suppression(torch.from_numpy(raw[0]), confidence, overlap, nc=classes, max_det=300)[0][:20]
+    planes = process_mask_native(torch.from_numpy(raw[1][0]), theirs[:, 6:], theirs[:, :4].clone(), tuple(size))
+    _, boxes, ours = ask(example, folder, raw, input=size, picture=size, classes=classes, confidence=confidence,
+                         overlap=overlap, masks=20)
+    assert np.abs(boxes[:20, 4] - theirs[:, 4].numpy()).max() < 1e-5, "the same boxes in the same order"
+    worst, shares = 0, []
+    for (top, left, rows, cols, inside), plane in zip(ours, planes.numpy()):
+        mine = np.zeros(size, bool)
+        mine[top:top + rows, left:left + cols] = np.array(list(inside), "U1").reshape(rows, cols) == "1"
+        # The border of a box is a matter of rounding: a pixel on each side is left out.
+        inner = np.zeros(size, bool)
+        inner[top + 1:top + rows - 1, left + 1:left + cols - 1] = True
+        different = (mine ^ (plane > 0)) & inner
+        worst = max(worst, different.sum() / max(inner.sum(), 1))
+        shares.append((mine & inner).sum() / max(inner.sum(), 1))
+    assert sum(0.1 < share < 0.9 for share in shares) > 10, "masks that are neither empty nor full"
+    return len(ours), float(worst)
 
 
 def main():
@@ -226,8 +259,8 @@ def main():
                 # Between two scores, so that rounding moves none across.
                 confidence = float(ranked[-201:-199].mean())
                 expected = back(suppress(boxes, scores, confidence, 0.2), size, picture)
-                head, ours = ask(arguments.example, folder, raw, input=size, picture=picture,
-                                 convolutions=convolutions, confidence=confidence, overlap=0.2)
+                head, ours, _ = ask(arguments.example, folder, raw, input=size, picture=picture,
+                                    convolutions=convolutions, confidence=confidence, overlap=0.2)
                 if head != name:
                     raise SystemExit(f"error: {name} was taken for {head}")
                 judge(f"numpy, seed {seed}", head, len(expected), difference(ours, expected), 0.02)

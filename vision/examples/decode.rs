@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use vision::detect::Known;
 use vision::detection::Thresholds;
-use vision::{Fit, FitMode, Head, Output, Size};
+use vision::{Fit, FitMode, Head, Output, Size, segment};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +24,8 @@ struct Request {
     convolutions: usize,
     confidence: f32,
     overlap: f32,
+    /// Of how many boxes the masks are wanted, too.
+    masks: usize,
 }
 
 fn main() -> Result<()> {
@@ -59,6 +61,16 @@ fn main() -> Result<()> {
         json!([b.x0, b.y0, b.x1, b.y1, d.score, d.class])
     });
     let boxes: Vec<_> = boxes.collect();
-    println!("{}", json!({ "head": head.to_string(), "boxes": boxes }));
+    let masked = &found[..request.masks.min(found.len())];
+    let masks = match masked.is_empty() {
+        true => Vec::new(),
+        false => segment::masks(masked, &outputs, &fit)?,
+    };
+    let masks = masks.iter().map(|mask| {
+        let inside: String = mask.inside.iter().map(|v| if *v { '1' } else { '0' }).collect();
+        json!([mask.top, mask.left, mask.size.rows, mask.size.cols, inside])
+    });
+    let masks: Vec<_> = masks.collect();
+    println!("{}", json!({ "head": head.to_string(), "boxes": boxes, "masks": masks }));
     Ok(())
 }

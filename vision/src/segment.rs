@@ -57,7 +57,8 @@ pub fn classes(
         expected: "a map [1, classes, rows, cols]".into(),
         got: describe(outputs),
     };
-    let scores = outputs.iter().find_map(map).ok_or_else(missing)?;
+    let scores = outputs.iter().find_map(map).or_else(|| outputs.iter().find_map(plane));
+    let scores = scores.ok_or_else(missing)?;
     let (channels, rows, cols) = scores.dim();
     if channels > usize::from(u16::MAX) || scores.is_empty() || input.rows * input.cols == 0 {
         return Err(missing());
@@ -173,14 +174,21 @@ fn mask(found: &Detection, prototypes: &ArrayView3<'_, f32>, fit: &Fit) -> Mask 
     Mask { top, left, size, inside }
 }
 
+/// An output `[1, channels, rows, cols]` as a map.
 fn map<'a>(output: &'a Output<'_>) -> Option<ArrayView3<'a, f32>> {
-    let view = output.values.view();
-    let view = match output.values.shape() {
-        [1, _, _, _] => view.index_axis_move(Axis(0), 0),
-        [_, _, _] if output.values.shape()[0] != 1 => return None,
-        _ => view,
-    };
-    view.into_dimensionality::<Ix3>().ok()
+    match output.values.shape() {
+        [1, _, _, _] => {
+            let map = output.values.view().index_axis_move(Axis(0), 0);
+            map.into_dimensionality::<Ix3>().ok()
+        }
+        _ => None,
+    }
+}
+
+/// An output `[1, rows, cols]` as a map of one channel.
+fn plane<'a>(output: &'a Output<'_>) -> Option<ArrayView3<'a, f32>> {
+    let map = output.values.view().into_dimensionality::<Ix3>().ok();
+    map.filter(|map| map.len_of(Axis(0)) == 1)
 }
 
 /// Where the centre of a position of a finer axis lies on a coarser one.
@@ -249,7 +257,11 @@ mod tests {
         let fit = Fit::new(FitMode::Stretch, Size::new(16, 16), Size::new(8, 8)).unwrap();
         let plane = array![[1.0f32, -1.0], [1.0, -1.0]];
         let prototypes = plane.insert_axis(Axis(0)).insert_axis(Axis(0));
-        let outputs = [Output { name: "o", values: prototypes.view().into_dyn() }];
+        let list = ndarray::Array3::<f32>::zeros((1, 6, 21));
+        let outputs = [
+            Output { name: "boxes", values: list.view().into_dyn() },
+            Output { name: "prototypes", values: prototypes.view().into_dyn() },
+        ];
         let bounds = Bounds { x0: 2.0, y0: 1.0, x1: 8.0, y1: 3.0 };
         let found = [Detection { class: 0, score: 1.0, bounds, mask: vec![2.0] }];
         let masks = masks(&found, &outputs, &fit).unwrap();
