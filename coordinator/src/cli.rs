@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 use tiling::Numerics;
+use vision::{ChannelOrder, FitMode, Head, Normalize, Task};
 
 /// Runs one convolutional network over the devices you already own.
 #[derive(Parser, Debug)]
@@ -43,7 +44,7 @@ enum Command {
     /// Enlarge a photograph with four worker processes on this machine, and compare with one
     Demo(DemoArguments),
     /// Run a model on pictures or arrays
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Explain how a model would be cut and what it would cost, without running it
     Plan(PlanArguments),
     /// List the devices that join
@@ -101,9 +102,10 @@ pub(crate) struct StrategyArguments {
     #[arg(long, value_name = "RxC")]
     pub grid: Option<Extent>,
 
-    /// Whether layers may use Winograd transforms, which are up to three times as fast
-    #[arg(long, value_enum, default_value_t = NumericsName::Fast)]
-    pub numerics: NumericsName,
+    /// Whether layers may use Winograd transforms, which are up to three times as fast [default:
+    /// fast, but exact with --max-memory]
+    #[arg(long, value_enum)]
+    pub numerics: Option<NumericsName>,
 
     /// How many of the first layers to fuse [default: chosen]
     #[arg(long, value_name = "LAYERS")]
@@ -155,7 +157,14 @@ impl StrategyArguments {
             None => Strategy::Local,
         };
         let grid = self.grid.map(|Extent { rows, cols }| (rows, cols));
-        (strategy, PlanOptions { grid, fused_layers: self.fuse, numerics: self.numerics.into() })
+        (
+            strategy,
+            PlanOptions {
+                grid,
+                fused_layers: self.fuse,
+                numerics: self.numerics.unwrap_or(NumericsName::Fast).into(),
+            },
+        )
     }
 }
 
@@ -195,26 +204,141 @@ pub(crate) struct DemoArguments {
     pub json: bool,
 }
 
+/// How pictures become the input of a model. What is not given is read from the model's metadata,
+/// else it is what is usual for the task; the run says which.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct PictureArguments {
+    /// Which numbers stand for the pixels: imagenet, 0-1, -1-1, 0-255, or MEAN/STD with one or
+    /// three numbers each, in bytes where any is above 1
+    #[arg(long, value_name = "NUMBERS", allow_hyphen_values = true)]
+    pub normalize: Option<Normalize>,
+
+    /// Which colour comes first: rgb or bgr
+    #[arg(long, value_name = "ORDER")]
+    pub channels: Option<ChannelOrder>,
+
+    /// How another size fits: stretch, letterbox (all of it, with bars), crop (the middle), none
+    #[arg(long, value_name = "HOW")]
+    pub fit: Option<FitMode>,
+
+    /// Rows x cols of the input, where the model leaves it open [default: the model's metadata,
+    /// else the picture's own size]
+    #[arg(long, value_name = "RxC")]
+    pub size: Option<Extent>,
+}
+
+/// What is made of the answer.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Results")]
+pub(crate) struct ResultArguments {
+    /// What the model is for: classify, detect, segment, picture or raw [default: by its metadata
+    /// or the shapes of its outputs]
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<Task>,
+
+    /// Names of the classes: a file with one a line, or JSON [default: the model's metadata]
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+
+    /// How many classes to name
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+
+    /// How a detector's outputs are read: yolov2, yolov3-tiny, yolov3, yolov4-tiny, yolov4, yolov5
+    /// (also v7), yolox, yolov8 (also v9, v11), end-to-end, ssd [default: by their shapes]
+    #[arg(long, value_name = "HEAD")]
+    pub head: Option<Head>,
+
+    /// Widths and heights of a detector's anchors, finest map first: W,H,W,H,... [default: the
+    /// published ones]
+    #[arg(long, value_name = "NUMBERS")]
+    pub anchors: Option<Anchors>,
+
+    /// Boxes below this score are left out
+    #[arg(long, value_name = "0..1", default_value_t = 0.25, value_parser = part_of_one)]
+    pub confidence: f32,
+
+    /// Of two boxes of one class that overlap by more, the less certain is left out [default: 0.7
+    /// for YOLOv8 and later, else 0.45]
+    #[arg(long, value_name = "0..1", value_parser = part_of_one)]
+    pub overlap: Option<f32>,
+
+    /// Lay the colours of a segmentation over the picture
+    #[arg(long)]
+    pub overlay: bool,
+}
+
+/// A number from 0 to 1 on the command line.
+fn part_of_one(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
+    number.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+/// Bytes on the command line: `256M`, `1G`; a K, M or G counts 1024 of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches(['i', 'I']);
+        let (digits, shift) = match text.chars().last().map(|c| c.to_ascii_uppercase()) {
+            Some('K') => (&text[..text.len() - 1], 10),
+            Some('M') => (&text[..text.len() - 1], 20),
+            Some('G') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        let number = digits.trim().parse::<u64>().ok().filter(|n| *n > 0);
+        let bytes = number.and_then(|n| n.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| "expected bytes, such as 256M or 1G".into())
+    }
+}
+
+/// `W,H,W,H,...` on the command line.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Anchors(pub Vec<[f32; 2]>);
+
+impl FromStr for Anchors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            |text: &str| text.trim().parse::<f32>().ok().filter(|v| *v > 0.0 && v.is_finite());
+        let numbers = text.split(',').map(number).collect::<Option<Vec<f32>>>();
+        let pairs = numbers.filter(|n| n.len().is_multiple_of(2));
+        let pairs = pairs.map(|n| n.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect());
+        pairs.map(Self).ok_or_else(|| "expected pairs of positive numbers: W,H,W,H,...".into())
+    }
+}
+
 /// Arguments of `run`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  tilehive run model.onnx photo.png -o out.png
-  tilehive run model.onnx photo.png -o out.json --workers 4 --grid 3x3 --check
+  tilehive run classifier.onnx photo.jpg --labels names.txt
+  tilehive run yolo11n.onnx street.jpg -o boxes.png -o boxes.json
+  tilehive run unet.onnx scan.png -o mask.png --normalize 0-1 --workers 4
+  tilehive run superres.onnx photo.png -o large.png --workers 4 --grid 3x3 --check
+  tilehive run model.onnx input.npy -o output.npy
+  tilehive run superres.onnx map-8192x8192.png -o large.png --max-memory 256M --workers 2
   tilehive run model.onnx pictures/ -o results/ --join-wait 5s
-  tilehive run zoo:vgg16 photo.jpg --resize --strategy modnn --workers 2")]
+  tilehive run zoo:vgg16 photo.jpg --fit stretch --strategy modnn --workers 2
+
+docs/own-models.md tells more of conventions and tasks.")]
 pub(crate) struct RunArguments {
     /// An ONNX file, or zoo:NAME (see `tilehive model list`)
     pub model: String,
 
-    /// Pictures (PNG, JPEG), arrays (.npy), or folders of them
+    /// Pictures (PNG, JPEG, WebP, PPM, ...), arrays (.npy, .npz), or folders of them
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
 
-    /// Where the output goes: .png, .npy, .npz or .json; a folder for several inputs [default: only
-    /// the report]
-    #[arg(short, long, value_name = "OUT")]
-    pub output: Option<PathBuf>,
+    /// Where the answer goes: a picture (.png, .jpg, .webp, .ppm), the numbers (.npy, .npz) or
+    /// .json; may be given more than once; a folder for several inputs [default: only the report]
+    #[arg(short, long, visible_alias = "out", value_name = "OUT")]
+    pub output: Vec<PathBuf>,
 
     /// Ending of the files in an output folder
     #[arg(long, value_name = "ENDING", default_value = "png")]
@@ -226,9 +350,17 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub cluster: ClusterArguments,
 
-    /// Scale pictures to the size that the model takes
-    #[arg(long)]
-    pub resize: bool,
+    #[command(flatten)]
+    pub pictures: PictureArguments,
+
+    #[command(flatten)]
+    pub results: ResultArguments,
+
+    /// Stream a picture that does not fit: no process of the run holds more than this, such as
+    /// 256M. Rows are read and written as they are needed (PNG, PPM), and every layer of the model
+    /// must be one that can be tiled
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["check", "grid", "fuse", "strategy"])]
+    pub max_memory: Option<Bytes>,
 
     /// Compare with this device alone, bit for bit
     #[arg(long)]
@@ -314,13 +446,24 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show layers, shapes, multiply-adds, and what can be tiled
+    /// Show layers, shapes, multiply-adds, memory, and what can be tiled
+    #[command(after_help = "\
+Examples:
+  tilehive model inspect model.onnx
+  tilehive model inspect model.onnx --input-size 512x512 --svg graph.svg
+  tilehive model inspect zoo:resnet50 --json")]
     Inspect {
         /// An ONNX file, or zoo:NAME
         model: String,
         /// Rows x cols of the input, where the model leaves it open
         #[arg(long, value_name = "RxC")]
         input_size: Option<Extent>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        /// Draw the graph into this file
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
     },
 }
 
@@ -339,6 +482,9 @@ pub fn main() -> ExitCode {
         eprintln!("error: this user has no data folder\nhint: give one with --state");
         return ExitCode::from(2);
     };
+    if matches!(&arguments.command, Command::Run(run) if run.max_memory.is_some()) {
+        crate::memory::give_back_what_is_freed();
+    }
     let context = Context { verbose: arguments.verbose, state };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -351,7 +497,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match arguments.command {
             Command::Demo(arguments) => commands::demo::run(&context, arguments).await,
-            Command::Run(arguments) => commands::run::run(&context, arguments).await,
+            Command::Run(arguments) => commands::run::run(&context, *arguments).await,
             Command::Plan(arguments) => commands::plan::run(arguments),
             Command::Devices(arguments) => commands::devices::run(&context, arguments).await,
             Command::Token(arguments) => commands::token::run(&context, arguments).await,
@@ -381,6 +527,26 @@ mod tests {
         assert_eq!("3x4".parse(), Ok(Extent { rows: 3, cols: 4 }));
         for bad in ["3", "0x1", "x", "3x", "99999999x1", "-1x2"] {
             assert!(bad.parse::<Extent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, bytes) in
+            [("256M", 256 << 20), ("1GiB", 1 << 30), ("512 KB", 512 << 10), ("7", 7)]
+        {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for bad in ["", "M", "-1M", "1.5G", "99999999999G", "0", "x"] {
+            assert!(bad.parse::<Bytes>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn anchors_come_in_pairs() {
+        assert_eq!("1,2, 3,4.5".parse(), Ok(Anchors(vec![[1.0, 2.0], [3.0, 4.5]])));
+        for bad in ["", "1", "1,2,3", "1,0", "a,b", "1,inf"] {
+            assert!(bad.parse::<Anchors>().is_err(), "{bad}");
         }
     }
 }

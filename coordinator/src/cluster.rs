@@ -1,6 +1,6 @@
 //! A running cluster: submit frames, see devices.
 
-use crate::drive::{self, Request};
+use crate::drive::{self, Request, Work};
 use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tiling::{Grid, Numerics};
 use tokio::sync::{mpsc, oneshot};
 use worker::BlobCache;
 
@@ -71,10 +72,24 @@ pub struct Job {
     pub options: PlanOptions,
 }
 
+/// One band of a picture that is computed in parts.
+pub struct BandJob {
+    /// The model, opened for the whole picture.
+    pub model: Arc<HostedModel>,
+    /// The rows of its inputs that the band reads.
+    pub inputs: Pieces,
+    /// The tiles of the whole picture.
+    pub grid: Grid,
+    /// Which row of them.
+    pub row: usize,
+    /// Which answers it may give.
+    pub numerics: Numerics,
+}
+
 /// What came of a frame.
 #[derive(Debug)]
 pub struct Answer {
-    /// The model's output maps, whole.
+    /// The model's output maps: whole, or the rows of a band.
     pub outputs: Pieces,
     /// First scatter to last gather.
     pub makespan: Duration,
@@ -183,7 +198,17 @@ impl Cluster {
     ///
     /// *Errors*: no plan fits, or the frame failed everywhere.
     pub async fn submit(&self, job: Job) -> Result<Answer> {
-        self.ask(|reply| Request::Submit(job, reply)).await?.map_err(|reason| anyhow!(reason))
+        let work = Work::of(job);
+        self.ask(|reply| Request::Submit(work, reply)).await?.map_err(|reason| anyhow!(reason))
+    }
+
+    /// Computes one band of a frame: the answer has those rows of the output maps.
+    ///
+    /// *Errors*: the grid does not fit the model, inputs that lack rows of the band, or the band
+    /// failed everywhere.
+    pub async fn submit_band(&self, job: BandJob) -> Result<Answer> {
+        let work = Work::of_band(job);
+        self.ask(|reply| Request::Submit(work, reply)).await?.map_err(|reason| anyhow!(reason))
     }
 
     /// What each worker did so far, and the number of tasks reassigned.

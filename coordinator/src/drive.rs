@@ -1,8 +1,9 @@
 //! The drive loop: gives the state machine what happened, carries out what it wants, holds the
 //! tensors and blobs that it names.
 
-use crate::cluster::{Answer, Device, HostedModel, Job, Progress};
+use crate::cluster::{Answer, BandJob, Device, HostedModel, Job, Progress};
 use crate::store::FrameMaps;
+use kernels::Pieces;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
@@ -14,16 +15,56 @@ use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tiling::{Grid, Numerics};
 use tokio::sync::{mpsc, oneshot};
 
 type Reply<T> = oneshot::Sender<T>;
 
 /// What the rest of the process asks of the loop.
 pub(crate) enum Request {
-    Submit(Job, Reply<Result<Answer, String>>),
+    Submit(Work, Reply<Result<Answer, String>>),
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
     Stop,
+}
+
+/// A frame, or a band of one, and how it is to be planned.
+pub(crate) struct Work {
+    model: Arc<HostedModel>,
+    inputs: Pieces,
+    wanted: Wanted,
+}
+
+enum Wanted {
+    Strategy(Strategy, PlanOptions),
+    Band { grid: Grid, row: usize, numerics: Numerics },
+}
+
+impl Work {
+    pub(crate) fn of(job: Job) -> Self {
+        let Job { model, inputs, strategy, options } = job;
+        Self { model, inputs, wanted: Wanted::Strategy(strategy, options) }
+    }
+
+    pub(crate) fn of_band(job: BandJob) -> Self {
+        let BandJob { model, inputs, grid, row, numerics } = job;
+        Self { model, inputs, wanted: Wanted::Band { grid, row, numerics } }
+    }
+
+    /// Refuses inputs that lack what the tasks of the plan read: nobody asks again before pieces
+    /// are cut.
+    fn check_inputs(&self, plan: &ActivePlan) -> Result<(), String> {
+        let model = &plan.model;
+        let read = plan.geometry().iter().flat_map(|s| &s.tiles).flat_map(|t| &t.inputs);
+        for (map, region) in read.filter(|(map, _)| model.inputs.contains(map)) {
+            let given = self.inputs.iter().find(|(given, _)| given == map);
+            if !given.is_some_and(|(_, piece)| piece.region.contains(*region)) {
+                let name = &model.map(*map).name;
+                return Err(format!("the input `{name}` lacks {region}, which a tile reads"));
+            }
+        }
+        Ok(())
+    }
 }
 
 struct FrameState {
@@ -54,7 +95,7 @@ struct Driver {
     blobs: BTreeMap<WeightHash, Owner>,
     frames: BTreeMap<FrameId, FrameState>,
     /// Jobs that wait for the first worker.
-    waiting: Vec<(Job, Reply<Result<Answer, String>>)>,
+    waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
     /// The upper halves are a number of this process's own.
     next_frame: u64,
@@ -101,7 +142,7 @@ pub(crate) async fn drive(
                 None => return,
             },
             request = requests.recv() => match request {
-                Some(Request::Submit(job, reply)) => driver.submit(job, reply),
+                Some(Request::Submit(work, reply)) => driver.submit(work, reply),
                 Some(Request::Devices(reply)) => {
                     let _ = reply.send(driver.devices());
                 }
@@ -248,26 +289,28 @@ impl Driver {
         }
     }
 
-    fn submit(&mut self, job: Job, reply: Reply<Result<Answer, String>>) {
+    fn submit(&mut self, work: Work, reply: Reply<Result<Answer, String>>) {
         if self.machine.live().next().is_none() {
-            self.waiting.push((job, reply));
+            self.waiting.push((work, reply));
             return;
         }
-        let (plan, predicted) = match self.plan(&job) {
+        let planned = self.plan(&work);
+        let checked = planned.and_then(|p| work.check_inputs(&p.0).map(|()| p));
+        let (plan, predicted) = match checked {
             Ok(planned) => planned,
             Err(reason) => {
                 let _ = reply.send(Err(reason));
                 return;
             }
         };
-        self.host(&job.model);
+        self.host(&work.model);
         let id = FrameId(self.next_frame);
         self.next_frame += 1;
         let tiles: usize = plan.plan.stages.iter().map(|s| s.tiles()).sum();
         self.progress.tiles_expected.fetch_add(tiles as u64, Ordering::Relaxed);
         let frame = FrameState {
-            model: job.model,
-            maps: FrameMaps::new(job.inputs),
+            model: work.model,
+            maps: FrameMaps::new(work.inputs, plan.geometry()),
             plan: plan.clone(),
             predicted,
             scattered: None,
@@ -278,8 +321,8 @@ impl Driver {
     }
 
     fn submit_waiting(&mut self) {
-        for (job, reply) in std::mem::take(&mut self.waiting) {
-            self.submit(job, reply);
+        for (work, reply) in std::mem::take(&mut self.waiting) {
+            self.submit(work, reply);
         }
     }
 
@@ -293,32 +336,39 @@ impl Driver {
     }
 
     /// The plan for the workers that are there now.
-    fn plan(&mut self, job: &Job) -> Result<(Arc<ActivePlan>, Cost), String> {
-        let known = self.planned.iter().find(|p| {
-            p.model == job.model.hash.0 && p.strategy == job.strategy && p.options == job.options
-        });
-        if let Some(known) = known {
-            return Ok((known.plan.clone(), known.cost.clone()));
+    fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
+        if let Wanted::Strategy(strategy, options) = work.wanted {
+            let known = self.planned.iter().find(|p| {
+                p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
+            });
+            if let Some(known) = known {
+                return Ok((known.plan.clone(), known.cost.clone()));
+            }
         }
-        let graph = &job.model.loaded.graph;
+        let graph = &work.model.loaded.graph;
         let (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>) = self
             .machine
             .live()
             .map(|(id, report, rate)| (id, self.profile(id, report.name.clone(), rate)))
             .unzip();
-        let (plan, cost) =
-            planner::plan(graph, &devices, job.strategy, job.options).map_err(|e| e.to_string())?;
+        let made = match &work.wanted {
+            Wanted::Strategy(strategy, options) => {
+                planner::plan(graph, &devices, *strategy, *options)
+            }
+            Wanted::Band { grid, row, numerics } => {
+                planner::band(graph, &devices, grid, *row, *numerics)
+            }
+        };
+        let (plan, cost) = made.map_err(|e| e.to_string())?;
         self.next_plan += 1;
         let id = PlanId(self.next_plan);
-        let plan = ActivePlan::new(id, graph.clone(), job.model.hash, plan, slots);
+        let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
         let plan = Arc::new(plan.map_err(|e| e.to_string())?);
-        self.planned.push(Planned {
-            model: job.model.hash.0,
-            strategy: job.strategy,
-            options: job.options,
-            plan: plan.clone(),
-            cost: cost.clone(),
-        });
+        // Each band has a plan of its own, made once.
+        if let Wanted::Strategy(strategy, options) = work.wanted {
+            let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
+            self.planned.push(Planned { model, strategy, options, plan, cost });
+        }
         Ok((plan, cost))
     }
 

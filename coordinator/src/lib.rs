@@ -8,22 +8,33 @@
 //! | `drive.rs` | the drive loop |
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
-//! | `tensors.rs` | pictures and arrays in and out of files |
+//! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
+//! | `memory.rs` | how much memory a process takes |
+//! | `rows.rs` | pictures in and out of files row by row |
+//! | `usage.rs` | how a model is used: conventions and task, and who said so |
+//! | `results.rs` | answers as people want them, and into files |
+//! | `graph_svg.rs` | a picture of a model's graph |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
+mod arrays;
 mod cli;
 mod cluster;
 mod commands;
 mod drive;
 mod failure;
+mod graph_svg;
+mod input;
 mod locals;
+mod memory;
+mod pictures;
+mod results;
+mod rows;
 mod store;
 mod table;
-mod tensors;
+mod usage;
 
 pub use cli::main;
-pub use cluster::{Answer, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
+pub use cluster::{Answer, BandJob, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
 pub use failure::Failure;
 pub use locals::{LocalWorkers, worker_binary};
-pub use tensors::{read_input, write_output};

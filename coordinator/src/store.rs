@@ -9,12 +9,13 @@ use net::{Owner, Payload};
 use protocol::PieceHeader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tiling::Region;
+use tiling::{Region, StageGeometry};
 
 /// The maps of one frame.
-#[derive(Default)]
 pub(crate) struct FrameMaps {
     maps: BTreeMap<MapId, Arc<Piece>>,
+    /// What is made of each map: all of it, or a band.
+    made: BTreeMap<MapId, Region>,
 }
 
 struct PieceBytes(Arc<Piece>);
@@ -27,8 +28,16 @@ impl AsRef<[u8]> for PieceBytes {
 
 impl FrameMaps {
     /// Starts with the maps that the caller gives.
-    pub(crate) fn new(inputs: impl IntoIterator<Item = (MapId, Arc<Piece>)>) -> Self {
-        Self { maps: inputs.into_iter().collect() }
+    pub(crate) fn new(
+        inputs: impl IntoIterator<Item = (MapId, Arc<Piece>)>,
+        geometry: &[StageGeometry],
+    ) -> Self {
+        let mut made: BTreeMap<MapId, Region> = BTreeMap::new();
+        for (map, region) in geometry.iter().flat_map(|s| &s.tiles).flat_map(|t| &t.outputs) {
+            let hull = made.entry(*map).or_default();
+            *hull = hull.hull(*region);
+        }
+        Self { maps: inputs.into_iter().collect(), made }
     }
 
     /// Stitches the values of a region into its map: the one copy between the socket and the map.
@@ -41,7 +50,7 @@ impl FrameMaps {
         region: Region,
         values: Vec<u8>,
     ) -> Result<(), KernelError> {
-        let whole = Region::whole(model.shape(map));
+        let whole = self.made.get(&map).copied().unwrap_or_default();
         let (channels, element) = (model.shape(map).channels(), model.element(map));
         if region == whole {
             let piece = Piece::from_bytes(region, channels, element, &values)?;
@@ -106,7 +115,7 @@ mod tests {
         let whole = Region::new(Span::whole(5), Span::whole(7));
         let values = (0..5 * 7 * 3).map(|v| v as f32).collect();
         let piece = Arc::new(Piece::from_values(whole, 3, values).unwrap());
-        let maps = FrameMaps::new([(MapId(0), piece.clone())]);
+        let maps = FrameMaps::new([(MapId(0), piece.clone())], &[]);
         for (rows, cols) in [((1, 4), (2, 5)), ((0, 5), (0, 7)), ((2, 3), (0, 7))] {
             let region = Region::new(Span::new(rows.0, rows.1), Span::new(cols.0, cols.1));
             let cut = maps.cut(&[PieceHeader {

@@ -1,57 +1,9 @@
 //! Bad input, each with a clear error and its exit code; and the main job from the command line.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod support;
 
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.path(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-
-    fn picture(&self, name: &str, width: u32, height: u32) -> PathBuf {
-        let path = self.path(name);
-        let picture = image::RgbImage::from_fn(width, height, |x, y| {
-            image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8])
-        });
-        picture.save(&path).unwrap();
-        path
-    }
-
-    fn tilehive(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tilehive"));
-        // A key would make `run` wait for devices; this folder has none.
-        command.args(arguments).env("TILEHIVE_STATE", self.path("state")).env_remove("RUST_LOG");
-        command.env("TILEHIVE_WORKER", coordinator::worker_binary().unwrap());
-        command.output().unwrap()
-    }
-
-    /// Runs, expects an exit code and words on stderr, and never a panic.
-    fn refuses(&self, arguments: &[&str], code: i32, words: &[&str]) {
-        let output = self.tilehive(arguments);
-        let talk = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{talk}");
-        for word in words {
-            assert!(talk.contains(word), "`{word}` is missing from:\n{talk}");
-        }
-        assert!(talk.contains("error:") && !talk.contains("panicked"), "{talk}");
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use std::process::Command;
+use support::{Folder, text};
 
 #[test]
 fn a_truncated_model_is_refused() {
@@ -72,14 +24,15 @@ fn a_truncated_model_is_refused() {
 fn a_wrong_input_shape_is_refused_with_a_way_out() {
     let folder = Folder::new();
     let photo = folder.picture("p.png", 40, 30);
-    let words = ["[1, 3, 64, 64]", "30 x 40", "--resize"];
-    folder.refuses(&["run", "zoo:unet@64x64", text(&photo)], 2, &words);
+    let words = ["[1, 3, 64, 64]", "30 x 40", "--fit"];
+    folder.refuses(&["run", "zoo:unet@64x64", text(&photo), "--fit", "none"], 2, &words);
     for (numerics, verdict) in [("exact", "bit-identical to one device: yes"), ("fast", "e-")] {
         let ended = folder.tilehive(&[
             "run",
             "zoo:unet@64x64",
             text(&photo),
-            "--resize",
+            "--fit",
+            "stretch",
             "--check",
             "--numerics",
             numerics,
@@ -99,9 +52,9 @@ fn unreadable_inputs_and_outputs_are_refused() {
     let lie = folder.write("lie.npy", b"\x93NUMPY\x01\x00\xff\xff");
     folder.refuses(&["run", "zoo:unet@64x64", text(&lie)], 2, &["lie.npy"]);
     let photo = folder.picture("p.png", 64, 64);
-    let odd = folder.path("out.tiff");
+    let odd = folder.path("out.odd");
     let arguments = ["run", "zoo:unet@64x64", text(&photo), "-o", text(&odd)];
-    folder.refuses(&arguments, 2, &[".tiff", "hint:"]);
+    folder.refuses(&arguments, 2, &[".odd", "hint:"]);
     let empty = folder.path("empty");
     std::fs::create_dir(&empty).unwrap();
     folder.refuses(&["run", "zoo:unet@64x64", text(&empty)], 2, &["no picture"]);

@@ -32,4 +32,4 @@ pub use op::{
 };
 pub use quant::{Element, Quant};
 pub use weights::{WeightHash, WeightId, WeightInfo, WeightStore};
-pub use zoo::{input_spec, open};
+pub use zoo::{input_spec, metadata, open};

@@ -114,7 +114,8 @@ impl Model {
         }
     }
 
-    fn describe(&self, layer: LayerId) -> String {
+    /// What a layer computes, on one line: its operator and the operator's numbers.
+    pub fn describe(&self, layer: LayerId) -> String {
         let op = &self.layer(layer).op;
         let mut text = op.name().to_owned();
         if let Op::Conv { window, .. }

@@ -86,6 +86,10 @@ impl Model {
         for (index, weight) in self.weights.iter().enumerate() {
             let place = format!("weight {index}");
             check_size(&weight.dims).map_err(|mismatch| self.mismatch(&place, mismatch))?;
+            if limits::elements(&weight.dims).is_none() {
+                let most = format!("at most {} elements", limits::ELEMENTS_MAX);
+                return Err(self.invalid(&place, &most, format!("{:?}", weight.dims)));
+            }
         }
         Ok(())
     }

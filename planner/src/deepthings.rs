@@ -88,7 +88,7 @@ fn fused(
 }
 
 /// Gives neighbouring tiles to the same device, in numbers that follow the speeds.
-fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
+pub(crate) fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
     let speeds: Vec<u64> = devices.iter().map(DeviceProfile::speed).collect();
     let runs = deal(&speeds, tiles).into_iter().enumerate();
     runs.flat_map(|(i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()

@@ -7,8 +7,10 @@ mod cost;
 mod deepthings;
 mod local;
 mod modnn;
+mod stream;
 
 pub use cost::{Cost, DeviceCost, StageCost};
+pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
@@ -112,6 +114,14 @@ pub enum PlannerError {
         possible: usize,
         /// The layer that stops it.
         layer: String,
+    },
+    /// Not even the smallest tiles fit the memory.
+    #[error("the smallest tiles take {} MB, {} MB are left for them", .needed.div_ceil(1_000_000), .given / 1_000_000)]
+    TooLittleMemory {
+        /// Bytes that they take.
+        needed: u64,
+        /// Bytes there are.
+        given: u64,
     },
     /// No layer can be cut.
     #[error(

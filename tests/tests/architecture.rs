@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The floors, lowest first. A crate may depend on crates of lower floors only.
 const FLOORS: [&[&str]; 6] = [
-    &["model", "timeline"],
+    &["model", "timeline", "vision"],
     &["tiling"],
     &["protocol", "planner", "kernels"],
     &["net"],
@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// Dependencies below which nothing of the network, the clock or threads may come in.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 6] = [
     ("tiling", &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom"]),
     (
         "protocol",
@@ -26,6 +26,7 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
         &["tokio", "libp2p", "rayon", "ndarray", "rand", "getrandom", "kernels", "protocol"],
     ),
     ("kernels", &["tokio", "libp2p", "protocol", "planner"]),
+    ("vision", &["tokio", "libp2p", "rayon", "rand", "getrandom", "model", "tempfile"]),
     ("sim", &["tokio", "libp2p", "net", "worker", "coordinator"]),
 ];
 

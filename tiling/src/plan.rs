@@ -39,6 +39,14 @@ pub enum Split {
     Whole,
     /// Each tile computes its region of the output maps, halo recomputed.
     Spatial(Grid),
+    /// One row of tiles of a grid: the stage makes only those rows of its output maps. So a map
+    /// that nobody can hold is made band by band, each by a plan of its own.
+    Band {
+        /// The grid over the whole maps.
+        grid: Grid,
+        /// Which row of its tiles.
+        row: u32,
+    },
 }
 
 /// What happens to a stage's output.
@@ -69,6 +77,7 @@ impl Stage {
         match &self.split {
             Split::Whole => 1,
             Split::Spatial(grid) => grid.tiles(),
+            Split::Band { grid, .. } => grid.col_shares.len(),
         }
     }
 }
@@ -129,6 +138,36 @@ pub enum PlanError {
         /// Its columns.
         cols: usize,
     },
+    /// A band that its grid does not have, or beside other stages, which would miss the rows that
+    /// it does not make.
+    #[error(
+        "band {row} of {rows} cannot be stage {stage} of {stages}: a band is a plan of its own"
+    )]
+    Band {
+        /// Which stage.
+        stage: usize,
+        /// Stages of the plan.
+        stages: usize,
+        /// The band.
+        row: u32,
+        /// Rows of tiles.
+        rows: usize,
+    },
+    /// A part of a map is larger than a device may be asked to hold.
+    #[error(
+        "stage {stage} holds {elements} values of map `{map}` at a time, at most {limit} are \
+         possible: cut it into more tiles"
+    )]
+    TooLarge {
+        /// Which stage.
+        stage: usize,
+        /// Name of the map.
+        map: String,
+        /// Values held.
+        elements: usize,
+        /// The most.
+        limit: usize,
+    },
     /// The placement does not name one device for each tile.
     #[error("stage {stage} has {tiles} tiles and {placed} placements")]
     Placement {
@@ -166,6 +205,12 @@ impl Plan {
             if s.tiles() != s.placement.len() || s.tiles() > TILES_MAX {
                 let (tiles, placed) = (s.tiles(), s.placement.len());
                 return Err(PlanError::Placement { stage, tiles, placed });
+            }
+            if let Split::Band { grid, row } = &s.split {
+                let (rows, stages, row) = (grid.row_shares.len(), self.stages.len(), *row);
+                if row as usize >= rows || stages > 1 || rows > TILES_MAX {
+                    return Err(PlanError::Band { stage, stages, row, rows });
+                }
             }
             expected = end;
         }

@@ -5,6 +5,7 @@ use crate::plan::{Handover, PlanError, Slot, Split, Stage, describe};
 use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
 use crate::work::layer_work;
+use model::limits::ELEMENTS_MAX;
 use model::{LayerId, MapId, Model};
 use std::collections::BTreeMap;
 
@@ -45,11 +46,22 @@ impl StageGeometry {
         index: usize,
         stage: &Stage,
     ) -> Result<Self, PlanError> {
+        let geometry = Self::of_any_size(model, numerics, index, stage)?;
+        check_sizes(model, index, &geometry)?;
+        Ok(geometry)
+    }
+
+    fn of_any_size(
+        model: &Model,
+        numerics: Numerics,
+        index: usize,
+        stage: &Stage,
+    ) -> Result<Self, PlanError> {
         let group = stage.first_layer as usize..stage.end_layer as usize;
         let (input_maps, output_maps) = boundary(model, group.clone());
         let shares = match &stage.split {
             Split::Whole => None,
-            Split::Spatial(grid) => {
+            Split::Spatial(grid) | Split::Band { grid, .. } => {
                 for i in group.clone() {
                     if locality(model, LayerId(i as u32)) == Locality::Whole {
                         let layer = model.layers[i].name.clone();
@@ -78,6 +90,13 @@ impl StageGeometry {
                     cols,
                 });
             };
+            let row_spans = match &stage.split {
+                Split::Band { row, .. } => {
+                    let row = *row as usize;
+                    row_spans.get(row..=row).unwrap_or_default()
+                }
+                _ => row_spans.as_slice(),
+            };
             let tiles = row_spans.iter().flat_map(|&r| col_spans.iter().map(move |&c| (r, c)));
             for (regions, (r, c)) in output_regions.iter_mut().zip(tiles) {
                 regions.push((map, Region::new(r, c)));
@@ -93,7 +112,8 @@ impl StageGeometry {
         Ok(Self { first_layer, input_maps, output_maps, algorithms, tiles })
     }
 
-    /// A whole model as one stage of one tile.
+    /// A whole model as one stage of one tile, however large: for what it would take. Who runs it
+    /// makes it by [`StageGeometry::new`].
     pub fn whole(model: &Model, numerics: Numerics) -> Self {
         let stage = Stage {
             first_layer: 0,
@@ -102,7 +122,8 @@ impl StageGeometry {
             placement: vec![Slot(0)],
             handover: Handover::Gather,
         };
-        Self::new(model, numerics, 0, &stage).expect("an uncut stage has nothing that could fail")
+        Self::of_any_size(model, numerics, 0, &stage)
+            .expect("an uncut stage has nothing that could fail")
     }
 
     /// Multiply-adds of direct convolution that take as long as one tile.
@@ -142,6 +163,31 @@ fn algorithm(
     let Some(&input) = layer.inputs.first() else { return Algorithm::Direct };
     let (input, output) = (model.shape(input), model.shape(layer.output));
     Algorithm::choose(numerics, &layer.op, input, output, largest)
+}
+
+/// Refuses what no device should be asked to hold: of a map, more values than [`ELEMENTS_MAX`] in
+/// one tile, or in all tiles together of a map that enters or leaves the stage. Maps as a whole
+/// may be larger.
+fn check_sizes(model: &Model, stage: usize, geometry: &StageGeometry) -> Result<(), PlanError> {
+    let check = |map: MapId, region: Region| {
+        let (name, shape) = describe(model, map);
+        let elements = region.positions().saturating_mul(shape.channels());
+        if elements <= ELEMENTS_MAX {
+            return Ok(());
+        }
+        Err(PlanError::TooLarge { stage, map: name, elements, limit: ELEMENTS_MAX })
+    };
+    let mut held: BTreeMap<MapId, Region> = BTreeMap::new();
+    for tile in &geometry.tiles {
+        for (i, region) in tile.layers.iter().enumerate() {
+            check(model.layers[geometry.first_layer.index() + i].output, *region)?;
+        }
+        for &(map, region) in tile.inputs.iter().chain(&tile.outputs) {
+            let hull = held.entry(map).or_default();
+            *hull = hull.hull(region);
+        }
+    }
+    held.into_iter().try_for_each(|(map, region)| check(map, region))
 }
 
 /// Splits `0..len` by shares; none when a part would be empty or a share is zero.

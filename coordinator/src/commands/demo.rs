@@ -9,12 +9,12 @@ use super::{Opened, TileBar, cores, open_locals};
 use crate::cli::{Context, DemoArguments};
 use crate::cluster::{Answer, Cluster, HostedModel, Job};
 use crate::failure::{Failure, bad_model};
+use crate::input::Input;
 use crate::table;
-use crate::tensors::{read_input, write_output};
 use anyhow::Context as _;
 use image::imageops::{FilterType, crop_imm, replace, resize};
 use kernels::Piece;
-use model::{LoadOptions, MapId};
+use model::{LoadOptions, MapId, Model};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, WorkerId, WorkerReport};
 use serde_json::json;
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tiling::Numerics;
+use vision::{Convention, Output, Task};
 
 /// Trained by `scripts/train-superres`; this photograph was held out.
 const MODEL: &[u8] = include_bytes!("../../../assets/superres-x2.onnx");
@@ -50,11 +51,12 @@ struct Timed {
 
 pub(crate) async fn run(context: &Context, arguments: DemoArguments) -> Result<(), Failure> {
     let files = unpack(&arguments.out)?;
-    let input = read_input(&files.photo)?;
+    let input = Input::read(&files.photo)?;
     let options = LoadOptions { input_size: input.size() };
     let model = files.model.to_string_lossy();
     let model = HostedModel::new(model::open(&model, &options).map_err(bad_model)?)?;
-    let inputs = input.for_model(&model.loaded.graph)?;
+    let convention = Task::Picture.usual_convention(None);
+    let inputs = input.for_model(&model.loaded.graph, &convention)?.pieces;
 
     let workers = usize::from(arguments.workers);
     let opened = open_locals(context, workers, 1, CoordinatorConfig::default()).await?;
@@ -66,7 +68,7 @@ pub(crate) async fn run(context: &Context, arguments: DemoArguments) -> Result<(
 
     let last = tiled.last().context("no frame was timed")?;
     let graph = &model.loaded.graph;
-    write_output(&files.enlarged, graph, &last.answer.outputs)?;
+    write_enlarged(&files.enlarged, graph, &last.answer.outputs, &convention)?;
     compare_pictures(&files)?;
     let check = Check::compare(&last.answer.outputs, &alone(&model, Numerics::Exact, &inputs)?);
     let (makespan, one_device) = (median(&tiled), median(&whole));
@@ -120,6 +122,18 @@ fn unpack(folder: &Path) -> Result<Files, Failure> {
         .with_context(|| format!("cannot write into {}", folder.display()))
         .map_err(|e| Failure::bad_input(e).hint("give another folder with --out"))?;
     Ok(files)
+}
+
+fn write_enlarged(
+    path: &Path,
+    graph: &Model,
+    outputs: &[(MapId, Arc<Piece>)],
+    convention: &Convention,
+) -> anyhow::Result<()> {
+    let (map, piece) = outputs.first().context("the network has no output")?;
+    let array = crate::arrays::array_of(graph.shape(*map), piece)?;
+    let output = Output { name: "enlarged", values: array.view() };
+    crate::pictures::write(path, &vision::picture::picture(&[output], convention, None)?)
 }
 
 /// Times both kinds of frame, taking turns.

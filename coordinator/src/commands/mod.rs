@@ -2,9 +2,11 @@
 
 pub(crate) mod demo;
 pub(crate) mod devices;
+pub(crate) mod inspect;
 pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub(crate) mod stream;
 pub(crate) mod token;
 
 use crate::cli::{ClusterArguments, Context, Extent};
@@ -157,6 +159,11 @@ impl TileBar {
             }
         });
         Self { bar, task }
+    }
+
+    /// Prints something without leaving a piece of the bar on the line.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 }
 

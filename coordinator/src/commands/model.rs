@@ -1,13 +1,12 @@
 //! `tilehive model`.
 
-use super::open_model;
+use super::{inspect, open_model};
 use crate::cli::ModelCommand;
 use crate::failure::{Failure, bad_model};
 use crate::table;
 use model::onnx::{OPERATORS, Sharing};
-use model::{LayerId, zoo};
+use model::zoo;
 use serde_json::json;
-use tiling::{Locality, locality};
 
 pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
     match command {
@@ -25,7 +24,11 @@ pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
             eprintln!("wrote {}", output.display());
         }
         ModelCommand::Operators { json } => operators(json)?,
-        ModelCommand::Inspect { model, input_size } => inspect(&open_model(&model, input_size)?),
+        ModelCommand::Inspect { model, input_size, json, svg } => {
+            let metadata = model::metadata(&model).map_err(bad_model)?;
+            let loaded = open_model(&model, input_size)?;
+            inspect::run(&loaded, metadata, json, svg.as_deref())?;
+        }
     }
     Ok(())
 }
@@ -59,36 +62,4 @@ fn operators(as_json: bool) -> Result<(), Failure> {
     });
     println!("{}", table::table(&["operator", "computed", "restrictions"], rows));
     Ok(())
-}
-
-fn inspect(loaded: &model::LoadedModel) {
-    let graph = &loaded.graph;
-    let header = ["layer", "operator", "output", "mult-adds", "weights", "tiled"];
-    let rows = (0..graph.layers.len() as u32).map(|i| {
-        let layer = graph.layer(LayerId(i));
-        let shape = graph.shape(layer.output);
-        let positions = (shape.rows() * shape.cols()) as u64;
-        let weights =
-            layer.op.weight_ids().into_iter().map(|w| graph.weight(w).bytes() as u64).sum();
-        let tiled = match locality(graph, LayerId(i)) {
-            Locality::Local => "yes",
-            Locality::Whole => "no: needs its whole input",
-        };
-        vec![
-            layer.name.clone(),
-            layer.op.name().to_owned(),
-            format!("{:?}", shape.dims()),
-            table::amount(graph.multiply_adds_per_position(LayerId(i)) * positions),
-            table::bytes(weights),
-            tiled.to_owned(),
-        ]
-    });
-    println!("{}", table::table(&header, rows));
-    let weights: u64 = graph.weights.iter().map(|w| w.bytes() as u64).sum();
-    let (layers, work) = (graph.layers.len(), table::amount(graph.multiply_adds()));
-    println!(
-        "{}: {layers} layers, {work} multiply-adds, {} of weights",
-        graph.name,
-        table::bytes(weights)
-    );
 }

@@ -5,10 +5,10 @@ use crate::cli::PlanArguments;
 use crate::failure::Failure;
 use crate::table;
 use kernels::Engine;
-use planner::{Cost, DeviceProfile};
+use planner::{Cost, DeviceProfile, PlannerError};
 use serde_json::json;
 use std::time::Duration;
-use tiling::{Numerics, Plan, Split, StageGeometry};
+use tiling::{Numerics, Plan, PlanError, Split, StageGeometry};
 
 pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let loaded = open_model(&arguments.model, arguments.input_size)?;
@@ -43,8 +43,12 @@ pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
 }
 
 /// A plan that cannot be is a matter of the arguments.
-pub(crate) fn bad_plan(error: planner::PlannerError) -> Failure {
+pub(crate) fn bad_plan(error: PlannerError) -> Failure {
+    let too_large = matches!(&error, PlannerError::Plan(PlanError::TooLarge { .. }));
     let failure = Failure::bad_input(error);
+    if too_large {
+        return failure.hint("stream the picture with --max-memory, such as --max-memory 256M");
+    }
     failure
         .hint("see what can be tiled with `tilehive model inspect`, or leave out --grid and --fuse")
 }
@@ -70,6 +74,7 @@ fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table 
             Split::Spatial(grid) => {
                 format!("{} x {}", grid.row_shares.len(), grid.col_shares.len())
             }
+            Split::Band { grid, row } => format!("band {row}, 1 x {}", grid.col_shares.len()),
         };
         let redundancy = c.multiply_adds as f64 / (c.layer_multiply_adds as f64).max(1.0);
         vec![

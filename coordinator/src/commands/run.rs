@@ -4,11 +4,15 @@ use super::{Opened, TileBar, open_cluster, plan::bad_plan};
 use crate::cli::{Context, RunArguments};
 use crate::cluster::{Answer, HostedModel, Job};
 use crate::failure::{Failure, bad_model};
+use crate::input::Input;
+use crate::pictures;
+use crate::results::{self, Outcome, Question};
 use crate::table;
-use crate::tensors::{Input, check_output, read_input, write_output};
+use crate::usage::{Hinted, Usage};
 use anyhow::{Context as _, anyhow};
+use image::DynamicImage;
 use kernels::{Engine, PackedModel, Piece, Pieces};
-use model::{Axes, Element, InputSpec, LoadOptions, MapId};
+use model::{Axes, Element, InputSpec, LoadOptions, MapId, ModelError};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, WorkerReport};
 use serde::Serialize;
@@ -18,56 +22,74 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiling::Numerics;
+use vision::{Fit, Size};
 
 /// Frames submitted and not answered. One more than the machine has in flight, so that the next is
 /// decoded while they run.
 const SUBMITTED_MAX: usize = 5;
 
+/// One input, ready for its model.
+struct Ready {
+    model: Arc<HostedModel>,
+    usage: Arc<Usage>,
+    inputs: Pieces,
+    picture: Option<(Arc<DynamicImage>, Fit)>,
+}
+
 /// What a frame was and what came of it.
 struct Frame {
     path: PathBuf,
-    model: Arc<HostedModel>,
-    inputs: Pieces,
+    ready: Ready,
     answer: Answer,
 }
 
 pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<(), Failure> {
+    if let Some(limit) = arguments.max_memory {
+        return super::stream::run(context, &arguments, limit).await;
+    }
     let paths = expand(&arguments.inputs)?;
     let outputs = Outputs::new(&arguments, paths.len())?;
     let mut models = Models::new(&arguments)?;
     // The first frame is read before anything is started: most mistakes show here.
     let first = models.frame(&paths[0])?;
+    outputs.check(&first)?;
+    eprintln!("{}: {}", models.name, first.usage.line);
     let machine = CoordinatorConfig { stealing: !arguments.no_stealing, ..Default::default() };
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
     let (strategy, options) = arguments.strategy.resolve(opened.devices.len());
-    check_plan(&first.0, opened.devices.len(), strategy, options)?;
+    check_plan(&first.model, opened.devices.len(), strategy, options)?;
 
     let began = Instant::now();
     let bar = TileBar::start(&opened.cluster, &models.name);
     let cluster = Arc::new(opened.cluster);
     let mut pending = VecDeque::new();
     let mut makespans = Vec::new();
+    let mut answers = Vec::new();
     let mut last = None;
     let mut next = Some(first);
     let mut rest = paths.iter();
     loop {
         while pending.len() < SUBMITTED_MAX {
             let Some(path) = rest.next() else { break };
-            let (model, inputs) = match next.take() {
+            let ready = match next.take() {
                 Some(first) => first,
                 None => models.frame(path)?,
             };
-            let job = Job { model: model.clone(), inputs: inputs.clone(), strategy, options };
+            let (model, inputs) = (ready.model.clone(), ready.inputs.clone());
+            let job = Job { model, inputs, strategy, options };
             let running = cluster.clone();
             let answer = tokio::spawn(async move { running.submit(job).await });
-            pending.push_back((path.clone(), model, inputs, answer));
+            pending.push_back((path.clone(), ready, answer));
         }
-        let Some((path, model, inputs, answer)) = pending.pop_front() else { break };
+        let Some((path, ready, answer)) = pending.pop_front() else { break };
         let answer = answer.await.context("a frame was lost")?;
         let answer = answer.with_context(|| format!("{} failed", path.display()))?;
         makespans.push(answer.makespan);
-        outputs.write(&path, &model, &answer.outputs)?;
-        last = Some(Frame { path, model, inputs, answer });
+        let frame = Frame { path, ready, answer };
+        let outcome = outputs.take(&frame)?;
+        bar.aside(|| announce(&frame.path, paths.len(), &outcome, arguments.json));
+        answers.push(json!({ "input": frame.path, "result": outcome.json }));
+        last = Some(frame);
     }
     let took = began.elapsed();
     drop(bar);
@@ -77,7 +99,8 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
-    let report = Report::new(&last, strategy, &makespans, took, reassigned, &reports, check);
+    let timing = Timing { makespans: &makespans, took, reassigned };
+    let report = Report::new(&last, strategy, timing, &reports, check, answers);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -89,6 +112,22 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
             check.max_difference
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Prints what an answer says: all of it for one input, its first line for each of several.
+fn announce(path: &Path, count: usize, outcome: &Outcome, json: bool) {
+    match (json, count, outcome.lines.as_slice()) {
+        (true, ..) => {}
+        (_, 1, lines) => lines.iter().for_each(|line| println!("{line}")),
+        (_, _, [first, rest @ ..]) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            println!("{}: {}{more}", path.display(), first.trim());
+        }
+        _ => {}
     }
 }
 
@@ -106,7 +145,8 @@ fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             .map_err(Failure::bad_input)?;
         let known = |p: &PathBuf| {
             let ending = p.extension().map(|e| e.to_string_lossy().to_lowercase());
-            matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg" | "npy" | "npz"))
+            let arrays = |e: &str| matches!(e, "npy" | "npz");
+            ending.as_deref().is_some_and(|e| arrays(e) || pictures::is_readable(e))
         };
         let mut listed: Vec<PathBuf> = listed.into_iter().filter(known).collect();
         listed.sort();
@@ -114,102 +154,148 @@ fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     }
     if paths.is_empty() {
         let error = anyhow!("there is no picture or array in {}", inputs[0].display());
-        return Err(
-            Failure::bad_input(error).hint("inputs are .png, .jpg, .jpeg, .npy and .npz files")
-        );
+        return Err(Failure::bad_input(error)
+            .hint("inputs are pictures (.png, .jpg, .webp, .ppm, ...), .npy and .npz files"));
     }
     Ok(paths)
 }
 
 /// Where answers go.
 enum Outputs {
-    Nowhere,
-    File(PathBuf),
+    Files(Vec<PathBuf>),
     Folder(PathBuf, String),
 }
 
 impl Outputs {
     fn new(arguments: &RunArguments, count: usize) -> Result<Self, Failure> {
-        let Some(path) = &arguments.output else { return Ok(Outputs::Nowhere) };
-        let folder = path.is_dir() || path.extension().is_none();
-        if !folder {
-            check_output(path)?;
-            if count > 1 {
-                let error = anyhow!("{count} inputs cannot all go into {}", path.display());
-                return Err(Failure::bad_input(error).hint("give a folder with -o"));
+        let paths = &arguments.output;
+        let is_folder = |path: &&PathBuf| path.is_dir() || path.extension().is_none();
+        match (paths.iter().find(is_folder), paths.as_slice()) {
+            (Some(folder), [_]) => {
+                results::check_ending(Path::new(&format!("x.{}", arguments.format)))?;
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make the folder {}", folder.display()))
+                    .map_err(Failure::bad_input)?;
+                Ok(Outputs::Folder(folder.clone(), arguments.format.clone()))
             }
-            return Ok(Outputs::File(path.clone()));
+            (Some(folder), _) => {
+                let error = anyhow!("{} cannot stand beside other outputs", folder.display());
+                Err(Failure::bad_input(error).hint("give one folder, or only files, with -o"))
+            }
+            (None, files) => {
+                files.iter().try_for_each(|path| results::check_ending(path))?;
+                if let (Some(file), 2..) = (files.first(), count) {
+                    let error = anyhow!("{count} inputs cannot all go into {}", file.display());
+                    return Err(Failure::bad_input(error).hint("give a folder with -o"));
+                }
+                Ok(Outputs::Files(files.to_vec()))
+            }
         }
-        check_output(Path::new(&format!("x.{}", arguments.format)))?;
-        std::fs::create_dir_all(path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))
-            .map_err(Failure::bad_input)?;
-        Ok(Outputs::Folder(path.clone(), arguments.format.clone()))
     }
 
-    fn write(
-        &self,
-        input: &Path,
-        model: &HostedModel,
-        outputs: &[(MapId, Arc<Piece>)],
-    ) -> anyhow::Result<()> {
-        let graph = &model.loaded.graph;
+    /// The files of one input.
+    fn files(&self, input: &Path) -> Vec<PathBuf> {
         match self {
-            Outputs::Nowhere => Ok(()),
-            Outputs::File(path) => write_output(path, graph, outputs),
+            Outputs::Files(files) => files.clone(),
             Outputs::Folder(folder, format) => {
                 let name = input.file_stem().unwrap_or_default();
-                write_output(&folder.join(name).with_extension(format), graph, outputs)
+                vec![folder.join(name).with_extension(format)]
             }
         }
+    }
+
+    /// Refuses, before anything runs, what the answers of a model cannot be written as.
+    fn check(&self, first: &Ready) -> Result<(), Failure> {
+        let (task, is_picture) = (first.usage.task, first.picture.is_some());
+        self.files(Path::new("x")).iter().try_for_each(|f| results::check_task(f, task, is_picture))
+    }
+
+    /// Reads an answer and writes it.
+    fn take(&self, frame: &Frame) -> Result<Outcome, Failure> {
+        let files = self.files(&frame.path);
+        let is_picture = |path: &PathBuf| pictures::is_writable(&crate::input::ending(path));
+        let question = Question {
+            usage: &frame.ready.usage,
+            graph: &frame.ready.model.loaded.graph,
+            outputs: &frame.answer.outputs,
+            picture: frame.ready.picture.as_ref().map(|(picture, fit)| (&**picture, *fit)),
+            drawn: files.iter().any(is_picture),
+        };
+        let outcome = results::read(&question).map_err(|error| {
+            Failure::run(error)
+                .hint("say what the answer is with --task; --task raw is the numbers")
+        })?;
+        files.iter().try_for_each(|file| results::write(file, &question, &outcome))?;
+        Ok(outcome)
     }
 }
 
 /// The model, once for each input size where it leaves the size open.
-struct Models {
-    reference: String,
+struct Models<'a> {
+    arguments: &'a RunArguments,
     name: String,
     spec: Vec<InputSpec>,
-    resize: bool,
-    by_size: BTreeMap<Option<(usize, usize)>, Arc<HostedModel>>,
+    hinted: Hinted,
+    by_size: BTreeMap<Option<Size>, Arc<HostedModel>>,
 }
 
-impl Models {
-    fn new(arguments: &RunArguments) -> Result<Self, Failure> {
-        let spec = model::input_spec(&arguments.model).map_err(bad_model)?;
-        let (reference, resize) = (arguments.model.clone(), arguments.resize);
-        let name = Path::new(&reference).file_stem().unwrap_or_default().to_string_lossy().into();
-        Ok(Self { reference, name, spec, resize, by_size: BTreeMap::new() })
+impl<'a> Models<'a> {
+    fn new(arguments: &'a RunArguments) -> Result<Self, Failure> {
+        let reference = &arguments.model;
+        let spec = model::input_spec(reference).map_err(bad_model)?;
+        let hinted = Hinted::read(reference, arguments.results.labels.as_deref())?;
+        let name = Path::new(reference).file_stem().unwrap_or_default().to_string_lossy().into();
+        Ok(Self { arguments, name, spec, hinted, by_size: BTreeMap::new() })
     }
 
     /// Reads an input and finds the model for its size.
-    fn frame(&mut self, path: &Path) -> Result<(Arc<HostedModel>, Pieces), Failure> {
-        let mut input: Input = read_input(path)?;
-        if self.resize
-            && let Some(spec) = self.spec.first()
-        {
-            input = input.resize(spec);
-        }
-        let open = self.spec.iter().any(|s| s.dims.iter().skip(2).any(|d| d.is_none()));
-        let size = input.size().filter(|_| open);
-        let key = size.map(|Axes { rows, cols }| (rows, cols));
-        let model = match self.by_size.get(&key) {
+    fn frame(&mut self, path: &Path) -> Result<Ready, Failure> {
+        let arguments = self.arguments;
+        let input = Input::read(path)?;
+        let open = self.spec.iter().any(|s| s.dims.iter().skip(1).any(|d| d.is_none()));
+        let own = input.size().filter(|_| open).map(|Axes { rows, cols }| Size::new(rows, cols));
+        let size = match input.picture() {
+            Some(_) => own.map(|own| self.hinted.open_size(&arguments.pictures, own)),
+            None => own,
+        };
+        let model = match self.by_size.get(&size) {
             Some(model) => model.clone(),
             None => {
-                let options = LoadOptions { input_size: size };
-                let loaded = model::open(&self.reference, &options).map_err(bad_model)?;
-                let model = HostedModel::new(loaded)?;
-                self.by_size.insert(key, model.clone());
+                let model = HostedModel::new(self.load(size)?)?;
+                self.by_size.insert(size, model.clone());
                 model
             }
         };
-        let inputs = input
-            .for_model(&model.loaded.graph)
+        let graph = &model.loaded.graph;
+        let is_picture = input.picture().is_some();
+        let usage =
+            self.hinted.usage(graph, &arguments.pictures, &arguments.results, is_picture)?;
+        let prepared = input
+            .for_model(graph, &usage.convention)
             .with_context(|| format!("{} does not fit the model", path.display()))
             .map_err(|e| {
-                Failure::bad_input(e).hint("scale pictures to the model's size with --resize")
+                let hint = "scale pictures with --fit stretch, letterbox or crop; for a model of \
+                            open size see --size";
+                Failure::bad_input(e).hint(hint)
             })?;
-        Ok((model, inputs))
+        let picture = input.picture().cloned().zip(prepared.fit);
+        Ok(Ready { usage: Arc::new(usage), inputs: prepared.pieces, picture, model })
+    }
+
+    fn load(&self, size: Option<Size>) -> Result<model::LoadedModel, Failure> {
+        let input_size = size.map(|size| Axes::new(size.rows, size.cols));
+        model::open(&self.arguments.model, &LoadOptions { input_size }).map_err(|error| {
+            let shapes = matches!(error, ModelError::UnsupportedShape { .. });
+            let failure = bad_model(error);
+            match size.filter(|_| shapes) {
+                // Networks that halve the map and join it again take multiples of 32, say.
+                Some(size) => failure.hint(format!(
+                    "the model was opened for {size}: try --size with multiples of 32, and --fit \
+                     letterbox"
+                )),
+                None => failure,
+            }
+        })
     }
 }
 
@@ -264,7 +350,10 @@ impl Check {
 
 /// Runs a frame again in this process, untiled.
 fn check(frame: &Frame) -> anyhow::Result<Check> {
-    Ok(Check::compare(&frame.answer.outputs, &alone(&frame.model, Numerics::Exact, &frame.inputs)?))
+    Ok(Check::compare(
+        &frame.answer.outputs,
+        &alone(&frame.ready.model, Numerics::Exact, &frame.ready.inputs)?,
+    ))
 }
 
 /// The answer of this device alone, without any cluster.
@@ -273,6 +362,14 @@ pub(crate) fn alone(
     numerics: Numerics,
     inputs: &[(MapId, Arc<Piece>)],
 ) -> anyhow::Result<Vec<(MapId, Piece)>> {
+    // What is too large to hold is refused here, where the engine would ask for the memory.
+    let graph = &model.loaded.graph;
+    planner::plan(
+        graph,
+        &[planner::DeviceProfile::wired("this device", 0)],
+        Strategy::Local,
+        PlanOptions { numerics, ..PlanOptions::EXACT },
+    )?;
     let packed = PackedModel::new(model.loaded.graph.clone());
     packed.pack_all(&model.loaded, numerics)?;
     Ok(Engine::new(super::cores())?.run_whole(&packed, numerics, inputs)?)
@@ -293,22 +390,31 @@ struct Report {
     reassigned: u64,
     check: Option<Check>,
     workers: Vec<serde_json::Value>,
+    usage: serde_json::Value,
+    answers: Vec<serde_json::Value>,
+}
+
+/// How long the frames took.
+struct Timing<'a> {
+    makespans: &'a [Duration],
+    took: Duration,
+    reassigned: u64,
 }
 
 impl Report {
     fn new(
         last: &Frame,
         strategy: Strategy,
-        makespans: &[Duration],
-        took: Duration,
-        reassigned: u64,
+        timing: Timing<'_>,
         reports: &BTreeMap<protocol::WorkerId, WorkerReport>,
         check: Option<Check>,
+        answers: Vec<serde_json::Value>,
     ) -> Self {
+        let Timing { makespans, took, reassigned } = timing;
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         let predicted = &last.answer.predicted;
         Self {
-            model: last.model.loaded.graph.name.clone(),
+            model: last.ready.model.loaded.graph.name.clone(),
             strategy: strategy.name(),
             frames: makespans.len(),
             last_input: last.path.display().to_string(),
@@ -321,6 +427,8 @@ impl Report {
             reassigned,
             check,
             workers: reports.values().map(worker_json).collect(),
+            usage: last.ready.usage.told.clone(),
+            answers,
         }
     }
 

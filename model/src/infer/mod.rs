@@ -43,7 +43,7 @@ type Inferred = Result<Shape, Mismatch>;
 /// caller's work.
 ///
 /// *Errors* when the inputs, the weights or the operator's numbers do not fit each other, or the
-/// output is above [`limits::ELEMENTS_MAX`].
+/// output is above [`limits::MAP_ELEMENTS_MAX`].
 pub fn infer(
     op: &Op,
     inputs: &[&Shape],
@@ -367,10 +367,10 @@ fn expect_dims(what: &str, got: &[usize], expected: &[usize]) -> Result<(), Mism
 
 /// Checks that a feature map has elements, and not too many.
 pub(crate) fn check_size(dims: &[usize]) -> Result<(), Mismatch> {
-    if limits::elements(dims).is_some_and(|elements| elements > 0) {
+    if limits::map_elements(dims).is_some_and(|elements| elements > 0) {
         return Ok(());
     }
-    let most = limits::ELEMENTS_MAX;
+    let most = limits::MAP_ELEMENTS_MAX;
     Err(Mismatch::new(
         format!("1 to {most} elements in at most {} dims", limits::RANK_MAX),
         format!("{dims:?}"),

@@ -6,6 +6,7 @@ mod fold;
 mod import;
 mod inputs;
 mod lower;
+mod metadata;
 mod node;
 mod scan;
 mod tensor;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use inputs::{InputSpec, input_spec};
 pub use lower::{OPERATORS, Operator, Sharing};
+pub use metadata::metadata;
 
 use crate::error::ModelError;
 use crate::graph::LoadedModel;

@@ -19,6 +19,7 @@ use crate::onnx::{self, InputSpec, LoadOptions};
 use crate::op::Axes;
 use crate::quant::Element;
 use net::{Built, Net};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a reference to the zoo begins with.
@@ -93,6 +94,16 @@ pub fn input_spec(reference: &str) -> Result<Vec<InputSpec>, ModelError> {
         element: Element::F32,
         layout: Layout::ChannelsSecond,
     }])
+}
+
+/// The metadata of a model by reference; the zoo has none.
+///
+/// *Errors* as [`onnx::metadata`].
+pub fn metadata(reference: &str) -> Result<BTreeMap<String, String>, ModelError> {
+    match reference.starts_with(PREFIX) {
+        true => Ok(BTreeMap::new()),
+        false => onnx::metadata(Path::new(reference)),
+    }
 }
 
 /// The name of the input of every architecture.

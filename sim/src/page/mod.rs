@@ -36,7 +36,9 @@ pub(crate) fn page(
         let (first, end) = (stage.first_layer as usize, stage.end_layer as usize);
         let grid = match &stage.split {
             Split::Whole => None,
-            Split::Spatial(grid) => Some((&grid.row_shares, &grid.col_shares)),
+            Split::Spatial(grid) | Split::Band { grid, .. } => {
+                Some((&grid.row_shares, &grid.col_shares))
+            }
         };
         let placement: Vec<u32> = stage.placement.iter().map(|slot| slot.0).collect();
         let name = |i: usize| model.layers.get(i).map(|l| l.name.clone()).unwrap_or_default();
