@@ -2,6 +2,7 @@
 //!
 //! Pure functions: the same arguments give the same plan. One file for each strategy.
 
+mod advice;
 mod auto;
 mod cost;
 mod deepthings;
@@ -9,6 +10,7 @@ mod local;
 mod modnn;
 mod stream;
 
+pub use advice::{TurnedDown, devices_used, turning_link};
 pub use cost::{Cost, DeviceCost, StageCost};
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
@@ -151,7 +153,10 @@ pub fn plan(
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
     };
-    let cost = Cost::of(model, devices, &plan)?;
+    let mut cost = Cost::of(model, devices, &plan)?;
+    if advice::is_due(strategy, devices.len(), &plan) {
+        cost.turned_down = advice::turned_down(model, devices, options);
+    }
     Ok((plan, cost))
 }
 

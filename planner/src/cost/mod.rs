@@ -7,7 +7,7 @@ mod stage;
 
 pub(crate) use stage::{SAME_MACHINE_BYTES_PER_S, cost as stage_cost, loads as stage_loads};
 
-use crate::DeviceProfile;
+use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -28,6 +28,8 @@ pub struct Cost {
     pub stages: Vec<StageCost>,
     /// One entry for each device.
     pub devices: Vec<DeviceCost>,
+    /// Where the search has left the work to one of several devices: what sharing would have cost.
+    pub turned_down: Option<TurnedDown>,
 }
 
 /// Predicted cost of a stage.
@@ -121,6 +123,7 @@ impl Cost {
             model_multiply_adds,
             stages,
             devices: total,
+            turned_down: None,
         })
     }
 }
