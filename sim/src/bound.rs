@@ -136,7 +136,7 @@ pub(crate) fn bound(
         frame += compute
             .max(way + scatter + shortest + last)
             .max(first + shortest + gather)
-            .max(air + 2.0 * way);
+            .max(air + way);
         moved += scatter.max(gather).max(air);
     }
     let all: Vec<TileWork> = works.iter().flatten().copied().collect();

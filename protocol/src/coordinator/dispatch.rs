@@ -15,6 +15,7 @@ const PLANS_MAX: usize = 8;
 
 impl Coordinator {
     pub(super) fn dispatch(&mut self, now: Nanos) {
+        self.review(now);
         let touched = std::mem::take(&mut self.touched);
         // One task a worker a round, so that the first tasks of all go out before the second of
         // any: on a shared link everybody starts early.
@@ -27,6 +28,24 @@ impl Coordinator {
         }
         if self.config.stealing {
             self.look_for_work(now, touched);
+        }
+    }
+
+    /// Gives those who had no memory for a task another chance, when it is time.
+    fn review(&mut self, now: Nanos) {
+        if self.review_ns.is_none_or(|at| now < at) {
+            return;
+        }
+        self.review_ns = None;
+        for (&id, worker) in self.workers.iter_mut().filter(|(_, w)| w.full_until_ns > 0) {
+            if now >= worker.full_until_ns {
+                worker.full_until_ns = 0;
+                self.touched.insert(id);
+            } else {
+                let next =
+                    self.review_ns.map_or(worker.full_until_ns, |at| at.min(worker.full_until_ns));
+                self.review_ns = Some(next);
+            }
         }
     }
 
@@ -45,7 +64,7 @@ impl Coordinator {
         let window = if worker.probation { 1 } else { self.config.window_tasks_max };
         worker.held.len() < window
             && now >= worker.full_until_ns
-            && (!worker.stuck || self.all_stuck())
+            && (!worker.stuck || worker.held.is_empty() || self.all_stuck())
     }
 
     /// Whether nobody is left who is not late with something.
@@ -119,12 +138,12 @@ impl Coordinator {
     /// The live worker that should be done with a task first; one that is late with something, or
     /// that vanished over this very task, only where there is no other.
     pub(super) fn best_owner(&self, now: Nanos, task: TaskId) -> Option<WorkerId> {
-        let killed = |id| self.frames.get(&task.frame).is_some_and(|f| f.killed(task, id));
+        let suits_ill = |id| self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, id));
         let live = self.workers.iter().filter(|(_, w)| w.alive);
         let able = live.filter(|(id, _)| self.could_fit(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
             let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
-            (killed(id), w.stuck, ends, w.own.len() + w.held.len(), id)
+            (w.stuck, suits_ill(id), ends, w.own.len() + w.held.len(), id)
         });
         best.map(|(&id, _)| id)
     }
@@ -185,7 +204,8 @@ impl Coordinator {
         let travels = self.transfer(id, bytes);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
-        let lease_ns = now.saturating_add(lease.max(self.config.lease_min_ns));
+        let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
+        let lease_ns = now.saturating_add(lease);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
         worker.report.bytes_in += bytes;

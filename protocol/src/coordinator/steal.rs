@@ -33,9 +33,6 @@ impl Coordinator {
     /// Looks for work for those who just ran out of it, and again for some who did before.
     pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>) {
         let mut lookers = touched;
-        if self.review_ns.is_some_and(|at| now >= at) {
-            self.review_ns = None;
-        }
         let after = self
             .idle
             .range((std::ops::Bound::Excluded(self.idle_last), std::ops::Bound::Unbounded));
@@ -133,8 +130,8 @@ impl Coordinator {
             let cost_there = self.expected(victim, task).saturating_mul(left.late_per_mille) / 1000;
             // The first need only end sooner than its owner's last; then both meet.
             let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
-            let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
-            if here + cost_here > until || killed || !self.could_fit(thief, task) {
+            let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
+            if here + cost_here > until || suits_ill || !self.could_fit(thief, task) {
                 break;
             }
             self.dequeue(task);
@@ -230,9 +227,9 @@ impl Coordinator {
         let Some((there, task)) = latest else { return false };
         let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
         let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
-        let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
+        let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
-        if !worth || killed || !self.fits(thief, task) || self.expected(thief, task) == 0 {
+        if !worth || suits_ill || !self.fits(thief, task) || self.expected(thief, task) == 0 {
             return false;
         }
         self.counters.backups += 1;
