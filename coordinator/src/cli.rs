@@ -231,6 +231,10 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub check: bool,
 
+    /// Write what ran where and when, for <https://ui.perfetto.dev> and `tilehive-sim diff`
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+
     /// Turn stealing off
     #[arg(long)]
     pub no_stealing: bool,

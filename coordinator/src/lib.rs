@@ -9,6 +9,7 @@
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
 //! | `tensors.rs` | pictures and arrays in and out of files |
+//! | `trace.rs` | the timeline of a run |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
@@ -21,6 +22,7 @@ mod locals;
 mod store;
 mod table;
 mod tensors;
+mod trace;
 
 pub use cli::main;
 pub use cluster::{Answer, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};

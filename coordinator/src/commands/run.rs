@@ -44,6 +44,9 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 
     let began = Instant::now();
     let bar = TileBar::start(&opened.cluster, &models.name);
+    if arguments.trace.is_some() {
+        opened.cluster.record();
+    }
     let cluster = Arc::new(opened.cluster);
     let mut pending = VecDeque::new();
     let mut makespans = Vec::new();
@@ -74,6 +77,9 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;
+    if let Some(path) = &arguments.trace {
+        write_trace(path, &cluster.timeline().await?)?;
+    }
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
@@ -90,6 +96,15 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         ))),
         _ => Ok(()),
     }
+}
+
+fn write_trace(path: &Path, timeline: &timeline::Timeline) -> Result<(), Failure> {
+    let file = std::fs::File::create(path)
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(Failure::bad_input)?;
+    timeline::write(timeline, std::io::BufWriter::new(file))
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(Failure::run)
 }
 
 /// Files as given, and the pictures and arrays in the folders given, by name.

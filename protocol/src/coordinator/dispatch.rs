@@ -3,7 +3,7 @@
 //! Placement first: a worker gets the waiting tasks of its own share, oldest frame first, up to its
 //! window. What happens to a worker with nothing left is in `steal.rs`.
 
-use super::state::Held;
+use super::state::{Held, WorkerState};
 use super::{Coordinator, Output};
 use crate::Nanos;
 use crate::ids::{TaskId, WorkerId};
@@ -15,7 +15,7 @@ const PLANS_MAX: usize = 8;
 
 impl Coordinator {
     pub(super) fn dispatch(&mut self, now: Nanos) {
-        self.review(now);
+        let review = self.review(now);
         let touched = std::mem::take(&mut self.touched);
         // One task a worker a round, so that the first tasks of all go out before the second of
         // any: on a shared link everybody starts early.
@@ -27,14 +27,15 @@ impl Coordinator {
             }
         }
         if self.config.stealing {
-            self.look_for_work(now, touched);
+            self.look_for_work(now, touched, review);
         }
     }
 
-    /// Gives those who had no memory for a task another chance, when it is time.
-    fn review(&mut self, now: Nanos) {
+    /// Gives those who had no memory for a task another chance, when it is time. Returns whether it
+    /// is.
+    fn review(&mut self, now: Nanos) -> bool {
         if self.review_ns.is_none_or(|at| now < at) {
-            return;
+            return false;
         }
         self.review_ns = None;
         for (&id, worker) in self.workers.iter_mut().filter(|(_, w)| w.full_until_ns > 0) {
@@ -47,6 +48,7 @@ impl Coordinator {
                 self.review_ns = Some(next);
             }
         }
+        true
     }
 
     /// Fills a worker's window from its own share.
@@ -102,7 +104,8 @@ impl Coordinator {
     /// be done with it first.
     pub(super) fn enqueue(&mut self, now: Nanos, task: TaskId, wanted: Option<WorkerId>) {
         let able = |id: &WorkerId| {
-            self.workers.get(id).is_some_and(|w| w.alive && !w.stuck) && self.could_fit(*id, task)
+            let ready = |w: &WorkerState| w.alive && !w.stuck && now >= w.full_until_ns;
+            self.workers.get(id).is_some_and(ready) && self.could_fit(*id, task)
         };
         let owner = wanted.filter(able).or_else(|| self.best_owner(now, task));
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
@@ -143,7 +146,8 @@ impl Coordinator {
         let able = live.filter(|(id, _)| self.could_fit(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
             let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
-            (w.stuck, suits_ill(id), ends, w.own.len() + w.held.len(), id)
+            let full = now < w.full_until_ns;
+            (w.stuck, suits_ill(id), full, ends, w.own.len() + w.held.len(), id)
         });
         best.map(|(&id, _)| id)
     }

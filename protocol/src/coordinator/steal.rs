@@ -22,35 +22,45 @@ const ASKING_NS: Nanos = SECOND / 500;
 /// A copy must be expected to end in this part of the original's time, in thousandths.
 const BACKUP_GAIN_PER_MILLE: u64 = 600;
 
-/// Idle workers that are looked at again in one call.
+/// Idle workers that are looked at again in one review, and victims that are considered.
 const LOOKERS_MAX: usize = 16;
+const VICTIMS_MAX: usize = 16;
 
 /// How soon idle workers look again, at the earliest and at the latest.
 const REVIEW_MIN_NS: Nanos = SECOND / 50;
 const REVIEW_MAX_NS: Nanos = SECOND;
 
 impl Coordinator {
-    /// Looks for work for those who just ran out of it, and again for some who did before.
-    pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>) {
-        let mut lookers = touched;
+    /// Looks for work for those who just ran out of it, and again for some who did before: for more
+    /// of them when it is time for a review.
+    pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>, review: bool) {
         let after = self
             .idle
             .range((std::ops::Bound::Excluded(self.idle_last), std::ops::Bound::Unbounded));
-        let again: Vec<WorkerId> =
-            after.chain(self.idle.iter()).copied().take(LOOKERS_MAX).collect();
+        let again = if review { LOOKERS_MAX } else { 1 };
+        let again: Vec<WorkerId> = after.chain(self.idle.iter()).copied().take(again).collect();
         self.idle_last = again.last().copied().unwrap_or(self.idle_last);
+        let mut lookers = touched;
         lookers.extend(again);
-        for id in lookers {
-            if !self.is_hungry(now, id) {
+        lookers.retain(|&id| {
+            let hungry = self.is_hungry(now, id);
+            if !hungry {
                 self.idle.remove(&id);
-                continue;
             }
+            hungry
+        });
+        if lookers.is_empty() {
+            return;
+        }
+        let mut victims = self.victims(now);
+        for id in lookers {
             let news = !self.idle.contains(&id);
             self.counters.steals_asked += u64::from(news);
-            if self.steal_for(now, id) {
+            if self.steal_for(now, id, &victims) {
                 self.counters.steals_granted += 1;
                 self.idle.remove(&id);
-            } else if !self.copy_for(now, id) {
+                victims = self.victims(now);
+            } else if !(news || review) || !self.copy_for(now, id) {
                 self.counters.steals_refused += u64::from(news);
                 self.idle.insert(id);
             }
@@ -58,6 +68,17 @@ impl Coordinator {
         if !self.idle.is_empty() && self.review_ns.is_none() {
             self.plan_review(now);
         }
+    }
+
+    /// Those who have something to give, the one with most time left first.
+    fn victims(&self, now: Nanos) -> Vec<WorkerId> {
+        let rich =
+            self.workers.iter().filter(|(_, w)| w.alive && (!w.own.is_empty() || w.held.len() > 1));
+        let mut rich: Vec<(Nanos, WorkerId)> =
+            rich.map(|(&id, _)| (self.remaining(now, id).all_ns, id)).collect();
+        rich.sort_unstable_by(|a, b| b.cmp(a));
+        rich.truncate(VICTIMS_MAX);
+        rich.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Looks again when what runs now should be half done: a slow worker shows by then.
@@ -84,20 +105,15 @@ impl Coordinator {
             && !self.promised.values().any(|&(thief, _)| thief == id)
     }
 
-    fn steal_for(&mut self, now: Nanos, thief: WorkerId) -> bool {
-        let others = || self.workers.iter().filter(|&(&id, w)| id != thief && w.alive);
-        let waiting = others().filter(|(_, w)| !w.own.is_empty());
-        let fullest = waiting.max_by_key(|&(&id, _)| (self.remaining(now, id).all_ns, id));
-        let fullest = fullest.map(|(&id, _)| id);
-        let queued = others().filter(|(_, w)| w.held.len() > 1).map(|(&id, _)| id);
-        let queued: Vec<WorkerId> = queued.collect();
+    fn steal_for(&mut self, now: Nanos, thief: WorkerId, victims: &[WorkerId]) -> bool {
+        let others = || victims.iter().copied().filter(|&id| id != thief);
+        let fullest = others().find(|id| !self.workers[id].own.is_empty());
         if fullest.is_some_and(|victim| self.take_waiting(now, thief, victim)) {
             return true;
         }
-        let best = queued
-            .into_iter()
-            .filter_map(|victim| Some((self.saves(now, thief, victim)?, victim)))
-            .max();
+        let queued = others().filter(|id| self.workers[id].held.len() > 1);
+        let best =
+            queued.filter_map(|victim| Some((self.saves(now, thief, victim)?, victim))).max();
         let Some(((_, task, attempt), victim)) = best else { return false };
         self.ask(thief, victim, task, attempt);
         // As many more as the two need to finish together.
