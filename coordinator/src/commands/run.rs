@@ -34,6 +34,10 @@ struct Frame {
 pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<(), Failure> {
     let paths = expand(&arguments.inputs)?;
     let outputs = Outputs::new(&arguments, paths.len())?;
+    if let Some(path) = &arguments.trace {
+        // A mistake shows here rather than after the run.
+        write_trace(path, &timeline::Timeline::default())?;
+    }
     let mut models = Models::new(&arguments)?;
     // The first frame is read before anything is started: most mistakes show here.
     let first = models.frame(&paths[0])?;
