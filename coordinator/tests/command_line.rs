@@ -145,6 +145,8 @@ fn local_workers_answer_exactly_and_the_report_is_json() {
             "--json",
             "--numerics",
             "exact",
+            "--spot-checks",
+            "500",
             "--strategy",
             strategy,
         ]);

@@ -14,6 +14,7 @@ use protocol::{CoordinatorConfig, WorkerReport};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +42,13 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let mut models = Models::new(&arguments)?;
     // The first frame is read before anything is started: most mistakes show here.
     let first = models.frame(&paths[0])?;
-    let machine = CoordinatorConfig { stealing: !arguments.no_stealing, ..Default::default() };
+    let machine = CoordinatorConfig {
+        stealing: !arguments.no_stealing,
+        spot_checks_per_mille: arguments.spot_checks,
+        // Nobody shall know beforehand which tiles are checked.
+        seed: RandomState::new().hash_one(std::process::id()),
+        ..Default::default()
+    };
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
     let (strategy, options) = arguments.strategy.resolve(opened.devices.len());
     check_plan(&first.0, opened.devices.len(), strategy, options)?;

@@ -225,7 +225,8 @@ impl Coordinator {
             bytes,
             multiply_adds,
             yielding_to: None,
-            kept: false,
+            kept: 0,
+            ask_ns: 0,
         });
         self.idle.remove(&id);
         self.leases.insert((lease_ns, id, task, attempt));

@@ -26,9 +26,11 @@ pub(super) struct Held {
     pub(super) bytes: u64,
     pub(super) multiply_adds: u64,
     pub(super) yielding_to: Option<WorkerId>,
-    /// Its worker was asked to hand it over and kept it. It is not asked again: where two workers
-    /// cannot reach each other, asking would go on for ever.
-    pub(super) kept: bool,
+    /// How often its worker was asked to hand it over and kept it: it ran, or had not arrived, or the
+    /// thief is out of reach.
+    pub(super) kept: u32,
+    /// When it may be asked for again.
+    pub(super) ask_ns: Nanos,
 }
 
 #[derive(Debug)]

@@ -26,6 +26,11 @@ const BACKUP_GAIN_PER_MILLE: u64 = 600;
 const LOOKERS_MAX: usize = 16;
 const VICTIMS_MAX: usize = 16;
 
+/// A task that was kept is asked for again, after a pause that grows: the order to hand it over may
+/// have overtaken its inputs. Where two workers cannot reach each other that must end.
+const KEPT_MAX: u32 = 4;
+const KEPT_PAUSE_NS: Nanos = SECOND / 100;
+
 /// How soon idle workers look again, at the earliest and at the latest.
 const REVIEW_MIN_NS: Nanos = SECOND / 50;
 const REVIEW_MAX_NS: Nanos = SECOND;
@@ -183,7 +188,8 @@ impl Coordinator {
         let (position, held) = last.into_iter().find(|(i, h)| {
             *i > 0
                 && h.yielding_to.is_none()
-                && !h.kept
+                && h.kept < KEPT_MAX
+                && now >= h.ask_ns
                 && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
         })?;
         if !self.fits(thief, held.task) {
@@ -298,8 +304,12 @@ impl Coordinator {
     /// The victim kept the task: the thief's attempt never was.
     pub(super) fn on_kept(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
-            held.yielding_to = None;
-            held.kept = true;
+            // A worker may say so unasked.
+            if held.yielding_to.take().is_some() {
+                // Four times as long as last time.
+                held.ask_ns = now + (KEPT_PAUSE_NS << (2 * held.kept.min(KEPT_MAX)));
+                held.kept += 1;
+            }
         }
         if let Some(&(thief, _)) = self.promised.get(&(task, attempt)) {
             self.counters.steals_kept += 1;
