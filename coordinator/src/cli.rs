@@ -381,6 +381,15 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub check: bool,
 
+    /// Of a thousand tiles, compute so many on two workers and compare; a third decides, and a worker
+    /// that gave a wrong answer is sent away
+    #[arg(long, value_name = "PER_MILLE", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pub spot_checks: u64,
+
+    /// Write what ran where and when, for <https://ui.perfetto.dev> and `tilehive-sim diff`
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+
     /// Turn stealing off
     #[arg(long)]
     pub no_stealing: bool,

@@ -216,6 +216,17 @@ impl Cluster {
         self.ask(Request::Reports).await
     }
 
+    /// Writes down what happens from now on, for [`Cluster::timeline`].
+    pub fn record(&self) {
+        // A coordinator that stopped has nothing to record; the next request says so.
+        let _ = self.requests.send(Request::Record);
+    }
+
+    /// What happened since [`Cluster::record`].
+    pub async fn timeline(&self) -> Result<timeline::Timeline> {
+        self.ask(Request::Timeline).await
+    }
+
     /// Says goodbye to the workers and stops.
     pub async fn stop(mut self) {
         let _ = self.requests.send(Request::Stop);

@@ -3,6 +3,7 @@
 
 use crate::cluster::{Answer, BandJob, Device, HostedModel, Job, Progress};
 use crate::store::FrameMaps;
+use crate::trace::Tracer;
 use kernels::Pieces;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
@@ -25,6 +26,8 @@ pub(crate) enum Request {
     Submit(Work, Reply<Result<Answer, String>>),
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
+    Record,
+    Timeline(Reply<timeline::Timeline>),
     Stop,
 }
 
@@ -87,6 +90,7 @@ struct Planned {
 
 struct Driver {
     machine: Coordinator,
+    tracer: Option<Tracer>,
     commands: mpsc::UnboundedSender<Command>,
     started: Instant,
     progress: Arc<Progress>,
@@ -112,6 +116,7 @@ pub(crate) async fn drive(
     let incarnation = incarnation();
     let mut driver = Driver {
         machine: Coordinator::new(config),
+        tracer: None,
         commands: net.commands,
         started: Instant::now(),
         progress,
@@ -149,6 +154,11 @@ pub(crate) async fn drive(
                 Some(Request::Reports(reply)) => {
                     let _ = reply.send((driver.machine.reports(), driver.machine.reassigned()));
                 }
+                Some(Request::Record) => driver.record(),
+                Some(Request::Timeline(reply)) => {
+                    let timeline = driver.tracer.as_ref().map(Tracer::timeline);
+                    let _ = reply.send(timeline.unwrap_or_default());
+                }
                 Some(Request::Stop) | None => {
                     driver.say_goodbye();
                     // The network ends its events when what was queued is out.
@@ -167,8 +177,20 @@ impl Driver {
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.machine.handle(now, input);
         while let Some(output) = self.machine.poll_output() {
+            if let Some(tracer) = &mut self.tracer {
+                tracer.output(&output);
+            }
             self.carry_out(output, &mut values);
         }
+    }
+
+    /// Writes down what happens from now on.
+    fn record(&mut self) {
+        let mut tracer = Tracer::new();
+        for (id, report, _) in self.machine.live() {
+            tracer.name(id, &report.name);
+        }
+        self.tracer = Some(tracer);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -181,6 +203,9 @@ impl Driver {
             Event::Down(peer, reason) => {
                 if let Some(&id) = self.ids.get(&peer) {
                     tracing::info!("{id} left: {reason}");
+                    if let Some(tracer) = &mut self.tracer {
+                        tracer.mark(Some(id), format!("left: {reason}"));
+                    }
                     self.addresses.remove(&id);
                     self.handle(Input::Left(id, reason), None);
                 }
@@ -190,6 +215,10 @@ impl Driver {
                 match message {
                     Message::Hello(hello) => {
                         tracing::info!("{id} joined: {} ({} threads)", hello.name, hello.threads);
+                        if let Some(tracer) = &mut self.tracer {
+                            tracer.name(id, &hello.name);
+                            tracer.mark(Some(id), "joined");
+                        }
                         self.handle(Input::Joined(id, hello), None);
                         self.submit_waiting();
                     }
@@ -198,6 +227,9 @@ impl Driver {
             }
             Event::Bundle(peer, bundle, values, _) => {
                 if let Some(&id) = self.ids.get(&peer) {
+                    if let Some(tracer) = &mut self.tracer {
+                        tracer.result(&bundle);
+                    }
                     let checked = self.machine.checks(bundle.task);
                     let checksum = if checked { checksum(&values) } else { 0 };
                     let held = Some((bundle.clone(), values));

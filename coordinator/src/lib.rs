@@ -14,6 +14,7 @@
 //! | `usage.rs` | how a model is used: conventions and task, and who said so |
 //! | `results.rs` | answers as people want them, and into files |
 //! | `graph_svg.rs` | a picture of a model's graph |
+//! | `trace.rs` | the timeline of a run |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
@@ -32,6 +33,7 @@ mod results;
 mod rows;
 mod store;
 mod table;
+mod trace;
 mod usage;
 
 pub use cli::main;

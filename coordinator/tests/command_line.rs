@@ -98,6 +98,8 @@ fn local_workers_answer_exactly_and_the_report_is_json() {
             "--json",
             "--numerics",
             "exact",
+            "--spot-checks",
+            "500",
             "--strategy",
             strategy,
         ]);
@@ -107,6 +109,38 @@ fn local_workers_answer_exactly_and_the_report_is_json() {
         assert_eq!(report["workers"].as_array().unwrap().len(), 2);
         assert!(out.is_file());
     }
+}
+
+#[test]
+fn a_run_writes_the_timeline_that_the_simulator_reads() {
+    let folder = Folder::new();
+    let picture = folder.picture("in.png", 96, 96);
+    let trace = folder.path("trace.json");
+    let output = folder.tilehive(&[
+        "run",
+        "zoo:unet@96x96",
+        text(&picture),
+        "--workers",
+        "2",
+        "--grid",
+        "2x2",
+        "--trace",
+        text(&trace),
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let timeline = timeline::read(&std::fs::read_to_string(&trace).unwrap()).unwrap();
+    assert_eq!(timeline.devices.len(), 2);
+    let computed: Vec<_> = timeline.of(timeline::Activity::Compute).collect();
+    // Four tiles, and what cannot be cut, if anything.
+    assert!(computed.len() >= 4 && computed.iter().all(|s| s.end_ns > s.start_ns), "{computed:?}");
+    let itself = timeline::difference(&timeline, &timeline);
+    assert_eq!((itself.only_a, itself.makespan_error, itself.same_device), (0, 0.0, 1.0));
+    folder.refuses(
+        &["run", "zoo:unet@96x96", text(&picture), "--trace", "/no/such/folder/trace.json"],
+        2,
+        &["cannot write"],
+    );
 }
 
 #[test]

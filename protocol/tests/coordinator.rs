@@ -272,7 +272,7 @@ fn the_oldest_plan_that_no_frame_uses_is_retired() {
     let model = bench.model.clone();
     for id in 1..=12 {
         bench.plan = Bench::bind(&model, id, &[0]);
-        bench.submit(u64::from(id));
+        bench.submit(id);
         bench.finish();
     }
     let retired = |id| told(&bench.outputs, &Message::Retire { plan: PlanId(id) }).len();

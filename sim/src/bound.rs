@@ -59,22 +59,22 @@ fn spread(items: &[TileWork], kinds: &[Kind<'_>], overhead: bool) -> f64 {
         device.tile_ns(item) - if overhead { 0.0 } else { device.overhead_ns as f64 }
     };
     let times: Vec<Vec<f64>> =
-        kinds.iter().map(|k| items.iter().map(|i| time(k, i)).collect()).collect();
+        items.iter().map(|i| kinds.iter().map(|k| time(k, i)).collect()).collect();
     // Where all devices differ by one factor, these weights are the best.
-    let mut weights: Vec<f64> =
-        times.iter().map(|t| 1.0 / t.iter().sum::<f64>().max(1e-9)).collect();
+    let alone = |k: usize| times.iter().map(|item| item[k]).sum::<f64>().max(1e-9);
+    let mut weights: Vec<f64> = (0..kinds.len()).map(|k| 1.0 / alone(k)).collect();
     let mut best: f64 = 0.0;
     for _ in 0..ROUNDS {
         let total: f64 = weights.iter().zip(kinds).map(|(w, k)| w * k.count).sum();
         weights.iter_mut().for_each(|w| *w /= total);
         let mut load = vec![0.0; kinds.len()];
         let mut bound = 0.0;
-        for i in 0..items.len() {
-            let dear = |k: &usize| weights[*k] * times[*k][i];
+        for item in &times {
+            let dear = |k: &usize| weights[*k] * item[*k];
             let cheapest = (0..kinds.len()).min_by(|a, b| dear(a).total_cmp(&dear(b)));
             let cheapest = cheapest.unwrap_or(0);
             bound += dear(&cheapest);
-            load[cheapest] += times[cheapest][i] / kinds[cheapest].count;
+            load[cheapest] += item[cheapest] / kinds[cheapest].count;
         }
         best = best.max(bound);
         let mean = load.iter().sum::<f64>() / load.len() as f64;
@@ -136,7 +136,7 @@ pub(crate) fn bound(
         frame += compute
             .max(way + scatter + shortest + last)
             .max(first + shortest + gather)
-            .max(air + 2.0 * way);
+            .max(air + way);
         moved += scatter.max(gather).max(air);
     }
     let all: Vec<TileWork> = works.iter().flatten().copied().collect();

@@ -151,6 +151,9 @@ impl Cluster {
                 }
             }
             if let Some(violation) = self.overdue(missing, self.steps) {
+                if self.traced {
+                    eprintln!("{}", self.head.machine.describe());
+                }
                 return Err(violation);
             }
             if !self.step() {

@@ -187,6 +187,12 @@ impl Device {
         hashes.filter(|hash| !self.blobs.contains(hash)).collect()
     }
 
+    fn close(&mut self, model: ModelHash) {
+        self.models.remove(&model);
+        self.packed.clear();
+        self.packed_bytes = 0;
+    }
+
     /// Packs what can be packed.
     fn pack(
         &mut self,
@@ -229,6 +235,7 @@ impl Cluster {
             }
             Output::SendBundle(to, bundle) => self.send_held(i, to, bundle),
             Output::Open(hash) => self.open(i, hash),
+            Output::Close(model) => self.devices[i].close(model),
             Output::Prepare { plan, stage, model, layers, algorithms } => {
                 let graph = self.scenario.model.graph.clone();
                 let device = &mut self.devices[i];

@@ -94,7 +94,11 @@ impl Report {
     ) -> Self {
         let frames = outcome.frames.len();
         let all_s = outcome.makespan_ns as f64 / 1e9;
-        let least = outcome.bound.frames_ns(frames).max(1) as f64;
+        // No schedule starts a frame before it is submitted.
+        let started = outcome.frames.iter().map(|f| f.started_ns).min().unwrap_or(0);
+        let last = outcome.frames.iter().map(|f| f.submitted_ns).max().unwrap_or(0);
+        let arrival = last.saturating_sub(started) + outcome.bound.frame_ns;
+        let least = outcome.bound.frames_ns(frames).max(arrival).max(1) as f64;
         let per_frame = |sum: f64| sum / frames.max(1) as f64;
         let energy = outcome.devices.iter().map(|d| d.energy);
         Self {
@@ -239,6 +243,7 @@ impl Report {
 /// A time for people.
 pub fn time(ms: f64) -> String {
     match ms {
+        0.0 => "0".into(),
         ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1e3),
         ms if ms >= 1_000.0 => format!("{:.2} s", ms / 1e3),
         ms if ms >= 100.0 => format!("{ms:.0} ms"),

@@ -158,7 +158,10 @@ fn faults(random: &mut Random, workers: usize) -> Vec<Fault> {
                 add(back_ns, FaultKind::Restart(a));
             }
             4 => add(at_ns, FaultKind::Stall(a, random.pick(&[100_000_000, SECOND, 6 * SECOND]))),
-            5 => add(at_ns, FaultKind::SlowDown(a, random.pick(&[3, 20]))),
+            5 => {
+                add(at_ns, FaultKind::SlowDown(a, random.pick(&[3, 20])));
+                add(FAULTS_END_NS, FaultKind::SlowDown(a, 1));
+            }
             6 => {
                 add(at_ns, FaultKind::Cut(a, b));
                 add(FAULTS_END_NS, FaultKind::Heal(a, b));

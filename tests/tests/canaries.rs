@@ -140,6 +140,91 @@ fn silence_that_nobody_notices_is_caught() {
 }
 
 #[test]
+fn a_handover_that_its_victim_keeps_is_caught() {
+    let ended = Cluster::new(stealing(Sabotage::DoubleHandover)).run();
+    assert!(
+        matches!(ended, Err(Violation::Doubled { .. } | Violation::Phantom { .. })),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn an_ignored_memory_cap_is_caught() {
+    let mut scenario = stealing(Sabotage::IgnoreMemory);
+    // The weights are 1728 bytes; each tile takes some 2 KB more.
+    scenario.workers.iter_mut().for_each(|w| w.device.memory_bytes = 6_000);
+    let honest = Scenario { sabotage: Sabotage::None, ..scenario.clone() };
+    let ended = Cluster::new(scenario).run();
+    assert!(matches!(ended, Err(Violation::Memory { .. })), "{ended:?}");
+    Cluster::new(honest).run().expect("it fits, one tile after another");
+}
+
+#[test]
+fn a_lease_that_never_ends_is_caught() {
+    let mut scenario = stealing(Sabotage::None);
+    scenario.faults.push(Fault { at_ns: 5_000_000, kind: FaultKind::Hang(0) });
+    let mut endless = scenario.clone();
+    endless.machine.lease_min_ns = u64::MAX / 4;
+    endless.machine.backups_per_mille_max = 0;
+    let ended = Cluster::new(endless).run();
+    assert!(matches!(ended, Err(Violation::NeverEnded { .. })), "{ended:?}");
+    let outcome = Cluster::new(scenario).run().expect("what hangs is computed by the other");
+    assert!(outcome.reassigned > 0);
+}
+
+#[test]
+fn time_that_is_too_short_is_caught() {
+    let mut scenario = stealing(Sabotage::TooFast);
+    // So slow that the network does not count.
+    for worker in &mut scenario.workers {
+        worker.device = sim::DeviceModel::plain(20_000);
+    }
+    let ended = Cluster::new(scenario).run();
+    assert!(matches!(ended, Err(Violation::BeatsBound { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_poisonous_tile_fails_its_frame_alone() {
+    let mut scenario = stealing(Sabotage::None);
+    let kind = FaultKind::Poison { frame: 0, tile: 4 };
+    scenario.faults.push(Fault { at_ns: 0, kind });
+    scenario.may_fail = true;
+    let outcome = Cluster::new(scenario).run().expect("no promise is broken");
+    let [(frame, reason)] = outcome.failures.as_slice() else { panic!("{:?}", outcome.failures) };
+    assert_eq!(frame.number(), 0);
+    assert!(reason.contains("stage 0 tile 4"), "{reason}");
+    assert_eq!(outcome.outputs.len(), 1);
+    assert_eq!(difference(&runners::naive(&built(2), 1), &outcome.outputs[0]), None);
+}
+
+#[test]
+fn a_coordinator_that_restarts_finds_its_workers_again() {
+    let mut scenario = stealing(Sabotage::None);
+    scenario.faults.push(Fault { at_ns: 40_000_000, kind: FaultKind::RestartCoordinator });
+    let outcome = Cluster::new(scenario).run().expect("the frames are computed anew");
+    let built = built(2);
+    for (frame, got) in outcome.outputs.iter().enumerate() {
+        assert_eq!(difference(&runners::naive(&built, frame), got), None);
+    }
+    assert!(outcome.makespan_ns > 40_000_000, "it was still at work");
+}
+
+#[test]
+fn a_lying_worker_is_outvoted() {
+    let mut scenario = stealing(Sabotage::FlipBit);
+    scenario.workers.push(scenario.workers[1].clone());
+    scenario.machine.spot_checks_per_mille = 1000;
+    // With all three there from the first tile on.
+    scenario.frames_from_ns = SECOND;
+    let outcome = Cluster::new(scenario).run().expect("no promise is broken");
+    let built = built(2);
+    for (frame, got) in outcome.outputs.iter().enumerate() {
+        assert_eq!(difference(&runners::naive(&built, frame), got), None, "frame {frame}");
+    }
+    assert_eq!(outcome.reports.values().filter(|r| !r.alive).count(), 1);
+}
+
+#[test]
 fn memory_that_nobody_frees_is_caught() {
     let ended = Cluster::new(stealing(Sabotage::NeverDrop)).run();
     assert!(matches!(ended, Err(Violation::Leak { .. })), "{ended:?}");

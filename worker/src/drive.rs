@@ -238,6 +238,7 @@ impl Driver {
             Output::Send(to, message) => self.send(to, message),
             Output::SendBundle(to, bundle) => self.send_bundle(to, bundle),
             Output::Open(hash) => self.open(hash),
+            Output::Close(model) => self.models.retain(|(hash, _)| *hash != model),
             Output::Prepare { plan, stage, model, layers, algorithms } => {
                 let model = self.models.iter().find(|(hash, _)| *hash == model);
                 if let Some((_, model)) = model {

@@ -18,6 +18,7 @@ use protocol::{CoordinatorConfig, WorkerReport};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,18 +50,31 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     }
     let paths = expand(&arguments.inputs)?;
     let outputs = Outputs::new(&arguments, paths.len())?;
+    if let Some(path) = &arguments.trace {
+        // A mistake shows here rather than after the run.
+        write_trace(path, &timeline::Timeline::default())?;
+    }
     let mut models = Models::new(&arguments)?;
     // The first frame is read before anything is started: most mistakes show here.
     let first = models.frame(&paths[0])?;
     outputs.check(&first)?;
     eprintln!("{}: {}", models.name, first.usage.line);
-    let machine = CoordinatorConfig { stealing: !arguments.no_stealing, ..Default::default() };
+    let machine = CoordinatorConfig {
+        stealing: !arguments.no_stealing,
+        spot_checks_per_mille: arguments.spot_checks,
+        // Nobody shall know beforehand which tiles are checked.
+        seed: RandomState::new().hash_one(std::process::id()),
+        ..Default::default()
+    };
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
     let (strategy, options) = arguments.strategy.resolve(opened.devices.len());
     check_plan(&first.model, opened.devices.len(), strategy, options)?;
 
     let began = Instant::now();
     let bar = TileBar::start(&opened.cluster, &models.name);
+    if arguments.trace.is_some() {
+        opened.cluster.record();
+    }
     let cluster = Arc::new(opened.cluster);
     let mut pending = VecDeque::new();
     let mut makespans = Vec::new();
@@ -96,6 +110,9 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;
+    if let Some(path) = &arguments.trace {
+        write_trace(path, &cluster.timeline().await?)?;
+    }
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
@@ -129,6 +146,15 @@ fn announce(path: &Path, count: usize, outcome: &Outcome, json: bool) {
         }
         _ => {}
     }
+}
+
+fn write_trace(path: &Path, timeline: &timeline::Timeline) -> Result<(), Failure> {
+    let file = std::fs::File::create(path)
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(Failure::bad_input)?;
+    timeline::write(timeline, std::io::BufWriter::new(file))
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(Failure::run)
 }
 
 /// Files as given, and the pictures and arrays in the folders given, by name.

@@ -3,7 +3,7 @@
 //! Placement first: a worker gets the waiting tasks of its own share, oldest frame first, up to its
 //! window. What happens to a worker with nothing left is in `steal.rs`.
 
-use super::state::Held;
+use super::state::{Held, WorkerState};
 use super::{Coordinator, Output};
 use crate::Nanos;
 use crate::ids::{TaskId, WorkerId};
@@ -15,6 +15,7 @@ const PLANS_MAX: usize = 8;
 
 impl Coordinator {
     pub(super) fn dispatch(&mut self, now: Nanos) {
+        let review = self.review(now);
         let touched = std::mem::take(&mut self.touched);
         // One task a worker a round, so that the first tasks of all go out before the second of
         // any: on a shared link everybody starts early.
@@ -26,8 +27,28 @@ impl Coordinator {
             }
         }
         if self.config.stealing {
-            self.look_for_work(now, touched);
+            self.look_for_work(now, touched, review);
         }
+    }
+
+    /// Gives those who had no memory for a task another chance, when it is time. Returns whether it
+    /// is.
+    fn review(&mut self, now: Nanos) -> bool {
+        if self.review_ns.is_none_or(|at| now < at) {
+            return false;
+        }
+        self.review_ns = None;
+        for (&id, worker) in self.workers.iter_mut().filter(|(_, w)| w.full_until_ns > 0) {
+            if now >= worker.full_until_ns {
+                worker.full_until_ns = 0;
+                self.touched.insert(id);
+            } else {
+                let next =
+                    self.review_ns.map_or(worker.full_until_ns, |at| at.min(worker.full_until_ns));
+                self.review_ns = Some(next);
+            }
+        }
+        true
     }
 
     /// Fills a worker's window from its own share.
@@ -45,7 +66,7 @@ impl Coordinator {
         let window = if worker.probation { 1 } else { self.config.window_tasks_max };
         worker.held.len() < window
             && now >= worker.full_until_ns
-            && (!worker.stuck || self.all_stuck())
+            && (!worker.stuck || worker.held.is_empty() || self.all_stuck())
     }
 
     /// Whether nobody is left who is not late with something.
@@ -83,7 +104,8 @@ impl Coordinator {
     /// be done with it first.
     pub(super) fn enqueue(&mut self, now: Nanos, task: TaskId, wanted: Option<WorkerId>) {
         let able = |id: &WorkerId| {
-            self.workers.get(id).is_some_and(|w| w.alive && !w.stuck) && self.could_fit(*id, task)
+            let ready = |w: &WorkerState| w.alive && !w.stuck && now >= w.full_until_ns;
+            self.workers.get(id).is_some_and(ready) && self.could_fit(*id, task)
         };
         let owner = wanted.filter(able).or_else(|| self.best_owner(now, task));
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
@@ -119,12 +141,13 @@ impl Coordinator {
     /// The live worker that should be done with a task first; one that is late with something, or
     /// that vanished over this very task, only where there is no other.
     pub(super) fn best_owner(&self, now: Nanos, task: TaskId) -> Option<WorkerId> {
-        let killed = |id| self.frames.get(&task.frame).is_some_and(|f| f.killed(task, id));
+        let suits_ill = |id| self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, id));
         let live = self.workers.iter().filter(|(_, w)| w.alive);
         let able = live.filter(|(id, _)| self.could_fit(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
             let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
-            (killed(id), w.stuck, ends, w.own.len() + w.held.len(), id)
+            let full = now < w.full_until_ns;
+            (w.stuck, suits_ill(id), full, ends, w.own.len() + w.held.len(), id)
         });
         best.map(|(&id, _)| id)
     }
@@ -185,7 +208,8 @@ impl Coordinator {
         let travels = self.transfer(id, bytes);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
-        let lease_ns = now.saturating_add(lease.max(self.config.lease_min_ns));
+        let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
+        let lease_ns = now.saturating_add(lease);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
         worker.report.bytes_in += bytes;
@@ -201,7 +225,8 @@ impl Coordinator {
             bytes,
             multiply_adds,
             yielding_to: None,
-            kept: false,
+            kept: 0,
+            ask_ns: 0,
         });
         self.idle.remove(&id);
         self.leases.insert((lease_ns, id, task, attempt));

@@ -116,6 +116,10 @@ pub(super) struct TileState {
     /// Attempts that go on, and who makes them.
     live_attempts: BTreeMap<u32, WorkerId>,
     gathered: bool,
+    /// Leases of its that ran out.
+    pub(super) lapses: u32,
+    /// Workers that had no memory for it.
+    pub(super) refused: Vec<WorkerId>,
     /// What was answered so far, where two are asked.
     pub(super) answers: Option<Vec<(WorkerId, u64)>>,
 }
@@ -229,9 +233,12 @@ impl Frame {
         &self.tiles[index].deaths
     }
 
-    /// Whether a worker was lost while it ran a task.
-    pub(super) fn killed(&self, task: TaskId, worker: WorkerId) -> bool {
-        self.tile_index(task).is_some_and(|i| self.tiles[i].deaths.contains(&worker))
+    /// Whether a worker was lost while it ran a task, or had no memory for it: others go first.
+    pub(super) fn suits_ill(&self, task: TaskId, worker: WorkerId) -> bool {
+        self.tile_index(task).is_some_and(|i| {
+            let tile = &self.tiles[i];
+            tile.deaths.contains(&worker) || tile.refused.contains(&worker)
+        })
     }
 
     /// Attempts that go on, and who makes them.
@@ -289,6 +296,18 @@ impl Frame {
     /// Takes a result; false when the task is already gathered.
     pub(super) fn gather(&mut self, task: TaskId) -> bool {
         self.tile(task).is_some_and(|tile| !std::mem::replace(&mut tile.gathered, true))
+    }
+
+    /// Leases of a task that ran out.
+    pub(super) fn lapses(&self, task: TaskId) -> u32 {
+        self.tile_index(task).map_or(0, |i| self.tiles[i].lapses)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let open =
+            self.tiles.iter().enumerate().filter(|(_, t)| !t.gathered || t.answers.is_some());
+        let open: Vec<_> = open.map(|(i, t)| (i, t.owner, &t.live_attempts, &t.answers)).collect();
+        format!("frame {} stage {}: open {open:?}", self.id.number(), self.stage)
     }
 
     pub(super) fn stage_complete(&self) -> bool {

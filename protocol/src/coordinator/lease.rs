@@ -12,17 +12,34 @@ use crate::ids::{TaskId, WorkerId};
 /// not alone is sent away.
 const STRIKES_MAX: u32 = 2;
 
+/// Leases of one task that ran out, as far as they are counted.
+const LAPSES_MAX: u32 = 12;
+
 impl super::state::WorkerState {
-    /// It ended a task: whatever was thought of it, it works.
-    pub(super) fn relieve(&mut self) {
-        self.stuck = false;
+    /// It ended a task: whatever was thought of it, it works. Returns whether that is news.
+    pub(super) fn relieve(&mut self) -> bool {
+        let news = std::mem::replace(&mut self.stuck, false);
         self.strikes = 0;
         self.probation = false;
         self.full_until_ns = 0;
+        news
     }
 }
 
 impl Coordinator {
+    /// Somebody can work again: what waits in the share of a worker that is late goes to others.
+    pub(super) fn rescue(&mut self, now: Nanos) {
+        let late = self.workers.values_mut().filter(|w| w.stuck);
+        let mut tasks = Vec::new();
+        for worker in late {
+            worker.own_multiply_adds = 0;
+            tasks.extend(std::mem::take(&mut worker.own));
+        }
+        for task in tasks {
+            self.enqueue(now, task, None);
+        }
+    }
+
     /// Looks at the leases that have run out.
     pub(super) fn check_leases(&mut self, now: Nanos) {
         while let Some(&(at, id, task, attempt)) = self.leases.first() {
@@ -30,16 +47,27 @@ impl Coordinator {
                 return;
             }
             self.leases.pop_first();
-            let next_ns = now + self.config.lease_min_ns;
+            let lease = self.config.lease_min_ns.saturating_mul(2 * self.patience(task));
+            let next_ns = now.saturating_add(lease);
             let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { continue };
             let Some(held) = worker.find_held(task, attempt) else { continue };
             if held.lease_ns != at {
                 continue; // It was prolonged.
             }
             held.lease_ns = next_ns;
+            if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
+                tile.lapses += 1;
+            }
             self.leases.insert((next_ns, id, task, attempt));
             self.on_late(now, id, task);
         }
+    }
+
+    /// How many times as long as usual a task may take: twice as long after each lease that ran out,
+    /// since it may be that all workers are slower than they said.
+    pub(super) fn patience(&self, task: TaskId) -> u64 {
+        let lapses = self.frames.get(&task.frame).map_or(0, |f| f.lapses(task));
+        1 << lapses.min(LAPSES_MAX)
     }
 
     fn on_late(&mut self, now: Nanos, id: WorkerId, task: TaskId) {

@@ -95,11 +95,11 @@ impl Coordinator {
                     weights + plan.input_bytes(stage, tile) + plan.running_bytes(stage, tile);
                 if takes > most {
                     return Some(format!(
-                        "stage {stage} tile {tile} takes {} MB with its weights, and no worker has \
-                         more than {} MB; cut the stage into smaller tiles or add a worker with \
+                        "stage {stage} tile {tile} takes {} kB with its weights, and no worker has \
+                         more than {} kB; cut the stage into smaller tiles or add a worker with \
                          more memory",
-                        takes.div_ceil(1_000_000),
-                        most / 1_000_000
+                        takes.div_ceil(1_000),
+                        most / 1_000
                     ));
                 }
             }

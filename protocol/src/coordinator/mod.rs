@@ -147,6 +147,24 @@ impl Coordinator {
         self.held_by(id).any(|held| held == (task, attempt))
     }
 
+    /// Who holds and owns what, a line for each worker: to find out why something does not go on.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for (id, w) in self.workers.iter().filter(|(_, w)| w.alive) {
+            let held: Vec<String> =
+                w.held.iter().map(|h| format!("{} attempt {}", h.task, h.attempt)).collect();
+            let own: Vec<String> = w.own.iter().map(TaskId::to_string).collect();
+            let (stuck, probation, full) = (w.stuck, w.probation, w.full_until_ns);
+            text += &format!(
+                "{id}: holds {held:?}, owns {own:?}, stuck {stuck}, probation {probation}, \
+                 full until {full}\n"
+            );
+        }
+        text += &format!("orphans {:?}, promised {:?}\n", self.orphans, self.promised);
+        let open = self.frames.values().map(|f| f.describe());
+        text + &open.collect::<Vec<_>>().join("\n")
+    }
+
     /// Frames in flight.
     pub fn in_flight(&self) -> usize {
         self.frames.len()
@@ -238,6 +256,7 @@ impl Coordinator {
         for task in std::mem::take(&mut self.orphans) {
             self.enqueue(now, task, None);
         }
+        self.rescue(now);
     }
 
     /// A worker is gone: its tasks go back to their frames.
@@ -379,8 +398,11 @@ impl Coordinator {
     fn on_failed(&mut self, now: Nanos, id: WorkerId, task: TaskId, attempt: u32, reason: String) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(held) = worker.release(now, task, attempt) else { return };
-        worker.relieve();
+        let relieved = worker.relieve();
         self.touched.insert(id);
+        if relieved {
+            self.rescue(now);
+        }
         self.take_back(now, &held);
         let attempts_max = self.config.attempts_max;
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
@@ -397,6 +419,9 @@ impl Coordinator {
         let Some(held) = worker.release(now, task, attempt) else { return };
         worker.full_until_ns = now + FULL_NS;
         self.counters.refused += 1;
+        if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
+            tile.refused.push(id);
+        }
         self.touched.insert(id);
         self.review_in(now, FULL_NS);
         self.take_back(now, &held);

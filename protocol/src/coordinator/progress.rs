@@ -73,8 +73,12 @@ impl Coordinator {
         let Some(held) = worker.release(now, task, bundle.attempt) else {
             return; // A stale attempt: another one gave the same bits first, or will.
         };
-        worker.relieve();
+        let relieved = worker.relieve();
         self.touched.insert(id);
+        if relieved {
+            self.rescue(now);
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         let bytes_out = bundle.byte_len().unwrap_or(0) as u64;
         worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
         self.withdraw_promise(task, bundle.attempt);

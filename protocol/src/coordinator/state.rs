@@ -26,9 +26,11 @@ pub(super) struct Held {
     pub(super) bytes: u64,
     pub(super) multiply_adds: u64,
     pub(super) yielding_to: Option<WorkerId>,
-    /// Its worker was asked to hand it over and kept it. It is not asked again: where two workers
-    /// cannot reach each other, asking would go on for ever.
-    pub(super) kept: bool,
+    /// How often its worker was asked to hand it over and kept it: it ran, or had not arrived, or the
+    /// thief is out of reach.
+    pub(super) kept: u32,
+    /// When it may be asked for again.
+    pub(super) ask_ns: Nanos,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,18 @@ pub(super) struct Remaining {
     pub(super) late_per_mille: u64,
 }
 
+/// Time that an amount takes at a rate. Long division is slow and rarely needed.
+fn duration(amount: u64, per_s: u64) -> Nanos {
+    let ns = match amount.checked_mul(SECOND) {
+        Some(product) => product / per_s,
+        None => {
+            let ns = u128::from(amount) * u128::from(SECOND) / u128::from(per_s);
+            u64::try_from(ns).unwrap_or(u64::MAX)
+        }
+    };
+    ns.min(EXPECTED_NS_MAX)
+}
+
 impl Coordinator {
     /// How long a worker should take for so many multiply-adds.
     pub(super) fn takes(&self, id: WorkerId, multiply_adds: u64) -> Nanos {
@@ -125,8 +139,7 @@ impl Coordinator {
         if rate == 0 {
             return 0; // Nothing is known of it.
         }
-        let ns = u128::from(multiply_adds) * u128::from(SECOND) / u128::from(rate);
-        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
+        duration(multiply_adds, rate)
     }
 
     /// How long a worker should take for a task; zero while its speed is unknown.
@@ -137,8 +150,7 @@ impl Coordinator {
     /// How long so many bytes should take to or from a worker.
     pub(super) fn transfer(&self, id: WorkerId, bytes: u64) -> Nanos {
         let rate = self.workers.get(&id).map_or(LINK_BYTES_PER_S, |w| w.link_bytes_per_s);
-        let ns = u128::from(bytes) * u128::from(SECOND) / u128::from(rate.max(1));
-        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
+        duration(bytes, rate.max(1))
     }
 
     /// How long a worker should need for what it holds and what waits in its share. A running task

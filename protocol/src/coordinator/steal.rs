@@ -22,38 +22,50 @@ const ASKING_NS: Nanos = SECOND / 500;
 /// A copy must be expected to end in this part of the original's time, in thousandths.
 const BACKUP_GAIN_PER_MILLE: u64 = 600;
 
-/// Idle workers that are looked at again in one call.
+/// Idle workers that are looked at again in one review, and victims that are considered.
 const LOOKERS_MAX: usize = 16;
+const VICTIMS_MAX: usize = 16;
+
+/// A task that was kept is asked for again, after a pause that grows: the order to hand it over may
+/// have overtaken its inputs. Where two workers cannot reach each other that must end.
+const KEPT_MAX: u32 = 4;
+const KEPT_PAUSE_NS: Nanos = SECOND / 100;
 
 /// How soon idle workers look again, at the earliest and at the latest.
 const REVIEW_MIN_NS: Nanos = SECOND / 50;
 const REVIEW_MAX_NS: Nanos = SECOND;
 
 impl Coordinator {
-    /// Looks for work for those who just ran out of it, and again for some who did before.
-    pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>) {
-        let mut lookers = touched;
-        if self.review_ns.is_some_and(|at| now >= at) {
-            self.review_ns = None;
-        }
+    /// Looks for work for those who just ran out of it, and again for some who did before: for more
+    /// of them when it is time for a review.
+    pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>, review: bool) {
         let after = self
             .idle
             .range((std::ops::Bound::Excluded(self.idle_last), std::ops::Bound::Unbounded));
-        let again: Vec<WorkerId> =
-            after.chain(self.idle.iter()).copied().take(LOOKERS_MAX).collect();
+        let again = if review { LOOKERS_MAX } else { 1 };
+        let again: Vec<WorkerId> = after.chain(self.idle.iter()).copied().take(again).collect();
         self.idle_last = again.last().copied().unwrap_or(self.idle_last);
+        let mut lookers = touched;
         lookers.extend(again);
-        for id in lookers {
-            if !self.is_hungry(now, id) {
+        lookers.retain(|&id| {
+            let hungry = self.is_hungry(now, id);
+            if !hungry {
                 self.idle.remove(&id);
-                continue;
             }
+            hungry
+        });
+        if lookers.is_empty() {
+            return;
+        }
+        let mut victims = self.victims(now);
+        for id in lookers {
             let news = !self.idle.contains(&id);
             self.counters.steals_asked += u64::from(news);
-            if self.steal_for(now, id) {
+            if self.steal_for(now, id, &victims) {
                 self.counters.steals_granted += 1;
                 self.idle.remove(&id);
-            } else if !self.copy_for(now, id) {
+                victims = self.victims(now);
+            } else if !(news || review) || !self.copy_for(now, id) {
                 self.counters.steals_refused += u64::from(news);
                 self.idle.insert(id);
             }
@@ -61,6 +73,17 @@ impl Coordinator {
         if !self.idle.is_empty() && self.review_ns.is_none() {
             self.plan_review(now);
         }
+    }
+
+    /// Those who have something to give, the one with most time left first.
+    fn victims(&self, now: Nanos) -> Vec<WorkerId> {
+        let rich =
+            self.workers.iter().filter(|(_, w)| w.alive && (!w.own.is_empty() || w.held.len() > 1));
+        let mut rich: Vec<(Nanos, WorkerId)> =
+            rich.map(|(&id, _)| (self.remaining(now, id).all_ns, id)).collect();
+        rich.sort_unstable_by(|a, b| b.cmp(a));
+        rich.truncate(VICTIMS_MAX);
+        rich.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Looks again when what runs now should be half done: a slow worker shows by then.
@@ -87,20 +110,15 @@ impl Coordinator {
             && !self.promised.values().any(|&(thief, _)| thief == id)
     }
 
-    fn steal_for(&mut self, now: Nanos, thief: WorkerId) -> bool {
-        let others = || self.workers.iter().filter(|&(&id, w)| id != thief && w.alive);
-        let waiting = others().filter(|(_, w)| !w.own.is_empty());
-        let fullest = waiting.max_by_key(|&(&id, _)| (self.remaining(now, id).all_ns, id));
-        let fullest = fullest.map(|(&id, _)| id);
-        let queued = others().filter(|(_, w)| w.held.len() > 1).map(|(&id, _)| id);
-        let queued: Vec<WorkerId> = queued.collect();
+    fn steal_for(&mut self, now: Nanos, thief: WorkerId, victims: &[WorkerId]) -> bool {
+        let others = || victims.iter().copied().filter(|&id| id != thief);
+        let fullest = others().find(|id| !self.workers[id].own.is_empty());
         if fullest.is_some_and(|victim| self.take_waiting(now, thief, victim)) {
             return true;
         }
-        let best = queued
-            .into_iter()
-            .filter_map(|victim| Some((self.saves(now, thief, victim)?, victim)))
-            .max();
+        let queued = others().filter(|id| self.workers[id].held.len() > 1);
+        let best =
+            queued.filter_map(|victim| Some((self.saves(now, thief, victim)?, victim))).max();
         let Some(((_, task, attempt), victim)) = best else { return false };
         self.ask(thief, victim, task, attempt);
         // As many more as the two need to finish together.
@@ -133,8 +151,8 @@ impl Coordinator {
             let cost_there = self.expected(victim, task).saturating_mul(left.late_per_mille) / 1000;
             // The first need only end sooner than its owner's last; then both meet.
             let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
-            let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
-            if here + cost_here > until || killed || !self.could_fit(thief, task) {
+            let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
+            if here + cost_here > until || suits_ill || !self.could_fit(thief, task) {
                 break;
             }
             self.dequeue(task);
@@ -170,7 +188,8 @@ impl Coordinator {
         let (position, held) = last.into_iter().find(|(i, h)| {
             *i > 0
                 && h.yielding_to.is_none()
-                && !h.kept
+                && h.kept < KEPT_MAX
+                && now >= h.ask_ns
                 && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
         })?;
         if !self.fits(thief, held.task) {
@@ -230,9 +249,9 @@ impl Coordinator {
         let Some((there, task)) = latest else { return false };
         let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
         let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
-        let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
+        let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
-        if !worth || killed || !self.fits(thief, task) || self.expected(thief, task) == 0 {
+        if !worth || suits_ill || !self.fits(thief, task) || self.expected(thief, task) == 0 {
             return false;
         }
         self.counters.backups += 1;
@@ -285,8 +304,12 @@ impl Coordinator {
     /// The victim kept the task: the thief's attempt never was.
     pub(super) fn on_kept(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
-            held.yielding_to = None;
-            held.kept = true;
+            // A worker may say so unasked.
+            if held.yielding_to.take().is_some() {
+                // Four times as long as last time.
+                held.ask_ns = now + (KEPT_PAUSE_NS << (2 * held.kept.min(KEPT_MAX)));
+                held.kept += 1;
+            }
         }
         if let Some(&(thief, _)) = self.promised.get(&(task, attempt)) {
             self.counters.steals_kept += 1;

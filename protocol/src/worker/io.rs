@@ -63,6 +63,8 @@ pub enum Output {
     SendBundle(Peer, Bundle),
     /// Open a model's graph from the blob cache: answer `Opened` or `Missing`.
     Open(ModelHash),
+    /// Let go of a model and its packed weights: no plan computes it, and their memory is needed.
+    Close(ModelHash),
     /// Get the weights of a stage ready: answer `Prepared` or `Missing`.
     Prepare {
         /// The plan.

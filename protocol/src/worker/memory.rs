@@ -3,7 +3,7 @@
 //! The coordinator counts, too, and sends nothing that should not fit. But it cannot know of copies
 //! that it gave up, so the worker has the last word: what does not fit is refused, not run.
 
-use super::Worker;
+use super::{Output, Worker};
 use crate::ids::ModelHash;
 use crate::message::{Bundle, Message};
 use model::LayerId;
@@ -14,18 +14,6 @@ impl Worker {
         (self.hello.memory_bytes > 0).then_some(self.hello.memory_bytes)
     }
 
-    /// Layers whose weights it has packed or packs.
-    fn packed_layers(&self) -> BTreeSet<(ModelHash, u32)> {
-        let mut layers = BTreeSet::new();
-        for plan in self.plans.values() {
-            for &stage in plan.prepared.union(&plan.preparing) {
-                let Some(body) = plan.body.stages.get(stage as usize) else { continue };
-                layers.extend((body.first_layer..body.end_layer).map(|l| (plan.model, l)));
-            }
-        }
-        layers
-    }
-
     fn layer_bytes(&self, model: ModelHash, layer: u32) -> u64 {
         let Some(model) = self.models.get(&model) else { return 0 };
         let ids = model.layer(LayerId(layer)).op.weight_ids();
@@ -33,18 +21,35 @@ impl Worker {
     }
 
     fn packed_bytes(&self) -> u64 {
-        let layers = self.packed_layers();
-        layers.into_iter().map(|(model, layer)| self.layer_bytes(model, layer)).sum()
+        self.packed.values().sum()
+    }
+
+    /// Notes weights that are packed now. They stay when their plan ends, and even when the
+    /// coordinator does: the driver keeps the model open.
+    pub(super) fn note_packed(&mut self, model: ModelHash, layers: std::ops::Range<u32>) {
+        for layer in layers {
+            let bytes = self.layer_bytes(model, layer);
+            self.packed.insert((model, layer), bytes);
+        }
+    }
+
+    /// Gives up the weights of models that no plan computes, to make room.
+    pub(super) fn close_unused(&mut self) {
+        let used: BTreeSet<ModelHash> = self.plans.values().map(|p| p.model).collect();
+        let packed: BTreeSet<ModelHash> = self.packed.keys().map(|&(model, _)| model).collect();
+        for model in packed.difference(&used) {
+            self.packed.retain(|(of, _), _| of != model);
+            self.outputs.push_back(Output::Close(*model));
+        }
     }
 
     /// Weights of these layers that are not packed yet.
     pub(super) fn weight_bytes(&self, model: ModelHash, layers: std::ops::Range<u32>) -> u64 {
-        let packed = self.packed_layers();
-        let fresh = layers.map(|l| (model, l)).filter(|key| !packed.contains(key));
+        let fresh = layers.map(|l| (model, l)).filter(|key| !self.packed.contains_key(key));
         fresh.map(|(model, layer)| self.layer_bytes(model, layer)).sum()
     }
 
-    fn running_bytes(&self, bundle: &Bundle) -> u64 {
+    pub(super) fn running_bytes(&self, bundle: &Bundle) -> u64 {
         let plan = self.plans.get(&bundle.plan);
         let Some((plan, survey)) = plan.and_then(|p| Some((p, p.survey.as_ref()?))) else {
             return 0;
@@ -62,7 +67,7 @@ impl Worker {
     /// Whether one more bundle fits beside what is here.
     pub(super) fn has_room(&self, bundle: &Bundle) -> bool {
         let Some(budget) = self.budget() else { return true };
-        let running = self.running.as_ref().map_or(0, |r| self.running_bytes(&r.bundle));
+        let running = self.running.as_ref().map_or(0, |r| r.bytes);
         let all = self.input_bytes() + bundle.byte_len().unwrap_or(usize::MAX) as u64;
         all + running + self.packed_bytes() <= budget
     }
@@ -77,7 +82,7 @@ impl Worker {
     /// Whether the weights of a stage fit beside what is here.
     pub(super) fn may_pack(&self, bytes: u64) -> bool {
         let Some(budget) = self.budget() else { return true };
-        let running = self.running.as_ref().map_or(0, |r| self.running_bytes(&r.bundle));
+        let running = self.running.as_ref().map_or(0, |r| r.bytes);
         self.input_bytes() + running + self.packed_bytes() + bytes <= budget
     }
 

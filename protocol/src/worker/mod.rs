@@ -47,6 +47,8 @@ impl ActivePlan {
 struct Running {
     bundle: Bundle,
     waited_ns: Nanos,
+    /// What it takes on top of its inputs. Its plan may end before it does.
+    bytes: u64,
 }
 
 /// The worker's state machine.
@@ -59,6 +61,8 @@ pub struct Worker {
     peers: BTreeSet<WorkerId>,
     plans: BTreeMap<PlanId, ActivePlan>,
     models: BTreeMap<ModelHash, Arc<Model>>,
+    /// Layers whose weights are packed, with their bytes.
+    packed: BTreeMap<(ModelHash, u32), u64>,
     missing: BTreeSet<WeightHash>,
     /// With the time of arrival.
     queue: VecDeque<(Nanos, Bundle)>,
@@ -92,6 +96,7 @@ impl Worker {
             peers: BTreeSet::new(),
             plans: BTreeMap::new(),
             models: BTreeMap::new(),
+            packed: BTreeMap::new(),
             missing: BTreeSet::new(),
             queue: VecDeque::new(),
             running: None,
@@ -328,7 +333,12 @@ impl Worker {
         let layers = body.first_layer..body.end_layer;
         let algorithms = survey.stages[stage as usize].algorithms.clone();
         let model = plan.model;
-        if !self.may_pack(self.weight_bytes(model, layers.clone())) {
+        let mut room = self.may_pack(self.weight_bytes(model, layers.clone()));
+        if !room {
+            self.close_unused();
+            room = self.may_pack(self.weight_bytes(model, layers.clone()));
+        }
+        if !room {
             // What waits for these weights would wait for ever.
             let refused = self.queue.iter().filter(|(_, b)| b.plan == id && b.task.stage == stage);
             let refused: Vec<Bundle> = refused.map(|(_, bundle)| bundle.clone()).collect();
@@ -338,6 +348,7 @@ impl Worker {
         if let Some(plan) = self.plans.get_mut(&id) {
             plan.preparing.insert(stage);
         }
+        self.note_packed(model, layers.clone());
         self.outputs.push_back(Output::Prepare { plan: id, stage, model, layers, algorithms });
     }
 
@@ -481,7 +492,8 @@ impl Worker {
             }
             let Bundle { task, attempt, plan, .. } = bundle;
             self.forgotten = false;
-            self.running = Some(Running { bundle, waited_ns: now.saturating_sub(since) });
+            let bytes = self.running_bytes(&bundle);
+            self.running = Some(Running { bundle, waited_ns: now.saturating_sub(since), bytes });
             self.outputs.push_back(Output::Execute { task, attempt, plan });
         }
         // A task of a plan that may never be announced is nothing to live on.
@@ -493,7 +505,8 @@ impl Worker {
     }
 
     fn on_executed(&mut self, task: TaskId, busy_ns: u64) {
-        let Some(Running { bundle, waited_ns }) = self.running.take_if(|r| r.bundle.task == task)
+        let Some(Running { bundle, waited_ns, .. }) =
+            self.running.take_if(|r| r.bundle.task == task)
         else {
             return;
         };

@@ -164,7 +164,10 @@ impl From<FileError> for Failure {
 impl From<model::ModelError> for Failure {
     fn from(error: model::ModelError) -> Self {
         let models: Vec<String> = model::zoo::names().map(|name| format!("zoo:{name}")).collect();
-        Failure::asked(error).hint(format!("there are {}, and ONNX files", models.join(", ")))
+        Failure::asked(error).hint(format!(
+            "there are {}, and ONNX files; where a model leaves its size open, set input_size = [ROWS, COLS]",
+            models.join(", ")
+        ))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::find::{self, FileError, Kind};
 use super::{ClusterFile, nanos};
 use crate::scenario::{Fault, FaultKind, Payload, Scenario};
-use model::{LoadOptions, LoadedModel};
+use model::{Axes, LoadOptions, LoadedModel};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, SECOND};
 use serde::Deserialize;
@@ -15,6 +15,8 @@ use tiling::Numerics;
 pub struct ScenarioFile {
     /// A path or `zoo:NAME`.
     pub model: String,
+    /// Rows and columns of the input, where the model leaves them open.
+    pub input_size: Option<(usize, usize)>,
     /// A path or a name.
     pub cluster: String,
     /// How many frames.
@@ -195,7 +197,8 @@ impl ScenarioFile {
     ///
     /// *Errors*: no such model.
     pub fn open_model(&self) -> Result<LoadedModel, model::ModelError> {
-        model::open(&self.model, &LoadOptions::default())
+        let input_size = self.input_size.map(|(rows, cols)| Axes { rows, cols });
+        model::open(&self.model, &LoadOptions { input_size })
     }
 
     /// The scenario as it is simulated.

@@ -215,7 +215,7 @@ function svg(tag, attributes, parent, text) {
 }
 const deviceColour = (i) => `hsl(${(i * 47 + 205) % 360} 50% ${dark ? 56 : 54}%)`;
 {
-  const many = Math.min(devices.length, 24), star = svg("svg", { viewBox: "0 0 520 300", width: "100%" });
+  const many = Math.min(devices.length, 24), star = svg("svg", { viewBox: "-40 0 600 300", width: "100%" });
   const most = Math.max(1, ...report.devices.map((d) => d.received_bytes + d.sent_bytes));
   for (let i = 0; i < many; i++) {
     const turn = (2 * Math.PI * i) / many - Math.PI / 2, device = report.devices[i];

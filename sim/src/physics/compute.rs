@@ -9,7 +9,7 @@
 use super::{BackgroundLoad, Power, Thermal};
 use model::{LayerId, Model, Op};
 use protocol::{Nanos, SECOND};
-use tiling::{StageGeometry, receptive_field};
+use tiling::StageGeometry;
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub struct DeviceModel {
     pub conv_per_s: f64,
     /// Of depthwise convolutions.
     pub depthwise_per_s: f64,
-    /// Bytes of activations read and written a second.
+    /// Bytes of activations written a second, reading included.
     pub activation_bytes_per_s: f64,
     /// Bytes of weights of fully connected layers a second.
     pub memory_bytes_per_s: f64,
@@ -126,7 +126,7 @@ pub struct TileWork {
     pub conv: u64,
     /// Of depthwise convolutions.
     pub depthwise: u64,
-    /// Bytes of activations that its layers read and write.
+    /// Bytes of activations that its layers write: what the fits count, reading included in the rate.
     pub activation_bytes: u64,
     /// Bytes of weights of its fully connected layers.
     pub weight_bytes: u64,
@@ -151,12 +151,7 @@ pub fn work_of(model: &Model, stage: &StageGeometry, tile: usize) -> TileWork {
         }
         let positions = region.positions() as u64;
         let multiply_adds = model.multiply_adds_per_position(id) * positions;
-        let shape = model.shape(layer.output);
         work.activation_bytes += positions * model.pixel_bytes(layer.output) as u64;
-        for &input in &layer.inputs {
-            let field = receptive_field(&layer.op, region, shape, model.shape(input));
-            work.activation_bytes += (field.positions() * model.pixel_bytes(input)) as u64;
-        }
         match &layer.op {
             Op::Conv { window, groups, .. } => {
                 let (kernel, stride) = (window.kernel, window.stride);

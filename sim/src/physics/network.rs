@@ -99,7 +99,6 @@ struct Flow {
     /// Bytes a nanosecond.
     rate: f64,
     left: f64,
-    settled: bool,
 }
 
 #[derive(Debug)]
@@ -150,7 +149,10 @@ pub(crate) struct Network<P> {
     // Of each resource, while rates are worked out.
     load: Vec<f64>,
     spare: Vec<f64>,
-    blocked_flows: Vec<u32>,
+    level: Vec<f64>,
+    waits: Vec<u32>,
+    used: Vec<usize>,
+    open: Vec<usize>,
 }
 
 /// Less than this is nothing: half a byte.
@@ -194,7 +196,10 @@ impl<P> Network<P> {
             next_end: None,
             load: vec![0.0; resources],
             spare: vec![0.0; resources],
-            blocked_flows: vec![0; resources],
+            level: vec![0.0; resources],
+            waits: vec![0; resources],
+            used: Vec::new(),
+            open: Vec::new(),
         }
     }
 
@@ -262,7 +267,7 @@ impl<P> Network<P> {
             _ => 1.0,
         };
         let uses = [first, second];
-        self.flows.push(Flow { key, uses, weight, rate: 0.0, left, settled: false });
+        self.flows.push(Flow { key, uses, weight, rate: 0.0, left });
         self.dirty = true;
     }
 
@@ -363,60 +368,71 @@ impl<P> Network<P> {
     fn share_out(&mut self) {
         self.dirty = false;
         self.spare.fill(1.0);
-        let mut open = 0usize;
-        for flow in &mut self.flows {
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
+        for (i, flow) in self.flows.iter_mut().enumerate() {
             let (from, to) = (flow.key.0 as usize, flow.key.1 as usize);
             flow.rate = 0.0;
-            flow.settled = self.ports[from].blocked || self.ports[to].blocked;
-            open += usize::from(!flow.settled);
+            if !self.ports[from].blocked && !self.ports[to].blocked {
+                open.push(i);
+            }
         }
-        while open > 0 {
-            self.load.fill(0.0);
-            self.blocked_flows.fill(0);
-            for flow in self.flows.iter().filter(|f| !f.settled) {
+        while !open.is_empty() {
+            self.used.clear();
+            for &i in &open {
+                for (resource, _) in self.flows[i].uses {
+                    self.load[resource] = 0.0;
+                    self.waits[resource] = 0;
+                }
+            }
+            for &i in &open {
+                let flow = &self.flows[i];
                 for (resource, cost) in flow.uses {
+                    if self.load[resource] == 0.0 {
+                        self.used.push(resource);
+                    }
                     self.load[resource] += cost * flow.weight;
                 }
             }
-            let level = |resource: usize, load: &[f64], spare: &[f64]| {
-                if load[resource] > 0.0 { spare[resource] / load[resource] } else { f64::INFINITY }
-            };
+            for &resource in &self.used {
+                // Written again where a resource is in the list twice: the same value.
+                self.level[resource] = match self.load[resource] {
+                    load if load > 0.0 => self.spare[resource] / load,
+                    _ => f64::INFINITY,
+                };
+            }
             // A resource has to wait while one of its flows is tighter elsewhere.
-            for flow in self.flows.iter().filter(|f| !f.settled) {
-                let levels = flow.uses.map(|(r, _)| level(r, &self.load, &self.spare));
-                let tightest = levels[0].min(levels[1]);
-                for ((resource, _), level) in flow.uses.into_iter().zip(levels) {
-                    self.blocked_flows[resource] += u32::from(level > tightest);
-                }
-            }
-            let before = open;
-            for i in 0..self.flows.len() {
-                if self.flows[i].settled {
-                    continue;
-                }
+            for &i in &open {
                 let uses = self.flows[i].uses;
-                let levels = uses.map(|(r, _)| level(r, &self.load, &self.spare));
+                let levels = uses.map(|(resource, _)| self.level[resource]);
                 let tightest = levels[0].min(levels[1]);
-                let fills = uses.iter().zip(levels).any(|(&(resource, _), level)| {
-                    level <= tightest && self.blocked_flows[resource] == 0
-                });
+                for ((resource, _), level) in uses.into_iter().zip(levels) {
+                    self.waits[resource] += u32::from(level > tightest);
+                }
+            }
+            let before = open.len();
+            let (flows, level) = (&mut self.flows, &self.level);
+            let (waits, spare) = (&self.waits, &mut self.spare);
+            open.retain(|&i| {
+                let flow = &mut flows[i];
+                let levels = flow.uses.map(|(resource, _)| level[resource]);
+                let tightest = levels[0].min(levels[1]);
+                let fills = flow
+                    .uses
+                    .iter()
+                    .zip(levels)
+                    .any(|(&(resource, _), level)| level <= tightest && waits[resource] == 0);
                 if fills {
-                    let flow = &mut self.flows[i];
                     flow.rate = tightest * flow.weight;
-                    flow.settled = true;
-                    open -= 1;
-                    // Marks it for the subtraction below: its rate is final.
-                    flow.weight = -flow.weight;
+                    for (resource, cost) in flow.uses {
+                        spare[resource] = (spare[resource] - cost * flow.rate).max(0.0);
+                    }
                 }
-            }
-            for flow in self.flows.iter_mut().filter(|f| f.weight < 0.0) {
-                flow.weight = -flow.weight;
-                for (resource, cost) in flow.uses {
-                    self.spare[resource] = (self.spare[resource] - cost * flow.rate).max(0.0);
-                }
-            }
-            assert!(open < before, "some resource is the tightest of all");
+                !fills
+            });
+            assert!(open.len() < before, "some resource is the tightest of all");
         }
+        self.open = open;
         let now = self.now;
         let ends = self.flows.iter().filter(|f| f.rate > 0.0).map(|f| {
             let wait = (f.left - CRUMB / 2.0).max(0.0) / f.rate;
