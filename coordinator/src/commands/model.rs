@@ -3,13 +3,14 @@
 use super::{inspect, open_model};
 use crate::cli::ModelCommand;
 use crate::failure::{Failure, bad_model};
+use crate::say::say;
 use model::zoo;
 
 pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
     match command {
         ModelCommand::List => {
             for name in zoo::names() {
-                println!("zoo:{name}");
+                say!("zoo:{name}");
             }
             eprintln!(
                 "Another input size: zoo:NAME@ROWSxCOLS. The weights are random, with a fixed seed."

@@ -3,6 +3,7 @@
 use super::open_model;
 use crate::cli::PlanArguments;
 use crate::failure::Failure;
+use crate::say::say;
 use crate::table;
 use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
@@ -21,23 +22,23 @@ pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let (strategy, options) = arguments.strategy.resolve(devices.len());
     let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
+        say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
         return Ok(());
     }
-    println!(
+    say!(
         "{} by `{}` on {} devices like this one, 100 Mbit/s each\n",
         graph.name,
         plan.strategy,
         devices.len()
     );
-    println!("{}\n", stages(graph, &plan, &cost));
-    println!("{}\n", loads(&devices, &cost));
+    say!("{}\n", stages(graph, &plan, &cost));
+    say!("{}\n", loads(&devices, &cost));
     let ns = Duration::from_nanos;
-    println!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
-    println!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
-    println!("redundancy  {:>10.3}", cost.redundancy());
+    say!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
+    say!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
+    say!("redundancy  {:>10.3}", cost.redundancy());
     if cost.makespan_ns >= cost.one_device_ns {
-        println!("\nUse one device: this plan would not be faster.");
+        say!("\nUse one device: this plan would not be faster.");
     }
     Ok(())
 }
