@@ -4,14 +4,14 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use kernels::{Piece, Pieces};
-use model::{Axes, Element, MapId, Model, Shape};
+use model::{Axes, Element, FeatureMap, Layout, MapId, Model, Shape};
 use ndarray::{ArrayD, ArrayView3, ArrayViewD, IxDyn};
 use ndarray_npy::{NpzWriter, ViewNpyExt, WriteNpyExt};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read};
 use std::path::Path;
-use tiling::{Region, Span};
+use tiling::Region;
 
 /// An array read from a file.
 pub(crate) struct Array {
@@ -77,13 +77,16 @@ impl Array {
 
     /// The array as a whole map; a missing batch of 1 is forgiven.
     pub(crate) fn piece(&self, graph: &Model, map: MapId) -> Result<Piece> {
-        let shape = graph.shape(map);
+        let dims = graph.map(map).dims();
         let batched: Vec<usize> = std::iter::once(1).chain(self.dims.iter().copied()).collect();
-        if self.dims != shape.dims() && batched != shape.dims() {
+        if self.dims != dims && batched != dims {
             return Err(wrong_shape(graph, map, format!("an array of {:?}", self.dims)));
         }
-        let piece = piece_of(shape, &self.values)?;
+        let piece = piece_of(graph.map(map), &self.values)?;
         let element = graph.element(map);
+        if element == Element::F32 {
+            return Ok(piece);
+        }
         let cast = piece.cast(element);
         if cast.cast(Element::F32).values() != piece.values() {
             bail!("input `{}` takes {element}, got other numbers", graph.map(map).name);
@@ -95,23 +98,34 @@ impl Array {
 /// What a model takes, and what it got instead.
 pub(crate) fn wrong_shape(graph: &Model, map: MapId, got: String) -> anyhow::Error {
     let name = &graph.map(map).name;
-    anyhow!("input `{name}` takes {:?}, got {got}", graph.shape(map).dims())
+    anyhow!("input `{name}` takes {:?}, got {got}", graph.map(map).dims())
 }
 
-/// A whole map from values in ONNX order.
-pub(crate) fn piece_of(shape: &Shape, values: &[f32]) -> Result<Piece> {
-    match shape {
-        Shape::Spatial { channels, rows, cols } => {
+/// A whole map from values in the order of its file's dims.
+pub(crate) fn piece_of(map: &FeatureMap, values: &[f32]) -> Result<Piece> {
+    match (&map.shape, map.layout) {
+        (Shape::Spatial { channels, rows, cols }, Layout::ChannelsSecond) => {
             Ok(Piece::from_chw(ArrayView3::from_shape((*channels, *rows, *cols), values)?))
         }
-        Shape::General(_) => {
-            let one = Region::new(Span::whole(1), Span::whole(1));
-            Ok(Piece::from_values(one, shape.channels(), values.to_vec())?)
+        // That is the order in memory.
+        (shape, _) => {
+            Ok(Piece::from_values(Region::whole(shape), shape.channels(), values.to_vec())?)
         }
     }
 }
 
-/// A whole map as an array with its ONNX dims.
+/// A whole map as an array with the dims that the model's file gives it.
+pub(crate) fn file_array_of(map: &FeatureMap, piece: &Piece) -> Result<ArrayD<f32>> {
+    match (&map.shape, map.layout) {
+        (Shape::Spatial { .. }, Layout::ChannelsLast) => {
+            let values = piece.cast(Element::F32).values().to_vec();
+            Ok(ArrayD::from_shape_vec(IxDyn(&map.dims()), values)?)
+        }
+        (shape, _) => array_of(shape, piece),
+    }
+}
+
+/// A whole map as an array with its ONNX dims, channels second.
 pub(crate) fn array_of(shape: &Shape, piece: &Piece) -> Result<ArrayD<f32>> {
     let piece = &piece.cast(Element::F32);
     let values = match shape {
@@ -129,7 +143,7 @@ pub(crate) fn write_npy(path: &Path, graph: &Model, outputs: &Pieces) -> Result<
         bail!("the model has {} outputs: write them as .npz or .json", outputs.len());
     };
     let file = BufWriter::new(File::create(path)?);
-    let array = array_of(graph.shape(*map), piece)?;
+    let array = file_array_of(graph.map(*map), piece)?;
     Ok(match piece.element() {
         Element::U8 => array.mapv(|v| v as u8).write_npy(file),
         Element::I8 => array.mapv(|v| v as i8).write_npy(file),
@@ -143,7 +157,7 @@ pub(crate) fn write_npy(path: &Path, graph: &Model, outputs: &Pieces) -> Result<
 pub(crate) fn write_npz(path: &Path, graph: &Model, outputs: &Pieces) -> Result<()> {
     let mut writer = NpzWriter::new(File::create(path)?);
     for (map, piece) in outputs {
-        let array = array_of(graph.shape(*map), piece)?;
+        let array = file_array_of(graph.map(*map), piece)?;
         let name = &graph.map(*map).name;
         match piece.element() {
             Element::U8 => writer.add_array(name, &array.mapv(|v| v as u8)),

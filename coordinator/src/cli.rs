@@ -94,7 +94,7 @@ fn default_listen() -> Multiaddr {
 /// How the model is cut.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct StrategyArguments {
-    /// Which plan [default: deepthings on several devices, local on one]
+    /// Which plan [default: auto on several devices, local on one; deepthings with --grid or --fuse]
     #[arg(long, value_enum)]
     pub strategy: Option<StrategyName>,
 
@@ -115,6 +115,8 @@ pub(crate) struct StrategyArguments {
 /// The strategies by the names of their papers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StrategyName {
+    /// Whatever is predicted to be fastest, one device included
+    Auto,
     /// The whole model on the fastest device
     Local,
     /// One fused grid over the early layers, the rest on one device
@@ -145,12 +147,12 @@ impl StrategyArguments {
     /// The strategy for so many devices, with its settings.
     pub(crate) fn resolve(&self, devices: usize) -> (Strategy, PlanOptions) {
         let strategy = match self.strategy {
+            Some(StrategyName::Auto) => Strategy::Auto,
             Some(StrategyName::Local) => Strategy::Local,
             Some(StrategyName::Deepthings) => Strategy::DeepThings,
             Some(StrategyName::Modnn) => Strategy::Modnn,
-            None if devices > 1 || self.grid.is_some() || self.fuse.is_some() => {
-                Strategy::DeepThings
-            }
+            None if self.grid.is_some() || self.fuse.is_some() => Strategy::DeepThings,
+            None if devices > 1 => Strategy::Auto,
             None => Strategy::Local,
         };
         let grid = self.grid.map(|Extent { rows, cols }| (rows, cols));
@@ -163,6 +165,22 @@ impl StrategyArguments {
             },
         )
     }
+}
+
+/// A number a second with `k`, `M` or `G`.
+fn rate(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(['k', 'M', 'G', 'T']);
+    let factor = match &text[digits.len()..] {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        _ => return Err("expected a number with k, M or G, such as 6G".into()),
+    };
+    let number: f64 = digits.parse().map_err(|_| "expected a number, such as 6G".to_owned())?;
+    let rate = number * factor;
+    if (1.0..=1e15).contains(&rate) { Ok(rate as u64) } else { Err("expected 1 to 1000T".into()) }
 }
 
 /// `ROWSxCOLS` on the command line.
@@ -377,6 +395,7 @@ pub(crate) struct RunArguments {
 #[command(after_help = "\
 Examples:
   tilehive plan zoo:yolov2 --workers 4
+  tilehive plan zoo:yolov2 --speeds 6G,6G,6G,40G --link 1G
   tilehive plan model.onnx --input-size 512x512 --workers 3 --grid 3x3 --json")]
 pub(crate) struct PlanArguments {
     /// An ONNX file, or zoo:NAME
@@ -386,9 +405,17 @@ pub(crate) struct PlanArguments {
     #[arg(long, value_name = "RxC")]
     pub input_size: Option<Extent>,
 
-    /// Devices like this one, on 100 Mbit/s Ethernet
+    /// Devices like this one
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,
+
+    /// The devices by their multiply-adds a second, fastest or not first, in place of --workers
+    #[arg(long, value_name = "RATE,..", value_delimiter = ',', value_parser = rate)]
+    pub speeds: Vec<u64>,
+
+    /// What each link carries, in bits a second
+    #[arg(long, value_name = "RATE", default_value = "100M", value_parser = rate)]
+    pub link: u64,
 
     /// Compute threads of each
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -436,6 +463,12 @@ pub(crate) enum ModelCommand {
         /// Rows x cols of the input, where the model leaves it open
         #[arg(long, value_name = "RxC")]
         input_size: Option<Extent>,
+    },
+    /// List the ONNX operators that a file may use
+    Operators {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show layers, shapes, multiply-adds, memory, and what can be tiled
     #[command(after_help = "\

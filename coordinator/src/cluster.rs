@@ -233,6 +233,7 @@ fn embedded(threads: usize) -> Result<Net> {
         name: "embedded".into(),
         threads: threads as u32,
         multiply_adds_per_s: worker::measure_multiply_adds_per_s(&engine)?,
+        memory_bytes: 0,
     };
     let coordinator = ours.local;
     let never = std::future::pending();

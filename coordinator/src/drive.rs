@@ -11,6 +11,7 @@ use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, FrameId, Member, Message};
 use protocol::{PlanId, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ impl Work {
     /// are cut.
     fn check_inputs(&self, plan: &ActivePlan) -> Result<(), String> {
         let model = &plan.model;
-        let read = plan.geometry.iter().flat_map(|s| &s.tiles).flat_map(|t| &t.inputs);
+        let read = plan.geometry().iter().flat_map(|s| &s.tiles).flat_map(|t| &t.inputs);
         for (map, region) in read.filter(|(map, _)| model.inputs.contains(map)) {
             let given = self.inputs.iter().find(|(given, _)| given == map);
             if !given.is_some_and(|(_, piece)| piece.region.contains(*region)) {
@@ -96,8 +97,9 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    /// The upper halves are a number of this process's own.
     next_frame: u64,
-    next_plan: u32,
+    next_plan: u64,
 }
 
 /// Runs until told to stop.
@@ -107,6 +109,7 @@ pub(crate) async fn drive(
     mut requests: mpsc::UnboundedReceiver<Request>,
     progress: Arc<Progress>,
 ) {
+    let incarnation = incarnation();
     let mut driver = Driver {
         machine: Coordinator::new(config),
         commands: net.commands,
@@ -118,8 +121,8 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
-        next_frame: 0,
-        next_plan: 0,
+        next_frame: incarnation << 32,
+        next_plan: incarnation << 32,
     };
     let mut events = net.events;
     loop {
@@ -195,8 +198,10 @@ impl Driver {
             }
             Event::Bundle(peer, bundle, values, _) => {
                 if let Some(&id) = self.ids.get(&peer) {
+                    let checked = self.machine.checks(bundle.task);
+                    let checksum = if checked { checksum(&values) } else { 0 };
                     let held = Some((bundle.clone(), values));
-                    self.handle(Input::Bundle(id, bundle), held);
+                    self.handle(Input::Bundle(id, bundle, checksum), held);
                 }
             }
             // Nobody sends a coordinator blobs, and nobody refuses it.
@@ -214,7 +219,7 @@ impl Driver {
                 self.command(to, |peer| Command::SendBundle(peer, bundle, payload));
             }
             Output::SendBlobs(to, hashes) => self.send_blobs(to, hashes),
-            Output::Gather(task) => {
+            Output::Gather(task) | Output::Regather(task) => {
                 let Some((bundle, values)) = values.take() else { return };
                 if let Some(frame) = self.frames.get_mut(&task.frame) {
                     let graph = &frame.model.loaded.graph;
@@ -305,7 +310,7 @@ impl Driver {
         self.progress.tiles_expected.fetch_add(tiles as u64, Ordering::Relaxed);
         let frame = FrameState {
             model: work.model,
-            maps: FrameMaps::new(work.inputs, &plan.geometry),
+            maps: FrameMaps::new(work.inputs, plan.geometry()),
             plan: plan.clone(),
             predicted,
             scattered: None,
@@ -318,6 +323,15 @@ impl Driver {
     fn submit_waiting(&mut self) {
         for (work, reply) in std::mem::take(&mut self.waiting) {
             self.submit(work, reply);
+        }
+    }
+
+    /// What is known of a worker.
+    fn profile(&self, id: WorkerId, name: String, rate: u64) -> DeviceProfile {
+        let seen_at = self.addresses.get(&id).and_then(|(_, addresses)| addresses.first());
+        match seen_at.is_some_and(net::is_loopback) {
+            true => DeviceProfile::same_machine(name, rate),
+            false => DeviceProfile::wired(name, rate),
         }
     }
 
@@ -335,7 +349,7 @@ impl Driver {
         let (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>) = self
             .machine
             .live()
-            .map(|(id, report, rate)| (id, DeviceProfile::wired(report.name.clone(), rate)))
+            .map(|(id, report, rate)| (id, self.profile(id, report.name.clone(), rate)))
             .unzip();
         let made = match &work.wanted {
             Wanted::Strategy(strategy, options) => {
@@ -405,6 +419,21 @@ impl Driver {
         }
         let _ = self.commands.send(Command::Shutdown);
     }
+}
+
+/// A number that another process of this coordinator does not have, so that workers never take a
+/// plan or frame of this one for one of an earlier one.
+fn incarnation() -> u64 {
+    let mut hasher = std::hash::BuildHasher::build_hasher(&std::hash::RandomState::new());
+    hasher.write_u32(std::process::id());
+    hasher.finish() >> 32
+}
+
+/// What tells one answer from another.
+fn checksum(values: &[Vec<u8>]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    values.iter().for_each(|piece| hasher.write(piece));
+    hasher.finish()
 }
 
 /// Weights as they travel. Little-endian machines only, as all the supported ones are.

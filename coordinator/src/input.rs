@@ -95,7 +95,7 @@ impl Input {
 
 /// Where a picture goes in an input: the size it takes, its channels, and where they are.
 pub(crate) fn picture_input(graph: &Model, map: MapId) -> Option<(Size, usize, Layout)> {
-    let dims: Vec<usize> = graph.shape(map).dims();
+    let dims: Vec<usize> = graph.map(map).dims();
     let open: Vec<Option<usize>> = dims.iter().copied().map(Some).collect();
     match (Layout::of(&open)?, dims.as_slice()) {
         (Layout::Nchw, &[1, channels, rows, cols]) => {
@@ -127,7 +127,7 @@ fn picture_piece(
     let piece = match layout {
         // A piece has the order of a picture.
         Layout::Nchw => Piece::from_values(Region::whole(shape), channels, prepared.values)?,
-        Layout::Nhwc => arrays::piece_of(shape, &prepared.values)?,
+        Layout::Nhwc => arrays::piece_of(graph.map(map), &prepared.values)?,
     };
     let pieces = vec![(map, Arc::new(piece.cast(graph.element(map))))];
     Ok(Prepared { pieces, fit: Some(prepared.fit) })

@@ -163,7 +163,7 @@ fn classes(question: &Question<'_>, outputs: &[Output<'_>]) -> Result<Outcome> {
 /// Names and dims; the numbers themselves go to files.
 fn raw(question: &Question<'_>) -> Result<Outcome> {
     let Question { graph, outputs, .. } = question;
-    let dims = |map| graph.shape(map).dims();
+    let dims = |map| graph.map(map).dims();
     let one = |&(map, _): &(_, _)| json!({ "name": graph.map(map).name, "dims": dims(map) });
     let line = |&(map, _): &(_, _)| format!("{} {:?}", graph.map(map).name, dims(map));
     let json = json!({ "outputs": outputs.iter().map(one).collect::<Vec<_>>() });
@@ -242,7 +242,7 @@ fn write_json(path: &Path, question: &Question<'_>, outcome: &Outcome) -> Result
 fn values(question: &Question<'_>) -> Result<Value> {
     let Question { graph, outputs, .. } = question;
     let output = |(map, piece): &(model::MapId, Arc<Piece>)| {
-        let array = array_of(graph.shape(*map), piece)?;
+        let array = arrays::file_array_of(graph.map(*map), piece)?;
         let values: Vec<f32> = array.iter().copied().collect();
         Ok(json!({ "name": graph.map(*map).name, "dims": array.shape(), "values": values }))
     };

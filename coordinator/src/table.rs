@@ -25,6 +25,11 @@ pub(crate) fn bytes(count: u64) -> String {
     scaled(count as f64, &["B", "kB", "MB", "GB", "TB"])
 }
 
+/// What a link carries.
+pub(crate) fn bits(bytes_per_s: u64) -> String {
+    scaled(8.0 * bytes_per_s as f64, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
+}
+
 /// A number of operations in decimal units.
 pub(crate) fn amount(count: u64) -> String {
     scaled(count as f64, &["", "k", "M", "G", "T"])

@@ -239,10 +239,28 @@ impl Check<'_> {
                 self.same("rows", output.rows() * block, input.rows())?;
                 self.same("cols", output.cols() * block, input.cols())
             }
-            Op::GlobalAveragePool | Op::QGlobalAveragePool { .. } => {
+            Op::GlobalAveragePool { .. } | Op::QGlobalAveragePool { .. } => {
                 self.spatial()?;
                 self.same("positions", 1, output.rows() * output.cols())?;
                 self.same("channels", input.channels(), output.channels())
+            }
+            Op::Reduce { axes, .. } => {
+                let (from, mut to) = (input.dims(), output.dims());
+                self.holds("the axes of the input", from.len() == to.len())?;
+                self.holds("axes", axes.iter().all(|&axis| axis < from.len()))?;
+                self.holds("a length of 1", axes.iter().all(|&axis| to[axis] == 1))?;
+                axes.iter().for_each(|&axis| to[axis] = from[axis]);
+                self.holds("the other lengths of the input", from == to)
+            }
+            Op::LayerNorm { .. } => self.same_shape(),
+            Op::Select { axis, indices } => {
+                let (from, mut to) = (input.dims(), output.dims());
+                self.holds("an axis", *axis < from.len() && from.len() == to.len())?;
+                self.same("places", indices.len(), to[*axis])?;
+                let inside = indices.iter().all(|&index| (index as usize) < from[*axis]);
+                self.holds("places of the input", inside)?;
+                to[*axis] = from[*axis];
+                self.holds("the other lengths of the input", from == to)
             }
             Op::Reshape => self.same("elements", input.elements(), output.elements()),
             Op::Transpose { perm } => {

@@ -71,6 +71,20 @@ pub(crate) fn transpose<T: Value>(
     write_logical(to_shape, permuted.iter().copied(), to);
 }
 
+/// Takes some places along a logical axis.
+pub(crate) fn select<T: Value>(
+    from: &[T],
+    from_shape: &Shape,
+    axis: usize,
+    indices: &[u32],
+    to_shape: &Shape,
+    to: &mut [T],
+) {
+    let places: Vec<usize> = indices.iter().map(|&index| index as usize).collect();
+    let selected = logical(from, from_shape).select(Axis(axis), &places);
+    write_logical(to_shape, selected.iter().copied(), to);
+}
+
 /// Joins general maps along an axis.
 pub(crate) fn concat<T: Value>(
     inputs: &[(&[T], &Shape)],
@@ -113,6 +127,20 @@ pub(crate) fn arithmetic(kind: CombineKind, a: f32, b: f32) -> f32 {
         CombineKind::Mul => a * b,
         CombineKind::Sub => a - b,
         CombineKind::Div => a / b,
+        CombineKind::Max => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
+        CombineKind::Min => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 

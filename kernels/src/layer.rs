@@ -8,7 +8,7 @@ use crate::pack::Packed;
 use crate::spatial::Lrn;
 use crate::threads::Threads;
 use crate::view::{Erased, Target, View};
-use crate::{general, pointwise, pool, spatial};
+use crate::{general, pointwise, pool, reduce, spatial};
 use model::{Layer, Op, Shape};
 use tiling::receptive::ResizeAxis;
 
@@ -77,7 +77,31 @@ impl LayerRun<'_> {
             (&Op::Lrn { size, alpha, beta, bias }, _) => {
                 spatial::lrn(threads, input, Lrn { size, alpha, beta, bias }, output);
             }
-            (Op::GlobalAveragePool, _) => spatial::global_average_pool(input, output),
+            (&Op::GlobalAveragePool { positions }, _) => {
+                spatial::global_average_pool(input, positions, output);
+            }
+            (Op::Reduce { kind, axes }, _) if shape.is_spatial() && axes == &[1] => {
+                reduce::channels(threads, input, *kind, output);
+            }
+            (Op::Reduce { kind, axes }, _) => {
+                reduce::axes(input.values(), input_shape, *kind, axes, shape, output.values_mut());
+            }
+            (Op::LayerNorm { epsilon, .. }, Packed::Channels(constants)) => {
+                let norm =
+                    reduce::Norm { scale: &constants[0], shift: &constants[1], epsilon: *epsilon };
+                if shape.is_spatial() {
+                    reduce::norm_channels(threads, input, norm, output);
+                } else {
+                    norm.run(input.values(), output.values_mut());
+                }
+            }
+            (Op::Select { axis, indices }, _) if spatial_select(input_shape, shape) => {
+                spatial::select(threads, input, *axis, indices, output);
+            }
+            (Op::Select { axis, indices }, _) => {
+                let to = output.values_mut();
+                general::select(input.values(), input_shape, *axis, indices, shape, to);
+            }
             (Op::Reshape, _) => {
                 general::reshape(input.values(), input_shape, shape, output.values_mut());
             }
@@ -114,4 +138,9 @@ impl LayerRun<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a selection is among the positions or channels of spatial maps, and not of the batch.
+pub(crate) fn spatial_select(input: &Shape, output: &Shape) -> bool {
+    input.is_spatial() && output.is_spatial()
 }

@@ -32,6 +32,7 @@ mod piece;
 mod pointwise;
 mod pool;
 mod quant;
+mod reduce;
 pub mod reference;
 mod run;
 mod simd;

@@ -196,6 +196,7 @@ impl PackedModel {
             Op::Conv { .. }
                 | Op::ConvTranspose { .. }
                 | Op::ChannelAffine { .. }
+                | Op::LayerNorm { .. }
                 | Op::PRelu { .. }
                 | Op::Linear { .. }
                 | Op::QConv { .. }
@@ -236,6 +237,11 @@ impl Packing<'_> {
                 self.vector(*scale, channels)?,
                 self.vector(*shift, channels)?,
             ]),
+            Op::LayerNorm { scale, shift, .. } => {
+                let last = input.filter(|s| !s.is_spatial()).and_then(|s| s.dims().last().copied());
+                let length = last.unwrap_or(channels);
+                Packed::Channels(vec![self.vector(*scale, length)?, self.vector(*shift, length)?])
+            }
             Op::PRelu { slope } => Packed::Channels(vec![self.vector(*slope, channels)?]),
             Op::Linear { weights, bias, .. } => {
                 let inputs = input.and_then(|s| s.dims().last().copied()).unwrap_or(0);

@@ -215,6 +215,8 @@ impl Kernel for CombineBand<'_> {
                     CombineKind::Mul => fold::<S, Mul>(s, &operands, to),
                     CombineKind::Sub => fold::<S, Sub>(s, &operands, to),
                     CombineKind::Div => fold::<S, Div>(s, &operands, to),
+                    CombineKind::Max => fold::<S, Max>(s, &operands, to),
+                    CombineKind::Min => fold::<S, Min>(s, &operands, to),
                 }
                 math::activate_slice(s, self.activation, to);
             }
@@ -261,4 +263,4 @@ macro_rules! arithmetic {
     )*};
 }
 
-arithmetic!(Add add, Mul mul, Sub sub, Div div);
+arithmetic!(Add add, Mul mul, Sub sub, Div div, Max max, Min min);

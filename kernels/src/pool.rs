@@ -79,6 +79,8 @@ impl Kernel for PoolBand<'_> {
                 let pixel = Pixel { input: &input, rows, cols: *cols, dilation };
                 match self.kind {
                     PoolKind::Max => pixel.max(s, output),
+                    // A division by one changes nothing.
+                    PoolKind::Sum => pixel.mean(s, 1.0, output),
                     PoolKind::Average { count_padding } => {
                         let count = match count_padding {
                             true => rows.declared * cols.declared,

@@ -17,7 +17,7 @@ use crate::simd::Scalar;
 use crate::spatial::Lrn;
 use model::{
     Activation, Axes, CombineKind, DepthOrder, Layer, LayerId, LoadedModel, MapId, Op, Pads,
-    PoolKind, ResizeMode, Shape, WeightId, Window,
+    PoolKind, ReduceKind, ResizeMode, Shape, WeightId, Window,
 };
 use std::sync::Arc;
 use tiling::receptive::ResizeAxis;
@@ -189,12 +189,35 @@ impl One<'_> {
                 });
                 lrn.scaled(input().at(c, row, col), squares.fold(0.0, |sum, x| sum + x))
             }),
-            Op::GlobalAveragePool => self.each(|c, _, _| {
+            Op::GlobalAveragePool { positions: count } => self.each(|c, _, _| {
                 let Shape::Spatial { rows, cols, .. } = *input().shape else { unreachable!() };
                 let positions = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
                 let sum = positions.fold(0.0, |sum, (row, col)| sum + input().at(c, row, col));
-                sum / (rows * cols) as f32
+                sum / *count as f32
             }),
+            Op::Select { axis, indices }
+                if self.shape.is_spatial() && input().shape.is_spatial() =>
+            {
+                let place = |at: usize, of: usize| match *axis == of {
+                    true => indices[at] as usize,
+                    false => at,
+                };
+                self.each(|c, row, col| input().at(place(c, 1), place(row, 2), place(col, 3)))
+            }
+            Op::LayerNorm { scale, shift, epsilon } => {
+                let (scale, shift) = (elements(*scale), elements(*shift));
+                let count = scale.len();
+                self.flat(|i| {
+                    let run = &input().all()[i / count * count..][..count];
+                    let mean = run.iter().fold(0.0, |sum, x| sum + x) / count as f32;
+                    let square = |x: &f32| (x - mean) * (x - mean);
+                    let squares = run.iter().fold(0.0, |sum, x| sum + square(x));
+                    let divisor = (squares / count as f32 + epsilon).sqrt();
+                    let at = i % count;
+                    (run[at] - mean) / divisor * scale[at] + shift[at]
+                })
+            }
+            Op::Reduce { kind, axes } => self.reduce(*kind, axes),
             Op::Linear { weights, bias, activation } => {
                 let inputs = input().shape.dims().last().copied().unwrap_or(0);
                 let outputs = self.shape.dims().last().copied().unwrap_or(0);
@@ -239,6 +262,9 @@ impl One<'_> {
         let inputs: Vec<_> = self.inputs.iter().map(|map| (map.all(), map.shape)).collect();
         let (from, from_shape) = inputs[0];
         match &self.layer.op {
+            Op::Select { axis, indices } => {
+                general::select(from, from_shape, *axis, indices, self.shape, to);
+            }
             Op::Reshape => general::reshape(from, from_shape, self.shape, to),
             Op::Transpose { perm } => general::transpose(from, from_shape, perm, self.shape, to),
             Op::ConcatGeneral { axis } => general::concat(&inputs, *axis, self.shape, to),
@@ -370,6 +396,7 @@ impl One<'_> {
         let values = taps(window, row, col).filter_map(|(row, col)| input.inside(c, row, col));
         match kind {
             PoolKind::Max => values.fold(f32::NEG_INFINITY, |max, x| if max > x { max } else { x }),
+            PoolKind::Sum => values.fold(0.0, |sum, x| sum + x),
             PoolKind::Average { count_padding } => {
                 let Pads { bottom, right, .. } = window.pads;
                 let end_row = (input.shape.rows() + bottom) as isize;
@@ -429,6 +456,31 @@ impl One<'_> {
             };
             (0..inner).fold(0.0, product)
         }))
+    }
+
+    /// Each output element folds the input elements whose indices differ from its own in the axes.
+    fn reduce(&self, kind: ReduceKind, axes: &[usize]) -> Piece {
+        let input = general::logical(self.inputs[0].all(), self.inputs[0].shape);
+        let dims = self.shape.dims();
+        let count = input.len() / self.shape.elements();
+        let mut folded: Vec<Option<f32>> = vec![None; self.shape.elements()];
+        for (index, &x) in input.indexed_iter() {
+            let flat = (0..dims.len()).fold(0, |flat, axis| {
+                flat * dims[axis] + if axes.contains(&axis) { 0 } else { index[axis] }
+            });
+            let so_far = folded[flat].unwrap_or(match kind {
+                ReduceKind::Sum | ReduceKind::Mean => 0.0,
+                _ => x,
+            });
+            folded[flat] = Some(match kind {
+                ReduceKind::Sum | ReduceKind::Mean => so_far + x,
+                ReduceKind::Max => so_far.max(x),
+                ReduceKind::Min => so_far.min(x),
+            });
+        }
+        let divisor = if kind == ReduceKind::Mean { count as f32 } else { 1.0 };
+        let values: Vec<f32> = folded.iter().map(|x| x.unwrap_or(0.0) / divisor).collect();
+        general::from_logical(self.shape, &values)
     }
 
     /// Over logical elements `(outer, run, inner)`: the runs are what is normalised.

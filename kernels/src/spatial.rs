@@ -167,6 +167,32 @@ pub(crate) fn space_to_depth<T: Value>(
     });
 }
 
+/// Takes some places along an axis: channels, rows or cols by their logical number.
+pub(crate) fn select<T: Value>(
+    threads: &Threads,
+    input: View<'_, T>,
+    axis: usize,
+    indices: &[u32],
+    output: &mut Target<'_>,
+) {
+    let (work, channels) = (output.region.positions() * output.channels, output.channels);
+    let place = |at: usize, of: usize| if axis == of { indices[at] as usize } else { at };
+    // Channels that lie side by side, as those of a split, are copied as one.
+    let run = indices.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    threads.bands_of(output, work, |region, values: &mut [T]| {
+        let positions =
+            region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
+        for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
+            let from = input.pixel(place(row, 2), place(col, 3));
+            match axis {
+                1 if run => to.copy_from_slice(&from[indices[0] as usize..][..channels]),
+                1 => to.iter_mut().zip(indices).for_each(|(to, &i)| *to = from[i as usize]),
+                _ => to.copy_from_slice(from),
+            }
+        }
+    });
+}
+
 /// The constants of a local response normalisation.
 #[derive(Clone, Copy)]
 pub(crate) struct Lrn {
@@ -210,13 +236,13 @@ pub(crate) fn lrn(threads: &Threads, input: View<'_>, lrn: Lrn, output: &mut Tar
     });
 }
 
-/// The mean over all positions: summed from `0.0` row by row, then divided.
-pub(crate) fn global_average_pool(input: View<'_>, output: &mut Target<'_>) {
+/// The mean of so many positions: summed from `0.0` row by row, then divided.
+pub(crate) fn global_average_pool(input: View<'_>, positions: usize, output: &mut Target<'_>) {
     let sums = output.values_mut();
     sums.fill(0.0);
     for pixel in input.values().chunks(input.channels.max(1)) {
         sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
     }
-    let count = input.region.positions() as f32;
+    let count = positions as f32;
     sums.iter_mut().for_each(|sum| *sum /= count);
 }

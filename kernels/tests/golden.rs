@@ -115,7 +115,7 @@ fn others() -> Problem {
     let (mode, coordinates) = (ResizeMode::Bilinear, ResizeCoordinates::HalfPixel);
     let op = Op::Resize { mode, coordinates, scale: Axes::new(1.5, 1.5) };
     at = net.layer(op, &[at], spatial(7, 18, 19));
-    let mean = net.layer(Op::GlobalAveragePool, &[at], spatial(7, 1, 1));
+    let mean = net.layer(Op::GlobalAveragePool { positions: 18 * 19 }, &[at], spatial(7, 1, 1));
     let flat = net.layer(Op::Reshape, &[at], Shape::General(vec![1, 7 * 18 * 19]));
     let (weights, bias) = (net.weight(&[11, 7 * 18 * 19]), None);
     let op = Op::Linear { weights, bias, activation: Activation::Tanh };

@@ -3,8 +3,8 @@
 mod support;
 
 use model::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ResizeCoordinates, ResizeMode,
-    Shape, Window,
+    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ReduceKind, ResizeCoordinates,
+    ResizeMode, Shape, Window,
 };
 use proptest::prelude::*;
 use support::{Network, spatial};
@@ -73,6 +73,7 @@ fn pool() -> impl Strategy<Value = PoolProblem> {
         Just(PoolKind::Max),
         Just(PoolKind::Average { count_padding: true }),
         Just(PoolKind::Average { count_padding: false }),
+        Just(PoolKind::Sum),
     ];
     let pair = |low: usize, high: usize| (low..high, low..high);
     let pads = prop::array::uniform4(0usize..3);
@@ -136,6 +137,7 @@ proptest! {
         kind in prop_oneof![
             Just(CombineKind::Add), Just(CombineKind::Mul),
             Just(CombineKind::Sub), Just(CombineKind::Div),
+            Just(CombineKind::Max), Just(CombineKind::Min),
         ],
     ) {
         // The first keeps the size; the others have some axes of length 1.
@@ -160,6 +162,15 @@ proptest! {
             Activation::HardSwish,
             Activation::Silu,
             Activation::Tanh,
+            Activation::Elu { alpha: 0.7 },
+            Activation::Softplus,
+            Activation::Softsign,
+            Activation::Mish,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Erf,
+            Activation::Exp,
+            Activation::Abs,
         ] {
             let shape = spatial(channels, rows, cols);
             let inputs = vec![shape.clone()];
@@ -194,6 +205,61 @@ proptest! {
                 Op::PRelu { slope: first }
             };
             let output = network.layer(op, &[input], shape.clone());
+            network.finish(&[output]).run_one_layer();
+        }
+    }
+
+    #[test]
+    fn selections(
+        sizes in (1usize..40, 1usize..7, 1usize..7),
+        axis in 1usize..4,
+        picks in prop::collection::vec(any::<u32>(), 1..12),
+        run: bool,
+    ) {
+        let mut dims = [sizes.0, sizes.1, sizes.2];
+        let length = dims[axis - 1] as u32;
+        let indices: Vec<u32> = match run {
+            true => (picks[0] % length..length).collect(),
+            false => picks.iter().map(|pick| pick % length).collect(),
+        };
+        let input = spatial(dims[0], dims[1], dims[2]);
+        dims[axis - 1] = indices.len();
+        let op = Op::Select { axis, indices: indices.clone() };
+        let output = spatial(dims[0], dims[1], dims[2]);
+        LayerProblem { op, inputs: vec![input], output }.run();
+        // The same axis of a general map.
+        let mut from = vec![sizes.0, sizes.1, sizes.2];
+        from[axis - 1] = length as usize;
+        let op = Op::Select { axis: axis - 1, indices };
+        LayerProblem { op, inputs: vec![general(&from)], output: general(&dims) }.run();
+    }
+
+    #[test]
+    fn reductions(
+        dims in prop::array::uniform3(1usize..6),
+        which in 1u8..8,
+        kind in prop_oneof![
+            Just(ReduceKind::Sum), Just(ReduceKind::Mean), Just(ReduceKind::Max), Just(ReduceKind::Min),
+        ],
+    ) {
+        let axes: Vec<usize> = (0..3).filter(|axis| which & (1 << axis) != 0).collect();
+        let mut to = dims;
+        axes.iter().for_each(|&axis| to[axis] = 1);
+        let op = Op::Reduce { kind, axes: axes.clone() };
+        LayerProblem { op, inputs: vec![general(&dims)], output: general(&to) }.run();
+        let op = Op::Reduce { kind, axes: axes.iter().map(|axis| axis + 1).collect() };
+        let inputs = vec![spatial(dims[0], dims[1], dims[2])];
+        LayerProblem { op, inputs, output: spatial(to[0], to[1], to[2]) }.run();
+    }
+
+    #[test]
+    fn layer_norms(channels in 1usize..70, rows in 1usize..5, cols in 1usize..5) {
+        for shape in [spatial(channels, rows, cols), general(&[rows, cols, channels])] {
+            let mut network = Network::new(8);
+            let input = network.input(shape.clone());
+            let (scale, shift) = (network.weight(&[channels]), network.weight(&[channels]));
+            let op = Op::LayerNorm { scale, shift, epsilon: 1e-5 };
+            let output = network.layer(op, &[input], shape);
             network.finish(&[output]).run_one_layer();
         }
     }
@@ -253,7 +319,8 @@ fn large_enough_for_bands_on_every_thread() {
     let op = Op::Combine { kind: CombineKind::Add, activation: Activation::Silu };
     LayerProblem { op, inputs, output: shape.clone() }.run();
     let inputs = vec![shape.clone()];
-    LayerProblem { op: Op::GlobalAveragePool, inputs, output: spatial(64, 1, 1) }.run();
+    let op = Op::global_average_pool(&shape);
+    LayerProblem { op, inputs, output: spatial(64, 1, 1) }.run();
     let inputs = vec![shape.clone()];
     let op = Op::Softmax { axis: 1, flattened: false };
     LayerProblem { op, inputs, output: shape }.run();

@@ -1,7 +1,7 @@
 //! Builds a graph layer by layer, with every shape inferred on the way.
 
 use crate::error::ModelError;
-use crate::graph::{FeatureMap, Layer, LoadedModel, MapId, Model, Shape};
+use crate::graph::{FeatureMap, Layer, Layout, LoadedModel, MapId, Model, Shape};
 use crate::infer::{Mismatch, check_size, infer, infer_element};
 use crate::limits;
 use crate::op::Op;
@@ -174,6 +174,11 @@ impl Builder {
         self.origins.insert(WeightHash::of(floats), origin);
     }
 
+    /// Says how the caller gives or takes a map.
+    pub(crate) fn layout(&mut self, map: MapId, layout: Layout) {
+        self.model.maps[map.index()].layout = layout;
+    }
+
     /// Adds a map to what the model gives back.
     pub fn output(&mut self, map: MapId) {
         self.model.outputs.push(map);
@@ -204,7 +209,7 @@ impl Builder {
     ) -> Result<MapId, ModelError> {
         self.check_count("feature maps", self.model.maps.len(), limits::MAPS_MAX)?;
         let map = MapId(self.model.maps.len() as u32);
-        self.model.maps.push(FeatureMap { name: name.into(), shape, element });
+        self.model.maps.push(FeatureMap::of(name, shape, element));
         Ok(map)
     }
 

@@ -97,6 +97,16 @@ impl Shape {
     }
 }
 
+/// Where the caller of a model has the channels of a spatial map. In memory they always come last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Layout {
+    /// `[1, channels, rows, cols]`, as ONNX has it.
+    #[default]
+    ChannelsSecond,
+    /// `[1, rows, cols, channels]`, as files from TensorFlow have it.
+    ChannelsLast,
+}
+
 /// The tensor between layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeatureMap {
@@ -106,12 +116,29 @@ pub struct FeatureMap {
     pub shape: Shape,
     /// What one element is.
     pub element: Element,
+    /// How the caller gives or takes it; it changes nothing inside the model.
+    pub layout: Layout,
 }
 
 impl FeatureMap {
     /// A map of floats.
     pub fn new(name: impl Into<String>, shape: Shape) -> Self {
-        Self { name: name.into(), shape, element: Element::F32 }
+        Self::of(name, shape, Element::F32)
+    }
+
+    /// A map of any elements.
+    pub fn of(name: impl Into<String>, shape: Shape, element: Element) -> Self {
+        Self { name: name.into(), shape, element, layout: Layout::default() }
+    }
+
+    /// The dims that the caller of the model sees.
+    pub fn dims(&self) -> Vec<usize> {
+        match (&self.shape, self.layout) {
+            (Shape::Spatial { channels, rows, cols }, Layout::ChannelsLast) => {
+                vec![1, *rows, *cols, *channels]
+            }
+            (shape, _) => shape.dims(),
+        }
     }
 }
 

@@ -23,12 +23,12 @@ pub mod zoo;
 
 pub use error::ModelError;
 pub use export::write_onnx;
-pub use graph::{FeatureMap, Layer, LayerId, LoadedModel, MapId, Model, Shape};
+pub use graph::{FeatureMap, Layer, LayerId, Layout, LoadedModel, MapId, Model, Shape};
 pub use infer::{infer, infer_element};
 pub use onnx::{InputSpec, LoadOptions, load};
 pub use op::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, QProduct, ResizeCoordinates,
-    ResizeMode, Window,
+    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, QProduct, ReduceKind,
+    ResizeCoordinates, ResizeMode, Window,
 };
 pub use quant::{Element, Quant};
 pub use weights::{WeightHash, WeightId, WeightInfo, WeightStore};

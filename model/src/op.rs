@@ -1,5 +1,6 @@
 //! The operators a layer can have, as plain data.
 
+use crate::graph::Shape;
 use crate::quant::Quant;
 use crate::weights::WeightId;
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,29 @@ pub enum Activation {
     Silu,
     /// `tanh(x)`
     Tanh,
+    /// `x` if `x >= 0`, else `alpha * (exp(x) - 1)`
+    Elu {
+        /// Slope far on the negative side.
+        alpha: f32,
+    },
+    /// `ln(1 + exp(x))`
+    Softplus,
+    /// `x / (1 + |x|)`
+    Softsign,
+    /// `x * tanh(ln(1 + exp(x)))`
+    Mish,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`
+    Gelu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`
+    GeluTanh,
+    /// The error function.
+    Erf,
+    /// `exp(x)`
+    Exp,
+    /// `sqrt(x)`
+    Sqrt,
+    /// `|x|`
+    Abs,
 }
 
 /// What a pool does with the values in its window.
@@ -96,6 +120,8 @@ pub enum PoolKind {
         /// taps beyond `pads` that a ceil-mode window reaches never count).
         count_padding: bool,
     },
+    /// The sum over the window, row by row; padding adds nothing.
+    Sum,
 }
 
 /// An element-wise operation over two or more maps.
@@ -109,6 +135,23 @@ pub enum CombineKind {
     Sub,
     /// First divided by second.
     Div,
+    /// The larger, folded from the first input to the last.
+    Max,
+    /// The smaller, folded likewise.
+    Min,
+}
+
+/// What a reduction makes of the elements along its axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReduceKind {
+    /// Their sum.
+    Sum,
+    /// Their sum divided by their number.
+    Mean,
+    /// The largest.
+    Max,
+    /// The smallest.
+    Min,
 }
 
 /// How a resize finds the value between samples.
@@ -316,7 +359,37 @@ pub enum Op {
         bias: f32,
     },
     /// The mean over all positions of each channel; output `(channels, 1, 1)`.
-    GlobalAveragePool,
+    GlobalAveragePool {
+        /// How many values the sum is divided by: the map's positions, or more where the map
+        /// holds partial sums.
+        positions: usize,
+    },
+    /// One number for all elements along some axes, which keep the length 1. Elements are taken
+    /// in logical order.
+    Reduce {
+        /// What becomes of them.
+        kind: ReduceKind,
+        /// Logical axes, ascending.
+        axes: Vec<usize>,
+    },
+    /// Normalises the channels of each position of a spatial map, or the last axis of a general
+    /// one: `(x - mean) / sqrt(variance + epsilon) * scale + shift`.
+    LayerNorm {
+        /// As long as what is normalised.
+        scale: WeightId,
+        /// Likewise.
+        shift: WeightId,
+        /// Keeps the divisor from 0.
+        epsilon: f32,
+    },
+    /// Takes some places along one logical axis, in any order: slices, splits, gathers with
+    /// constant indices, channel shuffles.
+    Select {
+        /// The axis, counted from the front.
+        axis: usize,
+        /// Output place `i` is input place `indices[i]`.
+        indices: Vec<u32>,
+    },
     /// The same elements in the logical (ONNX row-major) order under the dims of the output map:
     /// Reshape, Flatten, Squeeze, Unsqueeze. Converts between spatial and general maps.
     Reshape,
@@ -406,13 +479,20 @@ pub enum Op {
 }
 
 impl Op {
+    /// The mean over all positions of a map of this shape.
+    pub fn global_average_pool(shape: &Shape) -> Self {
+        Op::GlobalAveragePool { positions: shape.rows() * shape.cols() }
+    }
+
     /// The weight tensors that the operator reads.
     pub fn weight_ids(&self) -> Vec<WeightId> {
         let ids = match self {
             Op::Conv { weights, bias, .. }
             | Op::ConvTranspose { weights, bias, .. }
             | Op::Linear { weights, bias, .. } => [Some(*weights), *bias],
-            Op::ChannelAffine { scale, shift, .. } => [Some(*scale), Some(*shift)],
+            Op::ChannelAffine { scale, shift, .. } | Op::LayerNorm { scale, shift, .. } => {
+                [Some(*scale), Some(*shift)]
+            }
             Op::PRelu { slope } => [Some(*slope), None],
             Op::Constant { value } => [Some(*value), None],
             Op::QConv { product, .. } | Op::QLinear { product } => return product.weight_ids(),

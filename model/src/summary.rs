@@ -1,7 +1,7 @@
 //! A model as text, for people and for golden tests.
 
 use crate::graph::{LayerId, MapId, Model, Shape};
-use crate::op::{Activation, Axes, Op, PoolKind};
+use crate::op::{Activation, Axes, Op, PoolKind, ReduceKind};
 use std::fmt::{self, Write};
 
 impl Op {
@@ -12,6 +12,7 @@ impl Op {
             Op::ConvTranspose { .. } => "ConvTranspose",
             Op::Pool { kind: PoolKind::Max, .. } => "MaxPool",
             Op::Pool { kind: PoolKind::Average { .. }, .. } => "AveragePool",
+            Op::Pool { kind: PoolKind::Sum, .. } => "SumPool",
             Op::Activate(_) => "Activate",
             Op::ChannelAffine { .. } => "ChannelAffine",
             Op::PRelu { .. } => "PRelu",
@@ -23,7 +24,13 @@ impl Op {
             Op::DepthToSpace { .. } => "DepthToSpace",
             Op::SpaceToDepth { .. } => "SpaceToDepth",
             Op::Lrn { .. } => "Lrn",
-            Op::GlobalAveragePool => "GlobalAveragePool",
+            Op::GlobalAveragePool { .. } => "GlobalAveragePool",
+            Op::Reduce { kind: ReduceKind::Sum, .. } => "ReduceSum",
+            Op::Reduce { kind: ReduceKind::Mean, .. } => "ReduceMean",
+            Op::Reduce { kind: ReduceKind::Max, .. } => "ReduceMax",
+            Op::Reduce { kind: ReduceKind::Min, .. } => "ReduceMin",
+            Op::LayerNorm { .. } => "LayerNorm",
+            Op::Select { .. } => "Select",
             Op::Reshape => "Reshape",
             Op::Transpose { .. } => "Transpose",
             Op::Linear { .. } => "Linear",

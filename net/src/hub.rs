@@ -374,7 +374,7 @@ impl Hub {
         }
     }
 
-    /// Where others may reach a peer: the address we see it at, with the ports it listens on.
+    /// Where others may reach a peer: first the address we see it at, with the ports it listens on.
     fn reachable(&mut self, peer: PeerId, claimed: Vec<Multiaddr>) -> Vec<Multiaddr> {
         let seen = self.peer(peer).seen_at.clone();
         let seen = seen.as_ref().and_then(|a| a.iter().next());
@@ -383,9 +383,11 @@ impl Hub {
             Some(ip) => ports.map(|port| Multiaddr::from(ip.clone()).with(port)).collect(),
             None => Vec::new(),
         };
-        addresses.extend(claimed);
-        addresses.sort();
-        addresses.dedup();
+        for address in claimed {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         addresses
     }
 

@@ -82,6 +82,15 @@ pub enum Event {
     Unreachable(String),
 }
 
+/// Whether an address is on this machine.
+pub fn is_loopback(address: &Multiaddr) -> bool {
+    address.iter().any(|part| match part {
+        libp2p::multiaddr::Protocol::Ip4(ip) => ip.is_loopback(),
+        libp2p::multiaddr::Protocol::Ip6(ip) => ip.is_loopback(),
+        _ => false,
+    })
+}
+
 /// Room in a session's bounded queue, given back when dropped.
 #[derive(Debug)]
 pub struct Permit(#[allow(dead_code)] Option<OwnedSemaphorePermit>);

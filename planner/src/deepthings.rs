@@ -5,7 +5,9 @@
 //! depth with the smallest predicted makespan, and enough tiles that stealing can even out.
 
 use crate::local::whole;
-use crate::{Cost, DeviceProfile, PlanOptions, PlannerError, fastest, local_prefix, square_grid};
+use crate::{
+    Cost, DeviceProfile, PlanOptions, PlannerError, deal, fastest, local_prefix, square_grid,
+};
 use model::Model;
 use tiling::{Grid, Handover, Plan, Slot, Split, Stage};
 
@@ -85,16 +87,9 @@ fn fused(
     Plan { strategy: "deepthings".into(), numerics: options.numerics, stages }
 }
 
-/// Gives neighbouring tiles to the same device, in numbers that follow the speeds: each tile goes
-/// to the device that would end it first, then the tiles are dealt out in runs.
+/// Gives neighbouring tiles to the same device, in numbers that follow the speeds.
 pub(crate) fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
-    let mut counts = vec![0u128; devices.len()];
-    for _ in 0..tiles {
-        let ends = |i: &usize| (counts[*i] + 1) * 1_000_000_000_000 / devices[*i].speed() as u128;
-        if let Some(first) = (0..devices.len()).min_by_key(ends) {
-            counts[first] += 1;
-        }
-    }
-    let runs = counts.iter().enumerate();
-    runs.flat_map(|(i, &n)| std::iter::repeat_n(Slot(i as u32), n as usize)).collect()
+    let speeds: Vec<u64> = devices.iter().map(DeviceProfile::speed).collect();
+    let runs = deal(&speeds, tiles).into_iter().enumerate();
+    runs.flat_map(|(i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
 }

@@ -2,12 +2,15 @@
 //!
 //! Pure functions: the same arguments give the same plan. One file for each strategy.
 
+mod advice;
+mod auto;
 mod cost;
 mod deepthings;
 mod local;
 mod modnn;
 mod stream;
 
+pub use advice::{TurnedDown, devices_used, turning_link};
 pub use cost::{Cost, DeviceCost, StageCost};
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
@@ -35,6 +38,12 @@ impl DeviceProfile {
         Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
     }
 
+    /// A device of which only the speed is known, on the coordinator's own machine.
+    pub fn same_machine(name: impl Into<String>, multiply_adds_per_s: u64) -> Self {
+        let (link_bytes_per_s, round_trip_ns) = (cost::SAME_MACHINE_BYTES_PER_S, 200_000);
+        Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
+    }
+
     /// The speed to plan with: a measured one, or a small board's.
     pub(crate) fn speed(&self) -> u64 {
         if self.multiply_adds_per_s == 0 { 5_000_000_000 } else { self.multiply_adds_per_s }
@@ -45,6 +54,8 @@ impl DeviceProfile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
+    /// Whatever is predicted to be fastest, one device included.
+    Auto,
     /// One whole stage on one device.
     Local,
     /// One fused grid over the early layers, gather, the rest whole (Zhao et al., 2018).
@@ -55,11 +66,13 @@ pub enum Strategy {
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 3] = [Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
+    pub const ALL: [Strategy; 4] =
+        [Strategy::Auto, Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
 
     /// The word on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Strategy::Auto => "auto",
             Strategy::Local => "local",
             Strategy::DeepThings => "deepthings",
             Strategy::Modnn => "modnn",
@@ -135,11 +148,15 @@ pub fn plan(
         return Err(PlannerError::NoDevice);
     }
     let plan = match strategy {
+        Strategy::Auto => auto::plan(model, devices, options),
         Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
     };
-    let cost = Cost::of(model, devices, &plan)?;
+    let mut cost = Cost::of(model, devices, &plan)?;
+    if advice::is_due(strategy, devices.len(), &plan) {
+        cost.turned_down = advice::turned_down(model, devices, options);
+    }
     Ok((plan, cost))
 }
 
@@ -154,6 +171,18 @@ pub(crate) fn fastest(devices: &[DeviceProfile]) -> u32 {
     let speeds = devices.iter().enumerate();
     let best = speeds.max_by_key(|(i, d)| (d.speed(), std::cmp::Reverse(*i)));
     best.map_or(0, |(i, _)| i as u32)
+}
+
+/// How many of some tiles each device gets: each goes to the one that would end it first.
+pub(crate) fn deal(speeds: &[u64], tiles: usize) -> Vec<usize> {
+    let mut counts = vec![0; speeds.len()];
+    for _ in 0..tiles {
+        let end = |&i: &usize| (counts[i] as u128 + 1) * 1_000_000_000_000 / speeds[i] as u128;
+        if let Some(first) = (0..speeds.len()).min_by_key(end) {
+            counts[first] += 1;
+        }
+    }
+    counts
 }
 
 /// The smallest nearly square grid with at least `tiles` tiles, wider than high at a tie.

@@ -20,11 +20,13 @@
 pub mod coordinator;
 pub mod ids;
 pub mod message;
+mod survey;
 pub mod worker;
 
-pub use coordinator::{ActivePlan, Coordinator, CoordinatorConfig, WorkerReport};
+pub use coordinator::{ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerReport};
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use message::{Bundle, BundleKind, Hello, Member, Message, PieceHeader, VERSION};
+pub use survey::{Survey, Surveys};
 pub use worker::Worker;
 
 /// Nanoseconds since the driver started; monotonic.

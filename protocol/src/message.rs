@@ -18,6 +18,8 @@ pub struct Hello {
     pub threads: u32,
     /// Multiply-adds a second that it measured on itself, all threads; zero when it did not.
     pub multiply_adds_per_s: u64,
+    /// Bytes that inputs, the running tile and packed weights may take together; zero for no limit.
+    pub memory_bytes: u64,
 }
 
 /// A worker as other workers know it.
@@ -92,6 +94,20 @@ pub enum Message {
         /// The attempt that goes on.
         attempt: u32,
     },
+    /// Coordinator to worker: another attempt won; do not start this one, or send nothing of it.
+    Cancel {
+        /// The task.
+        task: TaskId,
+        /// The attempt that nobody waits for.
+        attempt: u32,
+    },
+    /// Worker to coordinator: there is no memory for this attempt. It says nothing against the task.
+    Refused {
+        /// The task.
+        task: TaskId,
+        /// The attempt that was not made.
+        attempt: u32,
+    },
     /// Worker to coordinator: this attempt ended in an error.
     Failed {
         /// The task.
@@ -126,6 +142,9 @@ pub enum BundleKind {
     Result {
         /// Time the task took to compute.
         busy_ns: u64,
+        /// Time from the arrival of its inputs to the start of computing. With this the coordinator
+        /// knows what the network took, although the clocks of two devices never agree.
+        waited_ns: u64,
     },
 }
 

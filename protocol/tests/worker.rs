@@ -21,7 +21,7 @@ struct Bench {
 impl Bench {
     /// A worker that is not connected.
     fn new() -> Self {
-        let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5 };
+        let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5, memory_bytes: 0 };
         Self { machine: Worker::new(hello), now: 0, model: model() }
     }
 
@@ -123,7 +123,10 @@ fn from_the_announcement_to_the_result() {
     else {
         panic!("{outputs:?}")
     };
-    assert_eq!((result.kind, *dropped), (BundleKind::Result { busy_ns: 9 }, task(0, 0, 3)));
+    assert_eq!(
+        (result.kind, *dropped),
+        (BundleKind::Result { busy_ns: 9, waited_ns: 0 }, task(0, 0, 3))
+    );
     let rows = result.pieces[0].region.rows;
     assert_eq!((result.pieces.len(), rows.start, rows.end), (1, 9, 12));
 }
@@ -263,7 +266,7 @@ fn both_sides_of_silence() {
 
 #[test]
 fn what_nobody_may_send_ends_the_connection() {
-    let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5 };
+    let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5, memory_bytes: 0 };
     let forbidden = [
         Message::Hello(hello),
         Message::Hungry,
@@ -287,7 +290,7 @@ fn what_nobody_may_send_ends_the_connection() {
 #[test]
 fn bundles_that_nobody_may_send_end_the_connection() {
     let from_worker = Peer::Worker(W1);
-    let result = BundleKind::Result { busy_ns: 1 };
+    let result = BundleKind::Result { busy_ns: 1, waited_ns: 0 };
     for (from, kind) in [
         (HEAD, BundleKind::Handover),
         (HEAD, result),

@@ -22,7 +22,11 @@ message that names the operator or what about the model is refused. Everything e
 values, a difference from one device, a crash, a panic, a timeout. A case that ONNX Runtime does not
 pass either (DISPUTED) counts as not supported while our answer is ONNX Runtime's, else it fails.
 
-usage: conformance.py [--binary PATH] [--filter TEXT] [--threads N] [-v]
+The operators are those of `tilehive model operators`; of those that only compute with constants just
+Constant and ConstantOfShape have cases that can be run. With --docs their list, with the counts, becomes
+docs/operators.md.
+
+usage: conformance.py [--binary PATH] [--filter TEXT] [--threads N] [--docs] [-v]
 """
 
 import argparse
@@ -30,6 +34,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import importlib
+import json
 import os
 import pathlib
 import pkgutil
@@ -45,18 +50,10 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnx.backend.test.loader import DATA_DIR, load_model_tests
 
-from binary import Tilehive, default_path, reason, table
+from binary import ROOT, Tilehive, default_path, reason, table
 
 # Operators whose inputs may all be maps.
 JOINS = {"Add", "Concat", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "PRelu", "Sub", "Sum"}
-OPERATORS = JOINS | {
-    "AveragePool", "BatchNormalization", "Clip", "Constant", "ConstantOfShape", "Conv", "ConvTranspose",
-    "DepthToSpace", "DequantizeLinear", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid",
-    "HardSwish", "Identity", "LRN", "LeakyRelu", "MaxPool", "Pad", "QLinearConv", "QLinearMatMul",
-    "QuantizeLinear", "ReduceMean", "Relu", "Reshape",
-    "Resize", "Sigmoid", "Softmax", "SpaceToDepth", "Squeeze", "Swish", "Tanh", "Transpose",
-    "Unsqueeze", "Upsample",
-}
 CONVERTED = ("pytorch-converted", "pytorch-operator")
 # Cases that ONNX Runtime does not pass either, and why.
 DISPUTED = {
@@ -76,6 +73,11 @@ class Case:
     outputs: list
     rtol: float
     atol: float
+
+    def is_half(self) -> bool:
+        """Whether anything in it has half precision."""
+        names = {getattr(array, "dtype", np.dtype("O")).name for array in [*self.inputs, *self.outputs]}
+        return bool(names & {"float16", "bfloat16"})
 
     @property
     def operator(self) -> str:
@@ -104,10 +106,18 @@ class Verdict:
     why: str = ""
 
 
-def collect() -> list[Case]:
-    """The cases of which every node is an operator of ours."""
+def claimed(tilehive: Tilehive) -> list[dict]:
+    """The operators that a file may use, as the binary lists them."""
+    ended = tilehive("model", "operators", "--json", timeout_s=TIMEOUT_S)
+    if ended.code != 0:
+        sys.exit(f"error: model operators: {ended.error}")
+    return json.loads(ended.stdout)
+
+
+def collect(operators: set[str]) -> list[Case]:
+    """The cases of which every node is one of some operators."""
     # Only the modules of these operators: generating the others takes half a minute.
-    wanted = {operator.lower() for operator in OPERATORS}
+    wanted = {operator.lower() for operator in operators}
     for _, name, _ in pkgutil.iter_modules(node_cases.__path__):
         if name.replace("_", "") in wanted:
             importlib.import_module(f"{node_cases.__name__}.{name}")
@@ -127,10 +137,7 @@ def collect() -> list[Case]:
                       for paths in (tensors(folder, "input"), tensors(folder, "output"))]
             name = f"{kind}/{case.name}"
             cases.append(Case(name, model, *arrays, case.rtol, case.atol))
-    cases = [c for c in cases if all(n.op_type in OPERATORS for n in c.model.graph.node)]
-    missing = OPERATORS - {node.op_type for case in cases for node in case.model.graph.node}
-    if missing:
-        sys.exit(f"error: the onnx package has no case for {', '.join(sorted(missing))}")
+    cases = [c for c in cases if all(n.op_type in operators for n in c.model.graph.node)]
     return sorted(cases, key=lambda case: (case.operator, case.name))
 
 
@@ -247,6 +254,10 @@ def onnx_runtime(case: Case) -> np.ndarray:
 
 def difference(got: np.ndarray, expected: np.ndarray, case: Case) -> str:
     """What is wrong with an output, if anything."""
+    # Floats of every width are computed, and given back, as f32.
+    if expected.dtype.name in ("float16", "bfloat16", "float64"):
+        expected = expected.astype(np.float32)
+        case = dataclasses.replace(case, rtol=max(case.rtol, 1e-2 if case.is_half() else 0))
     if expected.dtype != got.dtype:
         return f"{got.dtype}, the case has {expected.dtype} there"
     if expected.shape == () and got.shape == (1,):
@@ -291,8 +302,18 @@ def judge(tilehive: Tilehive, case: Case, folder: pathlib.Path) -> Verdict:
     return refusal
 
 
+def as_array(value):
+    """A tensor of floats, which some cases hold as a message, as an array."""
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    if isinstance(value, TensorProto) and value.data_type in floats:
+        return numpy_helper.to_array(value)
+    return value
+
+
 def attempt(tilehive: Tilehive, case: Case, folder: pathlib.Path) -> Verdict:
     try:
+        case = dataclasses.replace(case, inputs=[as_array(i) for i in case.inputs],
+                                   outputs=[as_array(o) for o in case.outputs])
         return judge(tilehive, case, folder)
     except Exception as error:
         return Verdict("failed", "", f"this script: {type(error).__name__}: {error}")
@@ -322,22 +343,64 @@ def report(results: list[tuple[Case, Verdict]]) -> None:
         print(f"FAILED {case.name} {verdict.how}: {verdict.why}")
 
 
+def document(operators: list[dict], results: list[tuple[Case, Verdict]]) -> None:
+    """Writes docs/operators.md."""
+    counts = collections.defaultdict(collections.Counter)
+    for case, verdict in results:
+        counts[case.operator][verdict.kind] += 1
+    lines = [
+        "# Operators",
+        "",
+        "What an ONNX file may use. Written by `scripts/oracle/run --docs` from the table that the",
+        "reader itself uses (`tilehive model operators`) and from the conformance cases of the `onnx`",
+        f"package ({onnx.__version__}).",
+        "",
+        "- *Computed*: in tiles over several devices, or whole on one. `constants` means when the file is",
+        "  read: shape arithmetic and weights that a file derives from others. Every operator but the",
+        "  quantised ones is computed so where all its inputs are constants and the result is small.",
+        "- *Versions*: the operator sets in which ONNX changed it, from 7 on, the oldest that is read.",
+        "- *Cases*: passed / refused with a clear message; none fails. Most refusals are other types of",
+        "  elements, batches (which run as a stream of frames) and inputs that must be constants.",
+        "- Floats of 16 and 64 bits are read and computed as 32 bits.",
+        "",
+        "| operator | computed | versions | cases | restrictions |",
+        "|---|---|---|---|---|",
+    ]
+    for operator in operators:
+        name, domain = operator["name"], operator["domain"]
+        versions = sorted({schema.since_version for schema in onnx.defs.get_all_schemas_with_history()
+                           if schema.name == name and schema.domain == ""})
+        # The one that holds in operator set 7 may be older.
+        before = [v for v in versions if v <= 7][-1:]
+        shown = ", ".join(str(v) for v in [*before, *(v for v in versions if v > 7)])
+        count = counts[name]
+        cases = f"{count['passed']} / {count['not supported']}" if count else ""
+        computed = operator["sharing"].replace("constants only", "constants")
+        label = name if domain == "ai.onnx" else f"{domain}::{name}"
+        lines.append(f"| {label} | {computed} | {shown} | {cases} | {operator['restrictions']} |")
+    (ROOT / "docs" / "operators.md").write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=pathlib.Path, default=default_path())
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
     parser.add_argument("--threads", type=int, default=(os.cpu_count() or 1) + 1)
+    parser.add_argument("--docs", action="store_true", help="write docs/operators.md")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every case")
     arguments = parser.parse_args()
     if not arguments.binary.is_file():
         sys.exit(f"error: there is no {arguments.binary}\nhint: use scripts/oracle/run")
     warnings.simplefilter("ignore")
     began = time.monotonic()
-    cases = [case for case in collect() if arguments.filter in case.name]
-    collected_s = time.monotonic() - began
     with tempfile.TemporaryDirectory(prefix="tilehive-conformance-") as name:
         folder = pathlib.Path(name)
         tilehive = Tilehive(arguments.binary, folder / "state")
+        operators = claimed(tilehive)
+        runnable = {o["name"] for o in operators if o["sharing"] != "constants only"}
+        cases = collect(runnable | {"Constant", "ConstantOfShape"})
+        cases = [case for case in cases if arguments.filter in case.name]
+        collected_s = time.monotonic() - began
         with concurrent.futures.ThreadPoolExecutor(arguments.threads) as pool:
             folders = [folder / str(index) for index in range(len(cases))]
             verdicts = pool.map(attempt, [tilehive] * len(cases), cases, folders)
@@ -346,6 +409,8 @@ def main() -> None:
         for case, verdict in results:
             print(f"{verdict.kind:13} {case.operator:18} {case.name} {verdict.how} {verdict.why}")
     report(results)
+    if arguments.docs:
+        document(operators, results)
     kinds = collections.Counter(verdict.kind for _, verdict in results)
     took_s = time.monotonic() - began
     print(f"\n{took_s:.0f} s, of which {collected_s:.0f} s to make the cases", file=sys.stderr)

@@ -58,6 +58,17 @@ SIZES = {
     "mobilenetv2": Size("224x224", quick=True),
     "unet": Size("128x128", quick=True),
     "squeezenet": Size("224x224", quick=True),
+    "alexnet": Size("224x224", modnn=False),
+    "googlenet": Size("224x224", modnn=False),
+    "densenet121": Size("224x224", modnn=False),
+    "mobilenetv3": Size("224x224", quick=True),
+    "efficientnet-b0": Size("224x224", modnn=False),
+    "shufflenetv2": Size("224x224", quick=True),
+    "yolov3-tiny": Size("224x224", modnn=False),
+    "yolov8n": Size("320x320", modnn=False),
+    "espcn": Size("160x192", quick=True),
+    "dncnn": Size("96x112", modnn=False),
+    "rrdb": Size("48x64", quick=True),
 }
 
 

@@ -1,93 +1,24 @@
 //! The clock: one event after another, in order of time, then of their making.
 
-use crate::device::{Device, Outcome as Computed};
+use crate::bound::Bound;
+use crate::device::Device;
+use crate::events::{End, Event, Parcel, Sender};
+use crate::fnv::Fnv;
 use crate::head::Head;
 use crate::invariants::{Invariants, Violation};
-use crate::link::{End, Lane, Links, joined};
+use crate::outcome::{DeviceOutcome, FrameOutcome, Outcome};
+use crate::physics::{LinkSpec, Network, Priority, TileWork, Transfer};
+use crate::queue::{Queue, Timers};
 use crate::random::Random;
-use crate::scenario::{LinkSpec, Sabotage, Scenario};
-use kernels::{Engine, Pieces};
-use model::WeightHash;
-use protocol::{Bundle, Message, Nanos, SECOND, WorkerId, WorkerReport};
+use crate::record::Recorder;
+use crate::scenario::{Payload, Sabotage, Scenario};
+use kernels::Engine;
+use protocol::{Nanos, PlanId, SECOND};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-
-/// Far more steps than any small run takes.
-const STEPS_MAX: u64 = 2_000_000;
+use std::sync::Arc;
 
 /// How long late copies may go on after the last frame ended.
 const SETTLE_NS: Nanos = 3600 * SECOND;
-
-/// What travels.
-#[derive(Clone, Debug)]
-pub(crate) enum Parcel {
-    Message(Message),
-    Bundle(Bundle, Pieces),
-    Blob(WeightHash, u64),
-}
-
-/// What happens. A `life` counts the processes of a device, a `session` its connections to the
-/// coordinator: what belongs to an earlier one is lost.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Submit(usize),
-    Fault(usize),
-    ToHead { from: usize, session: u32, parcel: Parcel },
-    ToDevice { to: usize, from: Sender, parcel: Parcel },
-    Computed { device: usize, life: u32, outcome: Computed },
-    Connect { device: usize, life: u32 },
-    HeadLost { device: usize, session: u32 },
-    DeviceLost { device: usize, session: u32 },
-    PeerUp { device: usize, life: u32, peer: usize, peer_life: u32 },
-    PeerLost { device: usize, peer: usize, peer_life: u32 },
-}
-
-/// Who sent something to a device, and which of the device's lives or sessions it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
-    Head { session: u32 },
-    Peer { peer: usize, life: u32 },
-}
-
-impl Event {
-    /// The device on which it happens.
-    fn device(&self) -> Option<usize> {
-        match self {
-            Event::ToDevice { to: device, .. }
-            | Event::Computed { device, .. }
-            | Event::Connect { device, .. }
-            | Event::DeviceLost { device, .. }
-            | Event::PeerUp { device, .. }
-            | Event::PeerLost { device, .. } => Some(*device),
-            Event::Submit(_) | Event::Fault(_) => None,
-            Event::ToHead { .. } | Event::HeadLost { .. } => None,
-        }
-    }
-}
-
-/// What came of a run in which every promise was kept.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The output maps of each frame.
-    pub outputs: Vec<Pieces>,
-    /// From the first scatter to the last frame's end.
-    pub makespan_ns: Nanos,
-    /// What each worker did, as the coordinator counts.
-    pub reports: BTreeMap<WorkerId, WorkerReport>,
-    /// Tasks issued again.
-    pub reassigned: u64,
-    /// Steps taken.
-    pub steps: u64,
-    /// A hash of everything that happened, in order.
-    pub event_hash: u64,
-}
-
-impl Outcome {
-    /// Tasks that were gathered from a thief.
-    pub fn stolen(&self) -> u64 {
-        self.reports.values().map(|r| r.stolen).sum()
-    }
-}
 
 /// A simulated cluster.
 pub struct Cluster {
@@ -100,25 +31,30 @@ pub struct Cluster {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     pub(crate) engine: Engine,
     pub(crate) violation: Option<Violation>,
-    links: Links,
-    // A map rather than a heap: it pops in the same order, and needs no ordering of events.
-    events: BTreeMap<(Nanos, u64), Event>,
-    sequence: u64,
+    pub(crate) network: Network<Event>,
+    /// What the tiles of each plan ask of a device.
+    pub(crate) works: BTreeMap<PlanId, Arc<Vec<Vec<TileWork>>>>,
+    pub(crate) bounds: BTreeMap<PlanId, Bound>,
+    pub(crate) recorder: Recorder,
+    /// Devices that the last step touched.
+    pub(crate) touched: Vec<usize>,
+    pub(crate) surveys: protocol::Surveys,
+    /// When the last parcel of each control stream arrives: they keep their order.
+    control: BTreeMap<(End, End), Nanos>,
+    /// The same for bundles and blobs.
+    bulk: BTreeMap<(End, End), Nanos>,
+    events: Queue<Event>,
+    timers: Timers,
     steps: u64,
     hash: Fnv,
     traced: bool,
 }
 
-/// FNV-1a over what is written to it.
-struct Fnv(u64);
-
-impl Write for Fnv {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        Ok(())
-    }
+/// What comes next.
+enum Next {
+    Timer,
+    Event,
+    Transfer,
 }
 
 impl Cluster {
@@ -126,27 +62,42 @@ impl Cluster {
     ///
     /// *Panics* when this machine cannot run a kernel engine of one thread.
     pub fn new(scenario: Scenario) -> Self {
+        let surveys = protocol::Surveys::default();
+        let head = Head::new(&scenario);
+        let cache = if scenario.weights_cached { head.blobs() } else { BTreeSet::new() };
         let specs = scenario.workers.iter().enumerate();
-        let devices: Vec<Device> = specs.map(|(i, spec)| Device::new(i, spec)).collect();
+        let lies = scenario.sabotage == Sabotage::IgnoreMemory;
+        let devices: Vec<Device> =
+            specs.map(|(i, spec)| Device::new(i, spec, &surveys, lies, cache.clone())).collect();
+        let mut links: Vec<LinkSpec> = scenario.workers.iter().map(|w| w.link).collect();
+        links.push(scenario.head_link);
         let mut cluster = Self {
             now: 0,
             random: Random::new(scenario.seed),
-            head: Head::new(&scenario),
-            devices,
+            head,
             invariants: Invariants::default(),
             cut: BTreeSet::new(),
             engine: Engine::new(1).expect("an engine of one thread starts no thread"),
             violation: None,
-            links: Links::default(),
-            events: BTreeMap::new(),
-            sequence: 0,
+            network: Network::new(&links),
+            works: BTreeMap::new(),
+            bounds: BTreeMap::new(),
+            recorder: Recorder::new(scenario.workers.iter().map(|w| w.name.clone())),
+            touched: Vec::new(),
+            surveys,
+            control: BTreeMap::new(),
+            bulk: BTreeMap::new(),
+            events: Queue::new(),
+            timers: Timers::new(devices.len() + 1),
+            devices,
             steps: 0,
-            hash: Fnv(0xcbf2_9ce4_8422_2325),
+            hash: Fnv::new(),
             traced: false,
             scenario,
         };
-        for i in 0..cluster.scenario.frames.len() {
-            cluster.schedule(i as u64 * cluster.scenario.frame_interval_ns, Event::Submit(i));
+        for i in 0..cluster.scenario.payload.frames() {
+            let Scenario { frames_from_ns, frame_interval_ns, .. } = cluster.scenario;
+            cluster.schedule(frames_from_ns + i as u64 * frame_interval_ns, Event::Submit(i));
         }
         for i in 0..cluster.scenario.faults.len() {
             cluster.schedule(cluster.scenario.faults[i].at_ns, Event::Fault(i));
@@ -154,6 +105,9 @@ impl Cluster {
         for device in 0..cluster.devices.len() {
             let joins_ns = cluster.devices[device].spec.joins_ns;
             cluster.schedule(joins_ns, Event::Connect { device, life: 0 });
+            if cluster.devices[device].spec.device.load.is_some() {
+                cluster.schedule(joins_ns, Event::Load { device, on: false });
+            }
         }
         cluster
     }
@@ -163,13 +117,31 @@ impl Cluster {
         Self { traced: true, ..self }
     }
 
+    /// Keeps the timeline of the run.
+    pub fn recorded(mut self) -> Self {
+        self.recorder.keep = true;
+        self
+    }
+
+    /// Whether tiles are really computed.
+    pub(crate) fn has_values(&self) -> bool {
+        matches!(self.scenario.payload, Payload::Values(_))
+    }
+
     /// Runs until every frame has ended and nothing is left over.
     ///
     /// *Errors*: the first promise that was broken.
-    pub fn run(mut self) -> Result<Outcome, Violation> {
+    pub fn run(self) -> Result<Outcome, Violation> {
+        self.run_watched(|_| {})
+    }
+
+    /// As [`Cluster::run`]; `watch` is told the number of ended frames now and then.
+    ///
+    /// *Errors*: the first promise that was broken.
+    pub fn run_watched(mut self, mut watch: impl FnMut(usize)) -> Result<Outcome, Violation> {
         let mut ended_ns = None;
         loop {
-            let missing = self.head.missing();
+            let missing = self.head.missing;
             if missing == 0 {
                 let ended = *ended_ns.get_or_insert(self.now);
                 match self.leak() {
@@ -177,82 +149,152 @@ impl Cluster {
                     Some(leak) if self.now > ended + SETTLE_NS => return Err(leak),
                     Some(_) => {}
                 }
-            } else if self.now > self.scenario.patience_ns {
-                return Err(Violation::NeverEnded { missing, now_ns: self.now });
+            }
+            if let Some(violation) = self.overdue(missing, self.steps) {
+                return Err(violation);
             }
             if !self.step() {
                 return Err(Violation::NeverEnded { missing, now_ns: self.now });
             }
             self.steps += 1;
-            self.check();
+            if let Err(violation) = self.check(self.steps) {
+                self.violation.get_or_insert(violation);
+            }
             if let Some(violation) = self.violation.take() {
                 return Err(violation);
             }
-            if self.steps > STEPS_MAX {
-                return Err(Violation::Livelock { steps: self.steps, now_ns: self.now });
+            if self.steps.is_multiple_of(1 << 14) {
+                watch(self.scenario.payload.frames() - missing);
             }
         }
+        Ok(self.outcome(ended_ns.unwrap_or_default()))
+    }
+
+    fn outcome(mut self, ended_ns: Nanos) -> Outcome {
         let started = self.head.first_scatter_ns.unwrap_or(0);
-        Ok(Outcome {
-            makespan_ns: ended_ns.unwrap_or(self.now).saturating_sub(started),
-            reports: self.head.machine.reports(),
+        let reports = self.head.machine.reports();
+        let moved = self.network.moved().to_vec();
+        let devices = self.devices.iter_mut().enumerate();
+        let devices = devices.map(|(i, device)| {
+            let report = reports.get(&device.id()).cloned().unwrap_or_default();
+            DeviceOutcome::new(device, &report, &moved[i], ended_ns)
+        });
+        let devices = devices.collect();
+        let bound = self.head.bound.unwrap_or_default();
+        let frames: Vec<FrameOutcome> = self.head.times.iter().flatten().copied().collect();
+        Outcome {
+            makespan_ns: ended_ns.saturating_sub(started),
+            ended_ns,
             reassigned: self.head.machine.reassigned(),
+            counters: self.head.machine.counters(),
             steps: self.steps,
             event_hash: self.hash.0,
+            bound,
+            frames,
+            failures: std::mem::take(&mut self.head.failures),
+            multiply_adds: reports.values().map(|r| r.multiply_adds).sum(),
+            model_multiply_adds: self.scenario.model.graph.multiply_adds(),
+            head_sent_bytes: moved.last().map_or(0, |m| m.sent as u64),
+            head_received_bytes: moved.last().map_or(0, |m| m.received as u64),
+            devices,
+            reports,
+            plan: self.head.last_plan.clone(),
+            traffic: self.recorder.traffic,
+            timeline: self.recorder.timeline,
             outputs: self.head.outputs.into_iter().flatten().collect(),
-        })
+        }
     }
 
     pub(crate) fn schedule(&mut self, at: Nanos, event: Event) {
-        self.sequence += 1;
-        self.events.insert((at, self.sequence), event);
+        self.events.push(at, event);
     }
 
-    /// Takes the next event or deadline; false when nothing is to come.
+    /// Takes the next event, transfer or timer; false when nothing is to come.
     fn step(&mut self) -> bool {
-        let next = self.events.first_key_value().map(|(&(at, _), _)| at);
-        if let Some((at, end)) = self.earliest_deadline()
-            && next.is_none_or(|next| at < next)
-        {
-            self.now = self.now.max(at);
-            self.note(&("tick", end));
-            match end {
-                End::Head => self.head_handle(protocol::coordinator::Input::Tick, None),
-                End::Device(i) => self.device_handle(i, protocol::worker::Input::Tick),
-            }
-            return true;
-        }
-        let Some(((at, _), event)) = self.events.pop_first() else { return false };
+        let event = self.events.next_at().map(|at| (at, 0));
+        let transfer = self.network.next_end().map(|at| (at, 1));
+        let honest = self.scenario.sabotage != Sabotage::NeverTick;
+        let timer = self.timers.next_at().filter(|_| honest).map(|at| (at, 2));
+        let next = [event, transfer, timer].into_iter().flatten().min();
+        let Some((at, which)) = next else { return false };
         self.now = self.now.max(at);
+        match [Next::Event, Next::Transfer, Next::Timer][which] {
+            Next::Event => self.next_event(),
+            Next::Transfer => self.next_transfers(),
+            Next::Timer => self.next_timer(),
+        }
+        true
+    }
+
+    fn next_event(&mut self) {
+        let Some((_, event)) = self.events.pop() else { return };
         if let Some(device) = event.device()
             && self.devices[device].stalled_until_ns > self.now
         {
             // It waits in the device's sockets, in order.
-            self.schedule(self.devices[device].stalled_until_ns, event);
-            return true;
+            return self.schedule(self.devices[device].stalled_until_ns, event);
         }
-        self.note(&event);
-        self.happen(event);
-        true
-    }
-
-    fn earliest_deadline(&self) -> Option<(Nanos, End)> {
-        if self.scenario.sabotage == Sabotage::NeverTick {
-            return None;
-        }
-        let head = self.head.machine.next_deadline().map(|at| (at, End::Head));
-        let devices = self.devices.iter().enumerate().filter(|(_, d)| d.up);
-        let devices = devices.filter_map(|(i, d)| {
-            let at = d.machine.next_deadline()?;
-            Some((at.max(d.stalled_until_ns), End::Device(i)))
-        });
-        head.into_iter().chain(devices).min()
-    }
-
-    fn note(&mut self, event: &impl std::fmt::Debug) {
-        let _ = write!(self.hash, "{} {event:?}", self.now);
+        event.digest(self.now, &mut self.hash);
         if self.traced {
             eprintln!("{:>14} {event:?}", self.now);
+        }
+        self.happen(event);
+    }
+
+    fn next_transfers(&mut self) {
+        for transfer in self.network.ended(self.now) {
+            let ends = (self.end(transfer.from), self.end(transfer.to));
+            let way = self.one_way(ends.0, ends.1);
+            let arrival = self.in_order(true, ends, self.now + way);
+            self.recorder.moved(&transfer, arrival, self.devices.len());
+            self.hash.words(&[self.now, 15, transfer.from as u64, transfer.to as u64]);
+            if let Event::ToHead { from, parcel: Parcel::Bundle(bundle, _), .. } = &transfer.payload
+            {
+                self.devices[*from].result_left(bundle);
+            }
+            self.schedule(arrival, transfer.payload);
+        }
+    }
+
+    fn next_timer(&mut self) {
+        let Some(end) = self.timers.pop() else { return };
+        let (deadline, wakes_ns) = if end == self.devices.len() {
+            (self.head.machine.next_deadline(), 0)
+        } else {
+            let device = &self.devices[end];
+            let deadline = device.machine.next_deadline().filter(|_| device.up);
+            (deadline, device.stalled_until_ns)
+        };
+        let Some(deadline) = deadline else { return };
+        let at = deadline.max(wakes_ns);
+        if at > self.now {
+            return self.timers.arm(end, Some(at));
+        }
+        self.hash.words(&[self.now, 16, end as u64]);
+        match self.end(end) {
+            End::Head => self.head_handle(protocol::coordinator::Input::Tick, None),
+            End::Device(i) => self.device_handle(i, protocol::worker::Input::Tick),
+        }
+    }
+
+    /// Sets the timer of an end to what its machine wants now.
+    pub(crate) fn arm(&mut self, end: End) {
+        match end {
+            End::Head => {
+                self.timers.arm(self.devices.len(), self.head.machine.next_deadline());
+            }
+            End::Device(i) => self.timers.arm(i, self.devices[i].machine.next_deadline()),
+        }
+    }
+
+    fn end(&self, index: usize) -> End {
+        if index == self.devices.len() { End::Head } else { End::Device(index) }
+    }
+
+    pub(crate) fn index(&self, end: End) -> usize {
+        match end {
+            End::Head => self.devices.len(),
+            End::Device(i) => i,
         }
     }
 
@@ -262,7 +304,9 @@ impl Cluster {
             Event::Fault(fault) => self.strike(fault),
             Event::ToHead { from, session, parcel } => self.reach_head(from, session, parcel),
             Event::ToDevice { to, from, parcel } => self.reach_device(to, from, parcel),
-            Event::Computed { device, life, outcome } => self.computed(device, life, outcome),
+            Event::Computed { device, life, job } => self.computed(device, life, job),
+            Event::Warm { device, life } => self.warm(device, life),
+            Event::Load { device, on } => self.load(device, on),
             Event::Connect { device, life } => self.connect(device, life),
             Event::HeadLost { device, session } => self.head_lost(device, session),
             Event::DeviceLost { device, session } => self.device_lost(device, session),
@@ -270,86 +314,126 @@ impl Cluster {
                 self.peer_up(device, life, peer, peer_life);
             }
             Event::PeerLost { device, peer, peer_life } => self.peer_lost(device, peer, peer_life),
+            Event::Unblock { device, at_ns } => self.unblock(device, at_ns),
+            Event::Resubmit => self.resubmit(),
+            Event::Roster => self.send_roster(),
         }
     }
 
-    fn check(&mut self) {
-        let has = |worker: WorkerId, task, attempt| {
-            let i = worker.0 as usize;
-            let (device, head) = (&self.devices[i], &self.head);
-            let in_touch =
-                device.up && device.session == head.sessions[i] && device.session == head.joined[i];
-            !in_touch || device.inputs.contains_key(&(task, attempt))
-        };
-        let held = self.head.machine.held();
-        let checked = self.invariants.check(held, &self.scenario.machine, has);
-        if let Err(violation) = checked {
-            self.violation.get_or_insert(violation);
-        }
-    }
-
-    /// Who still holds something, once all frames ended.
-    fn leak(&self) -> Option<Violation> {
-        let frames = self.head.frames.len();
-        if frames > 0 {
-            return Some(Violation::Leak { holder: "the coordinator".into(), tasks: frames });
-        }
-        let device = self.devices.iter().find(|d| d.up && !d.inputs.is_empty())?;
-        Some(Violation::Leak { holder: device.id().to_string(), tasks: device.inputs.len() })
-    }
-
-    /// Puts a parcel on its way.
-    pub(crate) fn transmit(&mut self, from: End, to: End, parcel: Parcel, event: Event) {
-        let (lane, bytes) = match &parcel {
-            Parcel::Message(message) => {
-                self.invariants.sent_message(message);
-                let stages = match message {
-                    Message::Announce { body, .. } => body.stages.len() as u64,
-                    _ => 0,
-                };
-                (Lane::Control, 64 + 32 * stages)
-            }
-            Parcel::Bundle(bundle, _) => {
-                self.invariants.sent_bundle(bundle);
-                (Lane::Bulk, 64 + bundle.byte_len().unwrap_or(0) as u64)
-            }
-            Parcel::Blob(_, bytes) => (Lane::Bulk, 64 + bytes),
+    /// Puts what an event carries on its way; it happens when that arrives.
+    pub(crate) fn transmit(&mut self, from: End, to: End, event: Event) {
+        let (Event::ToHead { parcel, .. } | Event::ToDevice { parcel, .. }) = &event else {
+            return;
         };
         if let (End::Device(a), End::Device(b)) = (from, to)
             && self.cut.contains(&(a.min(b), a.max(b)))
         {
-            return self.lose(&parcel);
+            return self.lose_event(event, false);
         }
-        let link = self.link(from, to);
-        let stream = (from, to, lane);
-        let at = self.links.arrival(self.now, stream, (bytes, link), &mut self.random);
-        self.schedule(at, event);
+        let bytes = parcel.bytes();
+        let ends = (self.index(from), self.index(to));
+        match parcel {
+            Parcel::Message(message) => {
+                self.invariants.accounted.message_sent(message);
+                self.recorder.control(bytes);
+                let rate = self.rate(from, to).max(1);
+                let way = self.one_way(from, to) + bytes * SECOND / rate;
+                let blocked = |end: usize| self.blocked_until(end);
+                let at = (self.now + way).max(blocked(ends.0)).max(blocked(ends.1));
+                let at = self.in_order(false, (from, to), at);
+                self.schedule(at, event);
+            }
+            Parcel::Bundle(bundle, _) => {
+                self.invariants.accounted.bundle_sent(bundle);
+                self.network.send(self.now, ends, Priority::Bundle, bytes, event);
+            }
+            Parcel::Blob(..) => self.network.send(self.now, ends, Priority::Blob, bytes, event),
+        }
     }
 
-    pub(crate) fn link(&self, from: End, to: End) -> LinkSpec {
-        match (from, to) {
-            (End::Device(a), End::Device(b)) => {
-                joined(self.devices[a].spec.link, self.devices[b].spec.link)
-            }
-            (End::Device(i), End::Head) | (End::Head, End::Device(i)) => self.devices[i].spec.link,
-            (End::Head, End::Head) => LinkSpec::default(),
+    fn blocked_until(&self, end: usize) -> Nanos {
+        self.devices.get(end).map_or(0, |d| d.blocked_until_ns)
+    }
+
+    fn in_order(&mut self, bulk: bool, ends: (End, End), at: Nanos) -> Nanos {
+        let streams = if bulk { &mut self.bulk } else { &mut self.control };
+        let last = streams.entry(ends).or_default();
+        *last = (*last).max(at);
+        *last
+    }
+
+    fn link_of(&self, end: End) -> &LinkSpec {
+        match end {
+            End::Head => &self.scenario.head_link,
+            End::Device(i) => &self.devices[i].spec.link,
         }
+    }
+
+    fn rate(&self, from: End, to: End) -> u64 {
+        self.link_of(from).send_bytes_per_s.min(self.link_of(to).receive_bytes_per_s)
+    }
+
+    /// Time that one packet is on its way.
+    fn one_way(&mut self, from: End, to: End) -> Nanos {
+        let (a, b) = (self.link_of(from).round_trip, self.link_of(to).round_trip);
+        a.one_way(&mut self.random) + b.one_way(&mut self.random)
+    }
+
+    /// Time that a packet usually is on its way: for what only the ends themselves see.
+    pub(crate) fn usual_way(&self, from: End, to: End) -> Nanos {
+        let way = |end: End| self.link_of(end).round_trip.usual_one_way();
+        way(from) + way(to)
     }
 
     /// A parcel is off the wire: delivered or lost.
     pub(crate) fn landed(&mut self, parcel: &Parcel) {
         match parcel {
-            Parcel::Message(message) => self.invariants.message_left_the_wire(message),
-            Parcel::Bundle(bundle, _) => self.invariants.bundle_left_the_wire(bundle),
+            Parcel::Message(message) => self.invariants.accounted.message_landed(message),
+            Parcel::Bundle(bundle, _) => self.invariants.accounted.bundle_landed(bundle),
             Parcel::Blob(..) => {}
         }
     }
 
-    /// The world lost a parcel.
-    pub(crate) fn lose(&mut self, parcel: &Parcel) {
-        self.landed(parcel);
-        if let Parcel::Bundle(bundle, _) = parcel {
-            self.invariants.lost(bundle);
+    /// The world lost a parcel; `sent` when it was on the wire.
+    pub(crate) fn lose(&mut self, parcel: &Parcel, sent: bool) {
+        if sent {
+            self.landed(parcel);
         }
+        if let Parcel::Bundle(bundle, _) = parcel {
+            self.invariants.accounted.lose(bundle);
+        }
+    }
+
+    pub(crate) fn lose_event(&mut self, event: Event, sent: bool) {
+        match event {
+            Event::ToHead { parcel, from, .. } => {
+                if let Parcel::Bundle(bundle, _) = &parcel {
+                    self.devices[from].result_left(bundle);
+                }
+                self.lose(&parcel, sent);
+            }
+            Event::ToDevice { parcel, .. } => self.lose(&parcel, sent),
+            _ => {}
+        }
+    }
+
+    /// What was queued between two ends is gone with their connection.
+    pub(crate) fn drop_transfers(&mut self, which: impl Fn(usize, usize) -> bool) {
+        for event in self.network.drop_where(self.now, which) {
+            self.lose_event(event, true);
+        }
+    }
+}
+
+impl Recorder {
+    fn moved(&mut self, transfer: &Transfer<Event>, arrival: Nanos, head: usize) {
+        let device = if transfer.to == head { transfer.from } else { transfer.to };
+        let (Event::ToHead { parcel, .. } | Event::ToDevice { parcel, .. }) = &transfer.payload
+        else {
+            return;
+        };
+        let peer = matches!(transfer.payload, Event::ToDevice { from: Sender::Peer { .. }, .. });
+        let started = transfer.started_ns.unwrap_or(transfer.queued_ns);
+        self.transfer(device, parcel, transfer.to == head, peer, (started, arrival));
     }
 }

@@ -1,27 +1,27 @@
 //! A worker's driver: what `worker::drive` does with sockets and a thread, done with events.
 
-use crate::cluster::{Cluster, Event, Parcel, Sender};
-use crate::link::End;
+use crate::cluster::Cluster;
+use crate::events::{End, Event, Parcel, Sender};
+use crate::job::{Job, Outcome};
+use crate::physics::Heat;
 use crate::scenario::{Sabotage, WorkerSpec};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{LayerId, WeightHash, WeightStore};
+use model::{LayerId, Model, WeightHash, WeightStore};
 use protocol::worker::{Input, Output, Peer};
-use protocol::{Bundle, BundleKind, Hello, ModelHash, Nanos, PlanId, SECOND};
+use protocol::{Bundle, BundleKind, Hello, ModelHash, Nanos, PlanId, Surveys};
 use protocol::{TaskId, Worker, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiling::Algorithm;
 
 /// How long packing the weights of a stage takes.
-const PREPARE_NS: Nanos = 100_000;
+const PREPARE_NS: f64 = 100_000.0;
 
-/// What came of a job of the compute thread.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    Prepared(PlanId, u32),
-    Missing(Vec<WeightHash>),
-    Executed { task: TaskId, outputs: Pieces, busy_ns: Nanos },
-    Broke { task: TaskId, reason: String },
+/// Inputs of a task that waits or runs.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pieces: Pieces,
+    bytes: u64,
 }
 
 /// One process on one device.
@@ -35,24 +35,50 @@ pub(crate) struct Device {
     pub(crate) sessions_made: u32,
     pub(crate) machine: Worker,
     /// The inputs of queued and running tasks.
-    pub(crate) inputs: BTreeMap<(TaskId, u32), Pieces>,
+    pub(crate) inputs: BTreeMap<(TaskId, u32), Held>,
+    inputs_bytes: u64,
+    /// What the running tile takes on top of its inputs.
+    pub(crate) running_bytes: u64,
+    /// Results that were not sent yet.
+    unsent_bytes: u64,
+    packed_bytes: u64,
+    packed: BTreeSet<u32>,
+    pub(crate) peak_bytes: u64,
     /// Other devices that it has a connection to, and which life of theirs.
     pub(crate) peers: BTreeMap<usize, u32>,
     pub(crate) stalled_until_ns: Nanos,
+    pub(crate) blocked_until_ns: Nanos,
     pub(crate) slowness: u64,
+    pub(crate) hangs: bool,
+    pub(crate) loaded: bool,
+    pub(crate) heat: Heat,
+    pub(crate) peak_c: f64,
+    pub(crate) busy_ns: Nanos,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) jobs_made: u32,
+    pub(crate) warming: bool,
+    /// It has a disk with the weights of the model.
+    cached: bool,
     blobs: BTreeSet<WeightHash>,
     models: BTreeMap<ModelHash, Arc<PackedModel>>,
     /// The outputs of the task that ended last.
     outputs: Option<(TaskId, Pieces)>,
-    compute_free_ns: Nanos,
 }
 
 impl Device {
-    pub(crate) fn new(index: usize, spec: &WorkerSpec) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        spec: &WorkerSpec,
+        surveys: &Surveys,
+        lies: bool,
+        cache: BTreeSet<WeightHash>,
+    ) -> Self {
+        let memory_bytes = spec.device.memory_bytes * if lies { 10 } else { 1 };
         let hello = Hello {
-            name: format!("device {index}"),
-            threads: 1,
+            name: spec.name.clone(),
+            threads: spec.device.threads as u32,
             multiply_adds_per_s: spec.claims_per_s,
+            memory_bytes,
         };
         Self {
             index,
@@ -61,15 +87,50 @@ impl Device {
             life: 0,
             session: None,
             sessions_made: 0,
-            machine: Worker::new(hello),
+            machine: Worker::sharing(hello, surveys.clone()),
             inputs: BTreeMap::new(),
+            inputs_bytes: 0,
+            running_bytes: 0,
+            unsent_bytes: 0,
+            packed_bytes: 0,
+            packed: BTreeSet::new(),
+            peak_bytes: 0,
             peers: BTreeMap::new(),
             stalled_until_ns: 0,
+            blocked_until_ns: 0,
             slowness: 1,
-            blobs: BTreeSet::new(),
+            hangs: false,
+            loaded: false,
+            heat: Heat::default(),
+            peak_c: 0.0,
+            busy_ns: 0,
+            jobs: VecDeque::new(),
+            jobs_made: 0,
+            warming: false,
+            cached: !cache.is_empty(),
+            blobs: cache,
             models: BTreeMap::new(),
             outputs: None,
-            compute_free_ns: 0,
+        }
+    }
+
+    /// A new process on the same device.
+    pub(crate) fn reborn(&self, surveys: &Surveys, lies: bool) -> Self {
+        // What was written to disk is there again, where anything was there before.
+        let cache = if self.cached { self.blobs.clone() } else { BTreeSet::new() };
+        let fresh = Self::new(self.index, &self.spec, surveys, lies, cache);
+        Self {
+            life: self.life,
+            sessions_made: self.sessions_made,
+            slowness: self.slowness,
+            heat: self.heat,
+            peak_c: self.peak_c,
+            peak_bytes: self.peak_bytes,
+            busy_ns: self.busy_ns,
+            jobs_made: self.jobs_made,
+            loaded: self.loaded,
+            blocked_until_ns: self.blocked_until_ns,
+            ..fresh
         }
     }
 
@@ -78,29 +139,76 @@ impl Device {
         WorkerId(self.index as u32)
     }
 
-    /// Packs what can be packed; the hashes that are lacking.
-    fn prepare(
-        &self,
+    /// What counts against its memory budget.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.inputs_bytes + self.running_bytes + self.packed_bytes
+    }
+
+    fn note_peak(&mut self) {
+        self.peak_bytes = self.peak_bytes.max(self.held_bytes() + self.unsent_bytes);
+    }
+
+    fn keep(&mut self, bundle: &Bundle, pieces: Pieces) {
+        let bytes = bundle.byte_len().unwrap_or(0) as u64;
+        let key = (bundle.task, bundle.attempt);
+        if let Some(old) = self.inputs.insert(key, Held { pieces, bytes }) {
+            self.inputs_bytes -= old.bytes;
+        }
+        self.inputs_bytes += bytes;
+    }
+
+    fn let_go(&mut self, task: TaskId, attempt: u32) {
+        if let Some(held) = self.inputs.remove(&(task, attempt)) {
+            self.inputs_bytes -= held.bytes;
+        }
+    }
+
+    /// Forgets everything, as a process that ends does.
+    pub(crate) fn end(&mut self) {
+        self.up = false;
+        self.life += 1;
+        self.session = None;
+        self.inputs.clear();
+        self.jobs.clear();
+        (self.inputs_bytes, self.running_bytes, self.unsent_bytes) = (0, 0, 0);
+        self.stalled_until_ns = 0;
+    }
+
+    /// A result is off this device.
+    pub(crate) fn result_left(&mut self, bundle: &Bundle) {
+        let bytes = bundle.byte_len().unwrap_or(0) as u64;
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
+    }
+
+    /// The hashes of weights that it lacks for these layers.
+    fn lacking(&self, layers: std::ops::Range<u32>, graph: &Model) -> Vec<WeightHash> {
+        let ids = layers.flat_map(|l| graph.layer(LayerId(l)).op.weight_ids());
+        let hashes = ids.map(|id| graph.weight(id).hash);
+        hashes.filter(|hash| !self.blobs.contains(hash)).collect()
+    }
+
+    /// Packs what can be packed.
+    fn pack(
+        &mut self,
         layers: impl Iterator<Item = (u32, Algorithm)>,
-        model: &PackedModel,
+        graph: &Model,
+        packed: Option<&PackedModel>,
         all: &WeightStore,
-    ) -> Vec<WeightHash> {
-        let graph = model.graph().clone();
-        let mut missing = Vec::new();
-        for (layer, algorithm) in layers.map(|(layer, algorithm)| (LayerId(layer), algorithm)) {
-            if model.is_packed(layer, algorithm) {
+    ) {
+        for (layer, algorithm) in layers {
+            let ids = graph.layer(LayerId(layer)).op.weight_ids();
+            if !ids.iter().all(|&id| self.blobs.contains(&graph.weight(id).hash)) {
                 continue;
             }
-            let wanted = graph.layer(layer).op.weight_ids().into_iter();
-            let hashes: Vec<_> = wanted.map(|id| graph.weight(id).hash).collect();
-            let lacking: Vec<_> =
-                hashes.into_iter().filter(|hash| !self.blobs.contains(hash)).collect();
-            if lacking.is_empty() {
-                model.pack(layer, algorithm, all).expect("a simulated model is sound");
+            if self.packed.insert(layer) {
+                let bytes = ids.iter().map(|&id| graph.weight(id).bytes() as u64);
+                self.packed_bytes += bytes.sum::<u64>();
             }
-            missing.extend(lacking);
+            if let Some(packed) = packed.filter(|p| !p.is_packed(LayerId(layer), algorithm)) {
+                packed.pack(LayerId(layer), algorithm, all).expect("a simulated model is sound");
+            }
         }
-        missing
+        self.note_peak();
     }
 }
 
@@ -110,30 +218,37 @@ impl Cluster {
         while let Some(output) = self.devices[i].machine.poll_output() {
             self.device_carry_out(i, output);
         }
+        self.arm(End::Device(i));
+        self.touched.push(i);
     }
 
     fn device_carry_out(&mut self, i: usize, output: Output) {
         match output {
-            Output::Send(to, message) => self.device_send(i, to, Parcel::Message(message)),
+            Output::Send(to, message) => {
+                self.device_send(i, to, Parcel::Message(Box::new(message)))
+            }
             Output::SendBundle(to, bundle) => self.send_held(i, to, bundle),
             Output::Open(hash) => self.open(i, hash),
             Output::Prepare { plan, stage, model, layers, algorithms } => {
-                let device = &self.devices[i];
-                let Some(model) = device.models.get(&model) else { return };
-                let missing =
-                    device.prepare(layers.zip(algorithms), model, &self.scenario.model.weights);
+                let graph = self.scenario.model.graph.clone();
+                let device = &mut self.devices[i];
+                let packed = device.models.get(&model).cloned();
+                let missing = device.lacking(layers.clone(), &graph);
+                let weights = &self.scenario.model.weights;
+                device.pack(layers.zip(algorithms), &graph, packed.as_deref(), weights);
                 let outcome = if missing.is_empty() {
                     Outcome::Prepared(plan, stage)
                 } else {
                     Outcome::Missing(missing)
                 };
-                self.compute(i, PREPARE_NS, outcome);
+                self.compute(i, Job::new((0.0, PREPARE_NS), outcome));
             }
             Output::Execute { task, attempt, plan } => self.execute(i, task, attempt, plan),
             Output::Drop(task, attempt) => {
                 if self.scenario.sabotage != Sabotage::NeverDrop {
-                    self.devices[i].inputs.remove(&(task, attempt));
+                    self.devices[i].let_go(task, attempt);
                 }
+                self.invariants.accounted.suspect(task);
             }
             Output::Members(members) => {
                 let others = members.into_iter().map(|m| m.worker.0 as usize);
@@ -143,8 +258,9 @@ impl Cluster {
             }
             Output::Disconnect(Peer::Coordinator, _) => {
                 if let Some(session) = self.devices[i].session.take() {
-                    let at = self.now + self.link(End::Device(i), End::Head).latency_ns;
+                    let at = self.now + self.usual_way(End::Device(i), End::Head);
                     self.schedule(at, Event::HeadLost { device: i, session });
+                    self.hang_up(i);
                     self.connect_later(i);
                 }
             }
@@ -159,43 +275,50 @@ impl Cluster {
         match to {
             Peer::Coordinator => match self.devices[i].session {
                 Some(session) => {
-                    let event = Event::ToHead { from: i, session, parcel: parcel.clone() };
-                    self.transmit(from, End::Head, parcel, event);
+                    self.transmit(from, End::Head, Event::ToHead { from: i, session, parcel });
                 }
-                None => self.lose(&parcel),
+                None => self.lose(&parcel, false),
             },
             Peer::Worker(id) => {
                 let to = id.0 as usize;
                 match self.devices[i].peers.get(&to).copied() {
                     Some(life) => {
                         let sender = Sender::Peer { peer: i, life };
-                        let event = Event::ToDevice { to, from: sender, parcel: parcel.clone() };
-                        self.transmit(from, End::Device(to), parcel, event);
+                        let event = Event::ToDevice { to, from: sender, parcel };
+                        self.transmit(from, End::Device(to), event);
                     }
-                    None => self.lose(&parcel),
+                    None => self.lose(&parcel, false),
                 }
             }
         }
     }
 
     /// The inputs of a task that is handed over, the outputs of one that ended.
-    fn send_held(&mut self, i: usize, to: Peer, bundle: Bundle) {
-        let device = &self.devices[i];
-        let held = match bundle.kind {
-            BundleKind::Result { .. } => {
-                device.outputs.as_ref().filter(|(task, _)| *task == bundle.task).map(|(_, p)| p)
-            }
-            _ => device.inputs.iter().find(|((task, _), _)| *task == bundle.task).map(|(_, p)| p),
-        };
-        let held = held.expect("the machine sends only what is held");
+    fn send_held(&mut self, i: usize, to: Peer, mut bundle: Bundle) {
+        let device = &mut self.devices[i];
+        let is_result = matches!(bundle.kind, BundleKind::Result { .. });
         let mut pieces = Pieces::new();
-        for header in &bundle.pieces {
-            let fits =
-                |(map, p): &&(_, Arc<Piece>)| *map == header.map && p.region == header.region;
-            pieces.push(held.iter().find(fits).expect("the piece that was named").clone());
+        if matches!(self.scenario.payload, crate::scenario::Payload::Values(_)) {
+            let held = if is_result {
+                device.outputs.as_ref().filter(|(task, _)| *task == bundle.task).map(|(_, p)| p)
+            } else {
+                let held = device.inputs.iter().find(|((task, _), _)| *task == bundle.task);
+                held.map(|(_, held)| &held.pieces)
+            };
+            let held = held.expect("the machine sends only what is held");
+            for header in &bundle.pieces {
+                let fits =
+                    |(map, p): &&(_, Arc<Piece>)| *map == header.map && p.region == header.region;
+                pieces.push(held.iter().find(fits).expect("the piece that was named").clone());
+            }
+        }
+        if is_result {
+            device.unsent_bytes += bundle.byte_len().unwrap_or(0) as u64;
+            device.note_peak();
         }
         match (self.scenario.sabotage, bundle.kind) {
             (Sabotage::LoseHandover, BundleKind::Handover) => return,
+            (Sabotage::DoubleHandover, BundleKind::Handover) => bundle.attempt -= 1,
             (Sabotage::FlipBit, BundleKind::Result { .. }) => {
                 self.scenario.sabotage = Sabotage::None;
                 if let Some((_, piece)) = pieces.first_mut() {
@@ -205,70 +328,71 @@ impl Cluster {
             }
             _ => {}
         }
-        self.device_send(i, to, Parcel::Bundle(bundle, pieces));
+        self.device_send(i, to, Parcel::Bundle(Box::new(bundle), pieces));
     }
 
     fn open(&mut self, i: usize, hash: ModelHash) {
         let graph = self.scenario.model.graph.clone();
+        let has_values = self.has_values();
         let device = &mut self.devices[i];
         if !device.blobs.contains(&hash.0) {
             return self.device_handle(i, Input::Missing(vec![hash.0]));
         }
-        let packed = || Arc::new(PackedModel::new(graph.clone()));
-        device.models.entry(hash).or_insert_with(packed);
+        if has_values {
+            let packed = || Arc::new(PackedModel::new(graph.clone()));
+            device.models.entry(hash).or_insert_with(packed);
+        }
         self.device_handle(i, Input::Opened(hash, graph));
     }
 
     fn execute(&mut self, i: usize, task: TaskId, attempt: u32, plan: PlanId) {
         let device = &self.devices[i];
-        let machine = &device.machine;
-        let model = machine.model(plan).and_then(|hash| device.models.get(&hash));
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
         let held = device.inputs.get(&(task, attempt));
-        let (Some(model), Some(stages), Some(inputs)) = (model, machine.geometry(plan), held)
+        let (Some(survey), Some(held), Some(works)) =
+            (device.machine.survey(plan), held, self.works.get(&plan))
         else {
-            let reason = "its model was closed".into();
+            let reason = "its plan is gone".into();
             return self.device_handle(i, Input::Broke { task, reason });
         };
-        let stage = &stages[task.stage as usize];
-        let tile = task.tile as usize;
-        let work = stage.tile_multiply_adds(&self.scenario.model.graph, tile) as u128;
-        let rate = u128::from(device.spec.multiply_adds_per_s.max(1));
-        let busy_ns = (work * u128::from(SECOND) / rate) as u64 + device.spec.overhead_ns;
-        let busy_ns = busy_ns * device.slowness;
-        let run = self.engine.run_tile(model, stage, tile, inputs);
-        let outcome = match run {
-            Ok(outputs) => {
-                let outputs = outputs.into_iter().map(|(map, p)| (map, Arc::new(p))).collect();
-                Outcome::Executed { task, outputs, busy_ns }
-            }
-            Err(error) => Outcome::Broke { task, reason: error.to_string() },
-        };
-        self.compute(i, busy_ns, outcome);
-    }
-
-    /// One job after another. What a job finds is what was there when it was handed in.
-    fn compute(&mut self, i: usize, duration_ns: Nanos, outcome: Outcome) {
-        let device = &mut self.devices[i];
-        device.compute_free_ns = device.compute_free_ns.max(self.now) + duration_ns;
-        let (at, life) = (device.compute_free_ns, device.life);
-        self.schedule(at, Event::Computed { device: i, life, outcome });
-    }
-
-    pub(crate) fn computed(&mut self, i: usize, life: u32, outcome: Outcome) {
-        if !self.devices[i].up || self.devices[i].life != life {
-            return;
+        let cost = device.spec.device.cost(&works[stage][tile]);
+        let running_bytes = survey.running_bytes(&self.scenario.model.graph, stage, tile);
+        let mut outputs = Ok(Pieces::new());
+        if self.has_values() {
+            let model = device.machine.model(plan).and_then(|hash| device.models.get(&hash));
+            let Some(model) = model else {
+                let reason = "its model was closed".into();
+                return self.device_handle(i, Input::Broke { task, reason });
+            };
+            let run = self.engine.run_tile(model, &survey.stages[stage], tile, &held.pieces);
+            outputs = run
+                .map(|maps| maps.into_iter().map(|(map, p)| (map, Arc::new(p))).collect())
+                .map_err(|error| error.to_string());
         }
+        let outcome = match outputs {
+            Ok(outputs) => Outcome::Executed { task, attempt, outputs },
+            Err(reason) => Outcome::Broke { task, reason },
+        };
+        let device = &mut self.devices[i];
+        device.running_bytes = running_bytes;
+        device.note_peak();
+        let fast = if self.scenario.sabotage == Sabotage::TooFast { 0.1 } else { 1.0 };
+        self.compute(i, Job::new((cost.clock_ns * fast, cost.memory_ns * fast), outcome));
+    }
+
+    /// Gives the machine what came of a job.
+    pub(crate) fn job_done(&mut self, i: usize, outcome: Outcome, busy_ns: Nanos) {
         match outcome {
-            Outcome::Prepared(plan, stage) => {
-                self.device_handle(i, Input::Prepared(plan, stage));
-            }
+            Outcome::Prepared(plan, stage) => self.device_handle(i, Input::Prepared(plan, stage)),
             Outcome::Missing(hashes) => self.device_handle(i, Input::Missing(hashes)),
-            Outcome::Executed { task, outputs, busy_ns } => {
+            Outcome::Executed { task, outputs, .. } => {
+                self.devices[i].running_bytes = 0;
                 self.devices[i].outputs = Some((task, outputs));
                 self.device_handle(i, Input::Executed { task, busy_ns });
                 self.devices[i].outputs = None;
             }
             Outcome::Broke { task, reason } => {
+                self.devices[i].running_bytes = 0;
                 self.device_handle(i, Input::Broke { task, reason });
             }
         }
@@ -283,34 +407,50 @@ impl Cluster {
             }
         };
         if !device.up || !current {
-            return self.lose(&parcel);
+            return self.lose(&parcel, true);
         }
-        let input = match parcel.clone() {
-            Parcel::Message(message) => Input::Message(peer, message),
+        self.landed(&parcel);
+        let device = &mut self.devices[i];
+        let input = match parcel {
+            Parcel::Message(message) => Input::Message(peer, *message),
             Parcel::Bundle(bundle, pieces) => {
-                device.inputs.insert((bundle.task, bundle.attempt), pieces);
-                Input::Bundle(peer, bundle)
+                if let Err(violation) = self.invariants.arrive(device.id(), &bundle) {
+                    self.violation.get_or_insert(violation);
+                }
+                device.keep(&bundle, pieces);
+                Input::Bundle(peer, *bundle)
             }
             Parcel::Blob(hash, _) => {
                 device.blobs.insert(hash);
                 Input::Blob(hash)
             }
         };
-        self.landed(&parcel);
         self.device_handle(i, input);
+        self.devices[i].note_peak();
     }
 
     /// Tells the machine that the coordinator's word no longer reaches it.
     pub(crate) fn device_lost(&mut self, i: usize, session: u32) {
         if self.devices[i].up && self.devices[i].session == Some(session) {
             self.devices[i].session = None;
+            self.hang_up(i);
             self.device_handle(i, Input::Disconnected(Peer::Coordinator));
             self.connect_later(i);
         }
     }
 
+    /// What was queued between a device and the coordinator is gone with their connection.
+    pub(crate) fn hang_up(&mut self, i: usize) {
+        let head = self.devices.len();
+        self.drop_transfers(|from, to| (from, to) == (i, head) || (from, to) == (head, i));
+    }
+
     /// Sends hello over a fresh connection.
     pub(crate) fn connect(&mut self, i: usize, life: u32) {
+        let blocked = self.devices[i].blocked_until_ns;
+        if blocked > self.now {
+            return self.schedule(blocked, Event::Connect { device: i, life });
+        }
         let device = &mut self.devices[i];
         if !device.up || device.life != life || device.session.is_some() {
             return;

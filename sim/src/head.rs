@@ -1,20 +1,39 @@
 //! The coordinator's driver: what `coordinator::drive` does with sockets, done with events.
 
-use crate::cluster::{Cluster, Event, Parcel, Sender};
+use crate::bound::{Bound, bound};
+use crate::cluster::Cluster;
+use crate::events::{End, Event, Parcel, Sender};
 use crate::invariants::Violation;
-use crate::link::End;
-use crate::scenario::{Sabotage, Scenario};
+use crate::outcome::FrameOutcome;
+use crate::physics::{TileWork, work_of};
+use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::{Piece, Pieces};
-use model::{MapId, WeightHash};
+use model::{LayerId, MapId, Model, WeightHash};
 use planner::DeviceProfile;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelHash, Nanos};
 use protocol::{PieceHeader, PlanId, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::Region;
+use tiling::{Region, StageGeometry};
 
 type Maps = BTreeMap<MapId, Arc<Piece>>;
+
+/// Other workers that a worker is told of: connections cost memory on both sides, and in a large
+/// cluster nobody needs one to everybody.
+const ROSTER_MAX: usize = 32;
+
+/// In a large cluster many join at once: they are told of each other together.
+const ROSTER_DELAY_NS: Nanos = 1_000_000;
+
+/// A frame that is in flight or waits for a worker.
+#[derive(Debug)]
+pub(crate) struct HeadFrame {
+    submitted_ns: Nanos,
+    started_ns: Option<Nanos>,
+    bound_ns: Nanos,
+    maps: Maps,
+}
 
 /// The coordinator and what its driver holds.
 pub(crate) struct Head {
@@ -23,50 +42,103 @@ pub(crate) struct Head {
     pub(crate) sessions: Vec<Option<u32>>,
     /// The connection over which each device last said hello.
     pub(crate) joined: Vec<Option<u32>>,
-    pub(crate) frames: BTreeMap<FrameId, Maps>,
+    pub(crate) frames: BTreeMap<FrameId, HeadFrame>,
     pub(crate) outputs: Vec<Option<Pieces>>,
+    pub(crate) times: Vec<Option<FrameOutcome>>,
+    pub(crate) failures: Vec<(FrameId, String)>,
+    pub(crate) missing: usize,
     pub(crate) first_scatter_ns: Option<Nanos>,
     pub(crate) model_hash: ModelHash,
-    graph_bytes: u64,
-    /// Frames that wait for the first worker.
-    waiting: Vec<usize>,
+    pub(crate) bound: Option<Bound>,
+    pub(crate) last_plan: Option<tiling::Plan>,
+    blob_bytes: BTreeMap<WeightHash, u64>,
+    layer_works: Vec<TileWork>,
+    /// Frames that wait for the first worker, and when they were submitted.
+    waiting: Vec<(usize, Nanos)>,
     planned: Option<Arc<ActivePlan>>,
-    next_plan: u32,
+    /// How many coordinators there were before this one.
+    incarnation: u64,
+    next_plan: u64,
     scattered: u64,
+    roster_due: bool,
 }
 
 impl Head {
     pub(crate) fn new(scenario: &Scenario) -> Self {
-        let graph = format!("{:?}", scenario.model.graph);
+        let graph = &scenario.model.graph;
+        let text = format!("{graph:?}");
+        let model_hash = ModelHash(WeightHash::of_bytes(text.as_bytes()));
+        let sizes = graph.weights.iter().map(|w| (w.hash, w.bytes() as u64));
+        let mut blob_bytes: BTreeMap<WeightHash, u64> = sizes.collect();
+        blob_bytes.insert(model_hash.0, text.len() as u64);
+        let frames = scenario.payload.frames();
         Self {
             machine: Coordinator::new(scenario.machine.clone()),
             sessions: vec![None; scenario.workers.len()],
             joined: vec![None; scenario.workers.len()],
             frames: BTreeMap::new(),
-            outputs: vec![None; scenario.frames.len()],
+            outputs: vec![None; frames],
+            times: vec![None; frames],
+            failures: Vec::new(),
+            missing: frames,
             first_scatter_ns: None,
-            model_hash: ModelHash(WeightHash::of_bytes(graph.as_bytes())),
-            graph_bytes: graph.len() as u64,
+            model_hash,
+            bound: None,
+            last_plan: None,
+            blob_bytes,
+            layer_works: layer_works(graph),
             waiting: Vec::new(),
             planned: None,
+            incarnation: 0,
             next_plan: 0,
             scattered: 0,
+            roster_due: false,
         }
     }
 
-    /// Frames that have not ended.
-    pub(crate) fn missing(&self) -> usize {
-        self.outputs.iter().filter(|o| o.is_none()).count()
+    /// All blobs that a worker may want.
+    pub(crate) fn blobs(&self) -> BTreeSet<WeightHash> {
+        self.blob_bytes.keys().copied().collect()
+    }
+
+    /// Takes over from a coordinator that ended what those who use it still have.
+    pub(crate) fn survive(&mut self, old: Head) {
+        self.outputs = old.outputs;
+        self.times = old.times;
+        self.failures = old.failures;
+        self.missing = old.missing;
+        self.first_scatter_ns = old.first_scatter_ns;
+        self.bound = old.bound;
+        self.incarnation = old.incarnation + 1;
+        self.waiting = old.waiting;
+        let again = old.frames.iter();
+        let again = again.map(|(id, frame)| (id.number() as usize, frame.submitted_ns));
+        self.waiting.extend(again);
+        self.waiting.sort();
     }
 
     fn cut(&self, bundle: &Bundle) -> Pieces {
-        let maps = &self.frames[&bundle.task.frame];
+        let maps = &self.frames[&bundle.task.frame].maps;
         let piece = |header: &PieceHeader| {
             let map = maps.get(&header.map).expect("a scattered map is complete");
             (header.map, Arc::new(map.crop(header.region)))
         };
         bundle.pieces.iter().map(piece).collect()
     }
+}
+
+/// What each layer asks of a device, whole.
+fn layer_works(graph: &Model) -> Vec<TileWork> {
+    let whole = StageGeometry::whole(graph, tiling::Numerics::Exact);
+    let Some(tile) = whole.tiles.first() else { return Vec::new() };
+    let one = |i: usize| {
+        let mut alone = whole.clone();
+        alone.tiles[0].layers = vec![Region::EMPTY; graph.layers.len()];
+        alone.tiles[0].layers[i] = tile.layers[i];
+        alone.first_layer = LayerId(0);
+        work_of(graph, &alone, 0)
+    };
+    (0..graph.layers.len()).map(one).collect()
 }
 
 impl Cluster {
@@ -76,6 +148,7 @@ impl Cluster {
         while let Some(output) = self.head.machine.poll_output() {
             self.head_carry_out(output, values.as_ref());
         }
+        self.arm(End::Head);
     }
 
     fn head_carry_out(&mut self, output: Output, values: Option<&(WorkerId, Bundle, Pieces)>) {
@@ -84,24 +157,12 @@ impl Cluster {
                 if let Message::Yield { task, thief, next_attempt, .. } = &message {
                     self.invariants.issue(*thief, *task, *next_attempt);
                 }
-                self.head_send(to, Parcel::Message(message));
+                self.head_send(to, Parcel::Message(Box::new(message)));
             }
-            Output::SendBundle(to, bundle) => {
-                self.invariants.issue(to, bundle.task, bundle.attempt);
-                self.head.first_scatter_ns.get_or_insert(self.now);
-                self.head.scattered += 1;
-                if self.scenario.sabotage == Sabotage::LoseScatter && self.head.scattered == 2 {
-                    return;
-                }
-                let pieces = self.head.cut(&bundle);
-                self.head_send(to, Parcel::Bundle(bundle, pieces));
-            }
+            Output::SendBundle(to, bundle) => self.scatter(to, bundle),
             Output::SendBlobs(to, hashes) => {
                 for hash in hashes {
-                    let weights = &self.scenario.model.weights;
-                    let integers = weights.find_bytes(hash).map(|v| v.len() as u64);
-                    let bytes = weights.find(hash).map(|v| 4 * v.len() as u64).or(integers);
-                    let bytes = bytes.unwrap_or(self.head.graph_bytes);
+                    let bytes = self.head.blob_bytes.get(&hash).copied().unwrap_or(0);
                     self.head_send(to, Parcel::Blob(hash, bytes));
                 }
             }
@@ -116,88 +177,153 @@ impl Cluster {
                     self.stitch(task.frame, pieces);
                 }
             }
+            Output::Regather(task) => {
+                let (_, bundle, pieces) = values.expect("only a bundle is gathered");
+                assert_eq!(bundle.task, task, "the bundle just given is gathered");
+                self.stitch(task.frame, pieces);
+            }
             Output::Release(frame, map) => {
-                if let Some(maps) = self.head.frames.get_mut(&frame) {
-                    maps.remove(&map);
+                if let Some(frame) = self.head.frames.get_mut(&frame) {
+                    frame.maps.remove(&map);
                 }
             }
-            Output::Finished(frame) => {
-                let maps = self.head.frames.remove(&frame).expect("a frame ends once");
-                let wanted = self.scenario.model.graph.outputs.iter();
-                let outputs = wanted.map(|map| (*map, maps[map].clone())).collect();
-                self.head.outputs[frame.0 as usize] = Some(outputs);
-            }
+            Output::Finished(frame) => self.finished(frame),
             Output::FrameFailed(frame, reason) => {
-                self.violation.get_or_insert(Violation::FrameFailed { frame, reason });
+                if !self.scenario.may_fail {
+                    let reason = reason.clone();
+                    self.violation.get_or_insert(Violation::FrameFailed { frame, reason });
+                }
+                self.recorder.mark(
+                    self.now,
+                    None,
+                    format!("frame {} failed: {reason}", frame.number()),
+                );
+                if self.head.frames.remove(&frame).is_some() {
+                    self.head.missing -= 1;
+                }
+                let _ = self.invariants.end_frame(frame, Nanos::MAX / 2, 0);
+                self.head.failures.push((frame, reason));
             }
-            Output::Disconnect(id, _) => {
+            Output::Disconnect(id, reason) => {
                 let device = id.0 as usize;
+                self.recorder.mark(self.now, Some(device), format!("expelled: {reason}"));
                 if let Some(session) = self.head.sessions[device].take() {
-                    let at = self.now + self.link(End::Head, End::Device(device)).latency_ns;
+                    let at = self.now + self.usual_way(End::Head, End::Device(device));
                     self.schedule(at, Event::DeviceLost { device, session });
+                    self.hang_up(device);
                 }
             }
             Output::MembershipChanged => {
                 // Frames that follow are planned for those who are there now.
                 self.head.planned = None;
-                self.send_roster();
+                if self.devices.len() <= ROSTER_MAX {
+                    self.send_roster();
+                } else if !std::mem::replace(&mut self.head.roster_due, true) {
+                    self.schedule(self.now + ROSTER_DELAY_NS, Event::Roster);
+                }
             }
         }
+    }
+
+    fn scatter(&mut self, to: WorkerId, bundle: Bundle) {
+        self.invariants.issue(to, bundle.task, bundle.attempt);
+        self.touched.push(to.0 as usize);
+        self.head.first_scatter_ns.get_or_insert(self.now);
+        let now = self.now;
+        let frame = self.head.frames.get_mut(&bundle.task.frame).expect("a frame in flight");
+        frame.started_ns.get_or_insert(now);
+        self.head.scattered += 1;
+        if self.scenario.sabotage == Sabotage::LoseScatter && self.head.scattered == 2 {
+            return self.invariants.accounted.suspect(bundle.task);
+        }
+        let pieces = if self.has_values() { self.head.cut(&bundle) } else { Pieces::new() };
+        self.head_send(to, Parcel::Bundle(Box::new(bundle), pieces));
+    }
+
+    fn finished(&mut self, id: FrameId) {
+        let mut frame = self.head.frames.remove(&id).expect("a frame ends once");
+        if self.has_values() {
+            let wanted = self.scenario.model.graph.outputs.iter();
+            let outputs = wanted.map(|map| (*map, frame.maps.remove(map).expect("a whole map")));
+            self.head.outputs[id.number() as usize] = Some(outputs.collect());
+        }
+        let (submitted_ns, ended_ns) = (frame.submitted_ns, self.now);
+        let started_ns = frame.started_ns.unwrap_or(ended_ns);
+        self.head.times[id.number() as usize] =
+            Some(FrameOutcome { submitted_ns, started_ns, ended_ns });
+        self.head.missing -= 1;
+        let took_ns = ended_ns - started_ns;
+        if let Err(violation) = self.invariants.end_frame(id, took_ns, frame.bound_ns) {
+            self.violation.get_or_insert(violation);
+        }
+        self.recorder.mark(self.now, None, format!("frame {} done", id.number()));
     }
 
     fn head_send(&mut self, to: WorkerId, parcel: Parcel) {
         let to = to.0 as usize;
         match self.head.sessions[to] {
             Some(session) => {
-                let from = Sender::Head { session };
-                let event = Event::ToDevice { to, from, parcel: parcel.clone() };
-                self.transmit(End::Head, End::Device(to), parcel, event);
+                let event = Event::ToDevice { to, from: Sender::Head { session }, parcel };
+                self.transmit(End::Head, End::Device(to), event);
             }
-            None => self.lose(&parcel),
+            None => self.lose(&parcel, false),
         }
     }
 
-    fn send_roster(&mut self) {
+    /// Tells every worker who else is there.
+    pub(crate) fn send_roster(&mut self) {
+        self.head.roster_due = false;
         let live: Vec<WorkerId> = self.head.machine.live().map(|(id, ..)| id).collect();
         let member =
             |&worker: &WorkerId| Member { worker, peer: Vec::new(), addresses: Vec::new() };
-        let members: Vec<Member> = live.iter().map(member).collect();
-        for id in live {
-            self.head_send(id, Parcel::Message(Message::Roster(members.clone())));
+        for (i, &id) in live.iter().enumerate() {
+            let start = i.saturating_sub(ROSTER_MAX / 2).min(live.len().saturating_sub(ROSTER_MAX));
+            let near = live.iter().skip(start).take(ROSTER_MAX);
+            let roster = Message::Roster(near.map(member).collect());
+            self.head_send(id, Parcel::Message(Box::new(roster)));
         }
     }
 
     fn stitch(&mut self, frame: FrameId, pieces: &Pieces) {
         let graph = &self.scenario.model.graph;
-        let Some(maps) = self.head.frames.get_mut(&frame) else { return };
+        let Some(frame) = self.head.frames.get_mut(&frame) else { return };
         for (map, piece) in pieces {
             let shape = graph.shape(*map);
             let element = graph.element(*map);
             let whole = Region::whole(shape);
             let zeroed = || Arc::new(Piece::zeroed_of(whole, shape.channels(), element));
-            let target = maps.entry(*map).or_insert_with(zeroed);
+            let target = frame.maps.entry(*map).or_insert_with(zeroed);
             Arc::get_mut(target).expect("a map is not shared while it is gathered").paste(piece);
         }
     }
 
     pub(crate) fn reach_head(&mut self, from: usize, session: u32, parcel: Parcel) {
         if self.head.sessions[from] != Some(session) {
-            return self.lose(&parcel);
+            return self.lose(&parcel, true);
         }
         self.landed(&parcel);
+        self.touched.push(from);
         let id = WorkerId(from as u32);
         match parcel {
-            Parcel::Message(Message::Hello(hello)) => {
-                self.head.joined[from] = Some(session);
-                self.head_handle(Input::Joined(id, hello), None);
-                for frame in std::mem::take(&mut self.head.waiting) {
-                    self.submit(frame);
+            Parcel::Message(message) => match *message {
+                Message::Hello(hello) => {
+                    self.head.joined[from] = Some(session);
+                    self.recorder.mark(self.now, Some(from), "joined");
+                    self.head_handle(Input::Joined(id, hello), None);
+                    self.resubmit();
                 }
-            }
-            Parcel::Message(message) => self.head_handle(Input::Message(id, message), None),
+                message => {
+                    self.invariants.heard(&message);
+                    self.head_handle(Input::Message(id, message), None);
+                }
+            },
             Parcel::Bundle(bundle, pieces) => {
-                let input = Input::Bundle(id, bundle.clone());
-                self.head_handle(input, Some((id, bundle, pieces)));
+                let checksum = match self.head.machine.checks(bundle.task) {
+                    true => checksum(&pieces),
+                    false => 0,
+                };
+                let input = Input::Bundle(id, (*bundle).clone(), checksum);
+                self.head_handle(input, Some((id, *bundle, pieces)));
             }
             Parcel::Blob(..) => {}
         }
@@ -206,14 +332,27 @@ impl Cluster {
     pub(crate) fn head_lost(&mut self, device: usize, session: u32) {
         if self.head.sessions[device] == Some(session) {
             self.head.sessions[device] = None;
+            self.hang_up(device);
             self.head_handle(Input::Left(WorkerId(device as u32), "it went away".into()), None);
         }
     }
 
-    /// Plans for the workers that are there now, and hands the frame in.
+    /// Hands a frame in, or keeps it until somebody is there.
     pub(crate) fn submit(&mut self, frame: usize) {
+        self.submit_from(frame, self.now);
+    }
+
+    /// Hands in what waits, as soon as somebody is there.
+    pub(crate) fn resubmit(&mut self) {
+        for (frame, since_ns) in std::mem::take(&mut self.head.waiting) {
+            self.submit_from(frame, since_ns);
+        }
+    }
+
+    /// Plans for the workers that are there now, and hands the frame in.
+    fn submit_from(&mut self, frame: usize, submitted_ns: Nanos) {
         if self.head.machine.live().next().is_none() {
-            return self.head.waiting.push(frame);
+            return self.head.waiting.push((frame, submitted_ns));
         }
         let plan = match self.head.planned.clone() {
             Some(plan) => plan,
@@ -226,23 +365,57 @@ impl Cluster {
             },
         };
         self.head.planned = Some(plan.clone());
-        let id = FrameId(frame as u64);
-        self.head.frames.insert(id, self.scenario.frames[frame].iter().cloned().collect());
+        let id = FrameId(self.head.incarnation << 32 | frame as u64);
+        let maps = match &self.scenario.payload {
+            Payload::Values(frames) => frames[frame].iter().cloned().collect(),
+            Payload::Sizes(_) => Maps::new(),
+        };
+        let bound_ns = self.bounds[&plan.id].frame_ns;
+        let frame = HeadFrame { submitted_ns, started_ns: None, bound_ns, maps };
+        self.head.frames.insert(id, frame);
         self.head_handle(Input::Submit(id, plan), None);
     }
 
     fn plan(&mut self) -> Result<Arc<ActivePlan>, Violation> {
         let live = self.head.machine.live();
+        let workers = &self.scenario.workers;
         let profile = |(id, report, rate): (WorkerId, &protocol::WorkerReport, u64)| {
-            (id, DeviceProfile::wired(report.name.clone(), rate))
+            let link = &workers[id.0 as usize].link;
+            let profile = DeviceProfile {
+                link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s),
+                round_trip_ns: link.round_trip.p50_ns,
+                ..DeviceProfile::wired(report.name.clone(), rate)
+            };
+            (id, profile)
         };
         let (slots, profiles): (Vec<WorkerId>, Vec<DeviceProfile>) = live.map(profile).unzip();
         let Scenario { model, strategy, options, .. } = &self.scenario;
         let planned = planner::plan(&model.graph, &profiles, *strategy, *options);
         let (plan, _) = planned.map_err(|e| Violation::Plan(e.to_string()))?;
         self.head.next_plan += 1;
-        let id = PlanId(self.head.next_plan);
+        self.head.last_plan = Some(plan.clone());
+        let id = PlanId(self.head.incarnation << 32 | self.head.next_plan);
         let plan = ActivePlan::new(id, model.graph.clone(), self.head.model_hash, plan, slots);
-        Ok(Arc::new(plan.map_err(|e| Violation::Plan(e.to_string()))?))
+        let plan = plan.map_err(|e| Violation::Plan(e.to_string()))?;
+        let works = plan.geometry().iter().map(|stage| {
+            (0..stage.tiles.len()).map(|tile| work_of(&model.graph, stage, tile)).collect()
+        });
+        let works: Arc<Vec<Vec<TileWork>>> = Arc::new(works.collect());
+        let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
+        let bound = bound(&plan, &works, layers, workers, link);
+        self.head.bound = Some(bound);
+        self.bounds.insert(id, bound);
+        self.works.insert(id, works);
+        Ok(Arc::new(plan))
     }
+}
+
+/// What tells one answer from another.
+fn checksum(pieces: &Pieces) -> u64 {
+    let mut hash = crate::fnv::Fnv::new();
+    for (_, piece) in pieces {
+        let chunks = piece.as_bytes().chunks(8);
+        chunks.for_each(|c| hash.word(c.iter().fold(0, |word, &b| word << 8 | u64::from(b))));
+    }
+    hash.0
 }

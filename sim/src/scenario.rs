@@ -1,36 +1,20 @@
 //! What is simulated, as a value.
 
+use crate::physics::{DeviceModel, LinkSpec};
 use kernels::Pieces;
 use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 
-/// A link of one device to the others, the same in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkSpec {
-    /// Time on the way.
-    pub latency_ns: Nanos,
-    /// What it carries.
-    pub bytes_per_s: u64,
-    /// The most that chance adds to the time on the way; the order on one stream stays.
-    pub jitter_ns: Nanos,
-}
-
-impl Default for LinkSpec {
-    fn default() -> Self {
-        Self { latency_ns: 200_000, bytes_per_s: 12_500_000, jitter_ns: 300_000 }
-    }
-}
-
 /// A worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSpec {
-    /// What it really computes in a second.
-    pub multiply_adds_per_s: u64,
-    /// What it says it computes in a second; zero when it did not measure.
+    /// What people call it.
+    pub name: String,
+    /// What it is.
+    pub device: DeviceModel,
+    /// Multiply-adds a second that it says it computes; zero when it did not measure.
     pub claims_per_s: u64,
-    /// Time that a task takes on top of its multiply-adds.
-    pub overhead_ns: Nanos,
     /// Its link.
     pub link: LinkSpec,
     /// When it joins.
@@ -38,15 +22,15 @@ pub struct WorkerSpec {
 }
 
 impl WorkerSpec {
-    /// An honest worker that is there from the start.
+    /// An honest worker of one speed that is there from the start.
     pub fn new(multiply_adds_per_s: u64) -> Self {
-        Self {
-            multiply_adds_per_s,
-            claims_per_s: multiply_adds_per_s,
-            overhead_ns: 50_000,
-            link: LinkSpec::default(),
-            joins_ns: 0,
-        }
+        Self::of(DeviceModel::plain(multiply_adds_per_s), LinkSpec::default())
+    }
+
+    /// An honest worker on a device.
+    pub fn of(device: DeviceModel, link: LinkSpec) -> Self {
+        let (name, claims_per_s) = (device.name.clone(), device.measured_per_s());
+        Self { name, device, claims_per_s, link, joins_ns: 0 }
     }
 }
 
@@ -66,16 +50,39 @@ pub enum FaultKind {
     Crash(usize),
     /// The device goes silent for good: nobody is told.
     PowerLoss(usize),
+    /// The worker says goodbye and ends.
+    Leave(usize),
     /// A new process with the same identity and nothing else.
     Restart(usize),
     /// Computing takes this many times as long from now on.
     SlowDown(usize, u64),
     /// Nothing moves on the device for a while, then all that piled up is handled (SIGSTOP).
     Stall(usize, Nanos),
+    /// It lives and answers, and what it computes never ends, until it is restarted.
+    Hang(usize),
     /// What one of two workers sends the other is lost; nobody is told.
     Cut(usize, usize),
     /// The link between two workers carries again.
     Heal(usize, usize),
+    /// The network of one device is gone for a while: what was sent waits, as TCP has it.
+    Isolate(usize, Nanos),
+    /// The coordinator's process ends, and a new one starts that knows nothing; the frames that
+    /// had not ended are submitted again.
+    RestartCoordinator,
+    /// Whoever computes this tile of this frame crashes, and comes back.
+    Poison {
+        /// Which frame.
+        frame: u64,
+        /// Which tile of its first stage.
+        tile: u32,
+    },
+}
+
+impl FaultKind {
+    /// Whether a process ends by it.
+    pub fn is_the_end_of_a_process(&self) -> bool {
+        matches!(self, Self::Crash(_) | Self::PowerLoss(_) | Self::Leave(_) | Self::Stall(..))
+    }
 }
 
 /// Deliberate mistakes of the simulated drivers, each of which an invariant must catch.
@@ -88,14 +95,39 @@ pub enum Sabotage {
     GatherTwice,
     /// A victim says that it yielded, and sends nothing.
     LoseHandover,
+    /// A victim hands a task over under the number of its own attempt, and keeps it.
+    DoubleHandover,
     /// The second bundle that the coordinator scatters never leaves.
     LoseScatter,
-    /// Nobody looks at the clock: silence goes unnoticed.
+    /// Nobody looks at the clock: silence and leases go unnoticed.
     NeverTick,
     /// One bit of one result is wrong.
     FlipBit,
     /// What a worker should let go of stays.
     NeverDrop,
+    /// The workers claim ten times the memory that they have.
+    IgnoreMemory,
+    /// Tiles take a tenth of their time.
+    TooFast,
+}
+
+/// What the frames carry.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// The inputs of each frame, whole: every tile is really computed.
+    Values(Vec<Pieces>),
+    /// So many frames of sizes alone.
+    Sizes(usize),
+}
+
+impl Payload {
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        match self {
+            Payload::Values(frames) => frames.len(),
+            Payload::Sizes(frames) => *frames,
+        }
+    }
 }
 
 /// A cluster, its work and its luck.
@@ -103,10 +135,14 @@ pub enum Sabotage {
 pub struct Scenario {
     /// Where all chance comes from.
     pub seed: u64,
-    /// The model.
+    /// The model. Without values its weights are not read.
     pub model: LoadedModel,
-    /// The inputs of each frame, whole.
-    pub frames: Vec<Pieces>,
+    /// The frames.
+    pub payload: Payload,
+    /// Whether the workers have the model's weights on disk from before.
+    pub weights_cached: bool,
+    /// When the first is submitted.
+    pub frames_from_ns: Nanos,
     /// Time between two submissions.
     pub frame_interval_ns: Nanos,
     /// Which plan.
@@ -115,12 +151,18 @@ pub struct Scenario {
     pub options: PlanOptions,
     /// How the coordinator is set.
     pub machine: CoordinatorConfig,
+    /// The coordinator's link.
+    pub head_link: LinkSpec,
     /// The workers; the index is the worker's id.
     pub workers: Vec<WorkerSpec>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// Virtual time within which every frame must end.
     pub patience_ns: Nanos,
+    /// Steps within which every frame must end.
+    pub steps_max: u64,
+    /// Whether a frame may fail, because the scenario is made so that it must.
+    pub may_fail: bool,
     /// Which mistake the drivers make.
     pub sabotage: Sabotage,
 }
@@ -128,17 +170,28 @@ pub struct Scenario {
 impl Scenario {
     /// One frame over honest workers, nothing goes wrong.
     pub fn new(model: LoadedModel, inputs: Pieces, workers: &[u64]) -> Self {
+        let workers = workers.iter().map(|&rate| WorkerSpec::new(rate)).collect();
+        Self { payload: Payload::Values(vec![inputs]), ..Self::sized(model, 0, workers) }
+    }
+
+    /// So many frames of sizes alone over honest workers.
+    pub fn sized(model: LoadedModel, frames: usize, workers: Vec<WorkerSpec>) -> Self {
         Self {
             seed: 1,
             model,
-            frames: vec![inputs],
+            payload: Payload::Sizes(frames),
+            weights_cached: false,
+            frames_from_ns: 0,
             frame_interval_ns: 1_000_000,
             strategy: Strategy::DeepThings,
             options: PlanOptions::EXACT,
             machine: CoordinatorConfig::default(),
-            workers: workers.iter().map(|&rate| WorkerSpec::new(rate)).collect(),
+            head_link: LinkSpec::unlimited(),
+            workers,
             faults: Vec::new(),
             patience_ns: 300 * SECOND,
+            steps_max: 2_000_000,
+            may_fail: false,
             sabotage: Sabotage::None,
         }
     }

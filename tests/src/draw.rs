@@ -86,7 +86,7 @@ impl Drawing<'_> {
     fn any(&mut self, maps: &[MapId]) -> MapId {
         let at = maps[maps.len() - 1];
         let (channels, rows, cols) = self.shape(at);
-        match self.below(15) {
+        match self.below(18) {
             0..=4 => self.conv(at),
             5 => self.max_pool(at),
             6 => self.average_pool(at),
@@ -111,6 +111,12 @@ impl Drawing<'_> {
                 self.layer(Op::ChannelAffine { scale, shift, activation }, &[at])
             }
             12 if rows * cols <= POSITIONS_MAX / 6 => self.conv_transpose(at),
+            13 => self.select(at),
+            14 => self.squeeze_and_excite(at),
+            15 => {
+                let (scale, shift) = (self.weight(&[channels]), self.weight(&[channels]));
+                self.layer(Op::LayerNorm { scale, shift, epsilon: 1e-3 }, &[at])
+            }
             _ => self.join(at, maps),
         }
     }
@@ -139,6 +145,36 @@ impl Drawing<'_> {
         let window = Window { kernel: Axes::new(kernel.0, kernel.1), stride, dilation, pads };
         let activation = self.random.pick(&ACTIVATIONS);
         self.layer(Op::Conv { window, groups, weights, bias, activation }, &[at])
+    }
+
+    /// A shuffle of the channels, some of them, or fewer rows or cols.
+    fn select(&mut self, at: MapId) -> MapId {
+        let (channels, rows, cols) = self.shape(at);
+        let axis = self.random.pick(&[1, 1, 2, 3]);
+        let length = [channels, rows, cols][axis - 1];
+        let indices: Vec<u32> = match self.below(3) {
+            0 => (0..length as u32).rev().collect(),
+            1 => (self.below(length) as u32..length as u32).collect(),
+            _ => (0..length as u32).step_by(2).collect(),
+        };
+        self.layer(Op::Select { axis, indices }, &[at])
+    }
+
+    /// A mean over the whole map in the middle of the trunk, by way of partial sums where the map
+    /// is large enough, and its broadcast over the map.
+    fn squeeze_and_excite(&mut self, at: MapId) -> MapId {
+        let (channels, rows, cols) = self.shape(at);
+        let positions = rows * cols;
+        let mut sums = at;
+        if rows >= 4 && cols >= 4 {
+            let op = Op::Pool { window: window((2, 2), 2, 0), kind: PoolKind::Sum };
+            let up = Shape::Spatial { channels, rows: rows.div_ceil(2), cols: cols.div_ceil(2) };
+            sums = self.layer_as(op, &[at], Some(up));
+        }
+        let mean = self.layer(Op::GlobalAveragePool { positions }, &[sums]);
+        let gate = self.layer(Op::Activate(Activation::Sigmoid), &[mean]);
+        let (kind, activation) = (CombineKind::Mul, Activation::None);
+        self.layer(Op::Combine { kind, activation }, &[at, gate])
     }
 
     fn conv_transpose(&mut self, at: MapId) -> MapId {

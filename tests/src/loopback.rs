@@ -58,7 +58,7 @@ impl Loopback {
         let config = NetConfig::new(Identity::ephemeral(), Role::Worker(token), anywhere());
         let net = net::start(NetConfig { mdns: false, ..config }).await?;
         let engine = Arc::new(Engine::new(1)?);
-        let hello = Hello { name, threads: 1, multiply_adds_per_s };
+        let hello = Hello { name, threads: 1, multiply_adds_per_s, memory_bytes: 0 };
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(async move {
             let stopped = async {

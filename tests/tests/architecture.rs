@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The floors, lowest first. A crate may depend on crates of lower floors only.
 const FLOORS: [&[&str]; 6] = [
-    &["model", "vision"],
+    &["model", "timeline", "vision"],
     &["tiling"],
     &["protocol", "planner", "kernels"],
     &["net"],

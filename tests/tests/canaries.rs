@@ -6,7 +6,7 @@ use model::builder::Builder;
 use model::{Activation, Axes, Op, Pads, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::SECOND;
-use sim::{Cluster, Fault, FaultKind, Random, Sabotage, Scenario, Violation};
+use sim::{Cluster, Fault, FaultKind, Payload, Random, Sabotage, Scenario, Violation};
 use tests::{Built, Maps, difference, runners};
 use tiling::{Region, Span, StageGeometry};
 
@@ -93,7 +93,8 @@ fn an_output_short_by_one_is_rejected() {
 fn stealing(sabotage: Sabotage) -> Scenario {
     let built = built(2);
     let base = Scenario::new(built.model.clone(), Vec::new(), &[100_000, 50_000_000]);
-    let mut scenario = Scenario { frames: built.frames, sabotage, options: GRID, ..base };
+    let mut scenario =
+        Scenario { payload: Payload::Values(built.frames), sabotage, options: GRID, ..base };
     scenario.workers[1].claims_per_s = 100_000;
     scenario
 }

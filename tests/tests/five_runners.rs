@@ -114,8 +114,10 @@ fn fast_answers_depend_on_the_plan_alone() {
         let mut scenario = simulated::scenario(seed, &built, Scheme::DeepThings, options);
         for worker in &mut scenario.workers {
             // The weights are megabytes: slower ones would run out of the scenario's patience.
-            worker.multiply_adds_per_s = worker.multiply_adds_per_s.max(1 << 28);
-            worker.link.bytes_per_s = worker.link.bytes_per_s.max(20_000_000);
+            let rate = worker.device.measured_per_s().max(1 << 28);
+            worker.device = sim::DeviceModel::plain(rate);
+            let rate = worker.link.send_bytes_per_s.max(20_000_000);
+            (worker.link.send_bytes_per_s, worker.link.receive_bytes_per_s) = (rate, rate);
         }
         let outcome =
             simulated::run(scenario).unwrap_or_else(|(v, replay)| panic!("{v}; {replay}"));

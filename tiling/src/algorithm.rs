@@ -44,19 +44,8 @@ impl Algorithm {
         }
     }
 
-    /// Multiply-adds of direct convolution that take as long as these do with the algorithm, as
-    /// measured on the layers of VGG16 and YOLOv2.
-    pub(crate) fn direct_equivalent(self, direct: u64) -> u64 {
-        match self {
-            Algorithm::Direct => direct,
-            Algorithm::Winograd2 => direct / 8 * 5,
-            Algorithm::Winograd4 => direct / 8 * 3,
-            Algorithm::Winograd6 => direct / 8 * 3,
-        }
-    }
-
     /// Products for each input and output channel over a region.
-    fn products(self, region: Region) -> usize {
+    pub(crate) fn products(self, region: Region) -> usize {
         let m = self.outputs();
         let positions = (m + 2) * (m + 2);
         region.rows.len().div_ceil(m) * region.cols.len().div_ceil(m) * positions
@@ -80,19 +69,7 @@ impl Algorithm {
         if inputs < 16 || outputs < 16 {
             return Algorithm::Direct;
         }
-        let cost = |algorithm: Algorithm| {
-            let positions = (algorithm.outputs() + 2) * (algorithm.outputs() + 2);
-            let (products, weights) = match algorithm {
-                Algorithm::Direct => (9 * region.positions(), 9),
-                _ => (algorithm.products(region), positions),
-            };
-            // In multiply-adds: a weight read from memory, a factor and a product made and read.
-            let transforms = match algorithm {
-                Algorithm::Direct => 0,
-                _ => products * (inputs + outputs) * 12,
-            };
-            products * inputs * outputs + weights * inputs * outputs * 40 + transforms
-        };
+        let cost = |algorithm: Algorithm| algorithm.work(inputs as u64, outputs as u64, region);
         let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
         by_cost.unwrap_or_default()
     }

@@ -9,6 +9,7 @@ pub mod receptive;
 pub mod region;
 pub mod schedule;
 pub mod stage;
+pub mod work;
 
 pub use algorithm::{Algorithm, Numerics};
 pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};
@@ -16,3 +17,4 @@ pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
 pub use schedule::{Order, Schedule};
 pub use stage::{StageGeometry, TileGeometry};
+pub use work::layer_work;

@@ -41,8 +41,10 @@ pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
         | Op::Lrn { .. }
         | Op::Constant { .. } => true,
         Op::Softmax { axis, flattened } => *axis == 1 && !*flattened,
+        Op::LayerNorm { .. } | Op::Select { .. } => true,
+        Op::Reduce { axes, .. } => axes == &[1],
         Op::ConcatGeneral { .. }
-        | Op::GlobalAveragePool
+        | Op::GlobalAveragePool { .. }
         | Op::QGlobalAveragePool { .. }
         | Op::Reshape
         | Op::Transpose { .. }
@@ -105,7 +107,26 @@ pub fn receptive_field(op: &Op, output: Region, output_shape: &Shape, input: &Sh
             Region::new(grow(output.rows), grow(output.cols))
         }
         Op::Constant { .. } => Region::EMPTY,
-        Op::GlobalAveragePool
+        Op::LayerNorm { .. } if input.is_spatial() => output.intersect(whole),
+        Op::Reduce { axes, .. } if input.is_spatial() && axes == &[1] => output.intersect(whole),
+        Op::Select { axis, indices } if input.is_spatial() && output_shape.is_spatial() => {
+            let hull = |out: Span| {
+                let places = &indices[out.indices()];
+                let (first, last) = (places.iter().min(), places.iter().max());
+                let [first, last] = [first, last].map(|i| i.map_or(0, |&i| i as usize));
+                Span::new(first, last + 1)
+            };
+            match axis {
+                2 => Region::new(hull(output.rows), output.cols),
+                3 => Region::new(output.rows, hull(output.cols)),
+                // The leading axis has length 1.
+                _ => output.intersect(whole),
+            }
+        }
+        Op::LayerNorm { .. }
+        | Op::Reduce { .. }
+        | Op::Select { .. }
+        | Op::GlobalAveragePool { .. }
         | Op::QGlobalAveragePool { .. }
         | Op::QLinear { .. }
         | Op::Reshape

@@ -4,6 +4,7 @@ use crate::algorithm::{Algorithm, Numerics};
 use crate::plan::{Handover, PlanError, Slot, Split, Stage, describe};
 use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
+use crate::work::layer_work;
 use model::limits::ELEMENTS_MAX;
 use model::{LayerId, MapId, Model};
 use std::collections::BTreeMap;
@@ -131,8 +132,7 @@ impl StageGeometry {
         layers
             .map(|(i, (region, algorithm))| {
                 let layer = LayerId(self.first_layer.0 + i as u32);
-                let direct = model.multiply_adds_per_position(layer) * region.positions() as u64;
-                algorithm.direct_equivalent(direct)
+                layer_work(model, layer, *algorithm, *region)
             })
             .sum()
     }

@@ -33,6 +33,11 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
+    /// Memory that feature maps and packed weights may take together; what does not fit is given to
+    /// others [default: no limit]
+    #[arg(long, value_name = "MB")]
+    memory_mb: Option<u64>,
+
     /// Name of this device in tables and logs [default: the host name]
     #[arg(long)]
     name: Option<String>,
@@ -124,6 +129,7 @@ async fn run(arguments: Arguments, token: Token) -> Result<Ended> {
         name: arguments.name.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into()),
         threads: threads as u32,
         multiply_adds_per_s: measure_multiply_adds_per_s(&engine)?,
+        memory_bytes: arguments.memory_mb.unwrap_or(0).saturating_mul(1_000_000),
     };
     tracing::info!(
         "{} threads, {:?}, {:.1} GFLOP/s on a 3x3 convolution",

@@ -176,7 +176,9 @@ fn facts(graph: &Model, index: usize) -> LayerFacts {
 /// Why a layer cannot be cut into tiles.
 fn reason(op: &Op) -> &'static str {
     match op {
-        Op::GlobalAveragePool | Op::QGlobalAveragePool { .. } => "averages over the whole map",
+        Op::GlobalAveragePool { .. } | Op::QGlobalAveragePool { .. } => {
+            "averages over the whole map"
+        }
         Op::Linear { .. } | Op::QLinear { .. } | Op::MatMul => {
             "multiplies all of its input at once"
         }

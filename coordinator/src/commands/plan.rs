@@ -14,33 +14,65 @@ use tiling::{Numerics, Plan, PlanError, Split, StageGeometry};
 pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let loaded = open_model(&arguments.model, arguments.input_size)?;
     let graph = &loaded.graph;
-    let engine = Engine::new(arguments.threads.clamp(1, 1024))?;
-    let speed = worker::measure_multiply_adds_per_s(&engine)?;
-    let devices: Vec<DeviceProfile> = (0..arguments.workers)
-        .map(|i| DeviceProfile::wired(format!("device-{i}"), speed))
-        .collect();
+    let devices = devices(&arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len());
     let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
         return Ok(());
     }
-    say!(
-        "{} by `{}` on {} devices like this one, 100 Mbit/s each\n",
-        graph.name,
-        plan.strategy,
-        devices.len()
-    );
+    let (count, like) =
+        (devices.len(), if arguments.speeds.is_empty() { " like this one" } else { "" });
+    let link = table::bits(devices[0].link_bytes_per_s);
+    say!("{} by `{}` on {count} devices{like}, {link} each\n", graph.name, plan.strategy);
     say!("{}\n", stages(graph, &plan, &cost));
     say!("{}\n", loads(&devices, &cost));
     let ns = Duration::from_nanos;
     say!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
     say!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
     say!("redundancy  {:>10.3}", cost.redundancy());
-    if cost.makespan_ns >= cost.one_device_ns {
+    if let Some(why) = one_device(&plan, &cost, devices.len()) {
+        say!("\n{why}");
+        match planner::turning_link(graph, &devices, options) {
+            Some(link) => {
+                say!("From links of {} on, several devices would be faster.", table::bits(link))
+            }
+            None => say!("No faster link would change that."),
+        }
+    } else if cost.makespan_ns >= cost.one_device_ns {
         say!("\nUse one device: this plan would not be faster.");
     }
     Ok(())
+}
+
+/// Says why a search over several devices ended with one; nothing where it did not.
+pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<String> {
+    let turned_down = cost.turned_down.filter(|_| planner::devices_used(plan) == 1)?;
+    let time = |ns| table::time(Duration::from_nanos(ns));
+    Some(format!(
+        "One device is predicted to be fastest, {}: shared by {devices}, a frame would take {}, of \
+         which {} are to be moved.",
+        time(cost.makespan_ns),
+        time(turned_down.makespan_ns),
+        table::bytes(turned_down.moved_bytes),
+    ))
+}
+
+/// The devices that are asked about.
+fn devices(arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
+    let mut speeds = arguments.speeds.clone();
+    if speeds.is_empty() {
+        let engine = Engine::new(arguments.threads.clamp(1, 1024))?;
+        let speed = worker::measure_multiply_adds_per_s(&engine)?;
+        speeds = vec![speed; usize::from(arguments.workers)];
+    }
+    // Framing and encryption take a little of every link.
+    let link_bytes_per_s = (arguments.link / 8) / 100 * 94;
+    let device = |(i, speed)| DeviceProfile {
+        link_bytes_per_s: link_bytes_per_s.max(1),
+        ..DeviceProfile::wired(format!("device-{i}"), speed)
+    };
+    Ok(speeds.into_iter().enumerate().map(device).collect())
 }
 
 /// A plan that cannot be is a matter of the arguments.

@@ -388,6 +388,8 @@ struct Report {
     predicted_makespan_ms: f64,
     predicted_one_device_ms: f64,
     redundancy: f64,
+    /// Why only one of several devices was used.
+    one_device: Option<String>,
     reassigned: u64,
     check: Option<Check>,
     workers: Vec<serde_json::Value>,
@@ -425,6 +427,7 @@ impl Report {
             predicted_makespan_ms: predicted.makespan_ns as f64 / 1e6,
             predicted_one_device_ms: predicted.one_device_ns as f64 / 1e6,
             redundancy: predicted.redundancy(),
+            one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
             reassigned,
             check,
             workers: reports.values().map(worker_json).collect(),
@@ -448,6 +451,11 @@ impl Report {
             format!("{n} frames, median makespan {}, {fps:.2} frames/s", ms(median))
         };
         say!("{frames}, redundancy {:.3}, by `{}`", self.redundancy, self.strategy);
+        let (plan, one) = (self.predicted_makespan_ms, self.predicted_one_device_ms);
+        say!("predicted {}; one device alone {}", ms(plan), ms(one));
+        if let Some(why) = &self.one_device {
+            say!("{why}");
+        }
         if self.reassigned > 0 {
             say!("{} tasks were reassigned", self.reassigned);
         }

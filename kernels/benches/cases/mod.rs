@@ -171,7 +171,7 @@ impl Case {
             }
             Layer::GlobalPool { side, channels } => {
                 let input = net.input("x", square(channels, side))?;
-                net.layer("pool", Op::GlobalAveragePool, &[input])?
+                net.layer("pool", Op::global_average_pool(&square(channels, side)), &[input])?
             }
             Layer::Add { side, channels } => {
                 let inputs = [

@@ -25,6 +25,7 @@ pub(crate) use pointwise::{Addends, mean_scale};
 pub(crate) use requantize::Requantize;
 
 use crate::error::KernelError;
+use crate::layer::spatial_select;
 use crate::pack::Packed;
 use crate::piece::{Piece, Value};
 use crate::threads::Threads;
@@ -138,6 +139,13 @@ impl QuantRun<'_> {
             }
             Op::SpaceToDepth { block } => {
                 spatial::space_to_depth(threads, input, *block, output);
+            }
+            Op::Select { axis, indices } if spatial_select(input_shape, shape) => {
+                spatial::select(threads, input, *axis, indices, output);
+            }
+            Op::Select { axis, indices } => {
+                let to = output.typed_mut();
+                general::select(input.values(), input_shape, *axis, indices, shape, to);
             }
             Op::ConcatGeneral { axis } => {
                 general::concat(&whole, *axis, shape, output.typed_mut());

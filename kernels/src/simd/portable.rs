@@ -55,6 +55,11 @@ macro_rules! array_simd {
             }
 
             #[inline(always)]
+            fn sqrt(self, a: Self::V) -> Self::V {
+                a.map(f32::sqrt)
+            }
+
+            #[inline(always)]
             fn max(self, a: Self::V, b: Self::V) -> Self::V {
                 std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
             }

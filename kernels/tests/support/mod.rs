@@ -76,7 +76,7 @@ impl Network {
 
     pub fn map(&mut self, shape: Shape, element: Element) -> MapId {
         let id = MapId(self.graph.maps.len() as u32);
-        self.graph.maps.push(FeatureMap { name: format!("map{}", id.0), shape, element });
+        self.graph.maps.push(FeatureMap::of(format!("map{}", id.0), shape, element));
         id
     }
 

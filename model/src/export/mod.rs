@@ -5,6 +5,8 @@ mod nodes;
 mod tests;
 mod writer;
 
+pub(crate) use writer::{int as int_attribute, ints as ints_attribute};
+
 use crate::error::ModelError;
 use crate::graph::{FeatureMap, Layer, LoadedModel, MapId, Model};
 use rten_onnx::onnx::{
@@ -17,7 +19,7 @@ use std::path::Path;
 use writer::Writer;
 
 /// The first operator set with HardSwish and with dilations of AveragePool.
-const OPSET: i64 = 19;
+const OPSET: i64 = 20;
 
 /// The format version that goes with the operator set.
 const IR_VERSION: i64 = 9;

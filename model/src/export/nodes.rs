@@ -4,7 +4,8 @@ use super::writer::{Writer, float, int, ints, le_bytes, string, to_i64};
 use crate::graph::Layer;
 use crate::infer::infer;
 use crate::op::{
-    Activation, CombineKind, DepthOrder, Op, PoolKind, ResizeCoordinates, ResizeMode, Window,
+    Activation, CombineKind, DepthOrder, Op, PoolKind, ReduceKind, ResizeCoordinates, ResizeMode,
+    Window,
 };
 use crate::weights::WeightId;
 use rten_onnx::onnx::{AttributeProto, DataType};
@@ -88,7 +89,36 @@ impl Writer<'_> {
                 ];
                 self.node("LRN", name, inputs, output, attributes);
             }
-            Op::GlobalAveragePool => self.node("GlobalAveragePool", name, inputs, output, vec![]),
+            Op::GlobalAveragePool { .. } => {
+                // Partial sums are the reader's business: it makes them again.
+                let sums = graph.producer(layer.inputs[0]).map(|id| graph.layer(id));
+                let inputs = match sums {
+                    Some(Layer { op: Op::Pool { kind: PoolKind::Sum, .. }, inputs, .. }) => {
+                        vec![self.name(inputs[0]).to_owned()]
+                    }
+                    _ => inputs,
+                };
+                self.node("GlobalAveragePool", name, inputs, output, vec![]);
+            }
+            Op::Reduce { kind, axes } => {
+                let operator = match kind {
+                    ReduceKind::Sum => "ReduceSum",
+                    ReduceKind::Mean => "ReduceMean",
+                    ReduceKind::Max => "ReduceMax",
+                    ReduceKind::Min => "ReduceMin",
+                };
+                let axes = self.list(&to_i64(axes));
+                self.node(operator, name, [inputs, vec![axes]].concat(), output, vec![]);
+            }
+            Op::LayerNorm { scale, shift, epsilon } => {
+                self.layer_norm(layer, *scale, *shift, *epsilon, inputs, output);
+            }
+            Op::Select { axis, indices } => {
+                let indices: Vec<i64> = indices.iter().map(|&index| index.into()).collect();
+                let indices = self.list(&indices);
+                let inputs = [inputs, vec![indices]].concat();
+                self.node("Gather", name, inputs, output, vec![int("axis", *axis as i64)]);
+            }
             Op::Reshape => self.reshape(name, inputs, &shape.dims(), output),
             Op::Transpose { perm } => {
                 let perm = ints("perm", perm.iter().map(|axis| *axis as i64));
@@ -149,6 +179,8 @@ impl Writer<'_> {
         }
         match kind {
             PoolKind::Max => self.node("MaxPool", &layer.name, inputs, output, attributes),
+            // Only the reader of partial sums is written.
+            PoolKind::Sum => {}
             PoolKind::Average { count_padding } => {
                 attributes.push(int("count_include_pad", count_padding.into()));
                 self.node("AveragePool", &layer.name, inputs, output, attributes);
@@ -191,6 +223,8 @@ impl Writer<'_> {
             CombineKind::Mul => "Mul",
             CombineKind::Sub => "Sub",
             CombineKind::Div => "Div",
+            CombineKind::Max => "Max",
+            CombineKind::Min => "Min",
         };
         if operator != "Mul" {
             return self.node(operator, name, inputs, output, vec![]);
@@ -209,6 +243,35 @@ impl Writer<'_> {
             self.node("Mul", &name, vec![product, factor], to.clone(), vec![]);
             product = to;
         }
+    }
+
+    /// The operator normalises the last axes; channels go there for a moment.
+    fn layer_norm(
+        &mut self,
+        layer: &Layer,
+        scale: WeightId,
+        shift: WeightId,
+        epsilon: f32,
+        mut inputs: Vec<String>,
+        output: String,
+    ) {
+        let name = layer.name.as_str();
+        let is_spatial = self.model.graph.shape(layer.output).is_spatial();
+        let attributes = vec![int("axis", -1), float("epsilon", epsilon)];
+        if is_spatial {
+            let last = self.unique(&format!("{output}/last"));
+            let perm = vec![ints("perm", [0, 2, 3, 1])];
+            self.node("Transpose", &format!("{name}/last"), inputs, last.clone(), perm);
+            inputs = vec![last];
+        }
+        inputs.extend(self.weights(scale, Some(shift)));
+        if !is_spatial {
+            return self.node("LayerNormalization", name, inputs, output, attributes);
+        }
+        let normal = self.unique(&format!("{output}/normal"));
+        self.node("LayerNormalization", name, inputs, normal.clone(), attributes);
+        let perm = vec![ints("perm", [0, 3, 1, 2])];
+        self.node("Transpose", &format!("{name}/back"), vec![normal], output, perm);
     }
 
     fn resize(&mut self, layer: &Layer, mut inputs: Vec<String>, output: String) {
@@ -290,6 +353,16 @@ impl Writer<'_> {
             }
             Activation::HardSwish => ("HardSwish", vec![]),
             Activation::Tanh => ("Tanh", vec![]),
+            Activation::Elu { alpha } => ("Elu", vec![float("alpha", alpha)]),
+            Activation::Softplus => ("Softplus", vec![]),
+            Activation::Softsign => ("Softsign", vec![]),
+            Activation::Mish => ("Mish", vec![]),
+            Activation::Gelu => ("Gelu", vec![]),
+            Activation::GeluTanh => ("Gelu", vec![string("approximate", "tanh")]),
+            Activation::Erf => ("Erf", vec![]),
+            Activation::Exp => ("Exp", vec![]),
+            Activation::Sqrt => ("Sqrt", vec![]),
+            Activation::Abs => ("Abs", vec![]),
             Activation::Silu => {
                 let gate = self.unique(&format!("{output}/gate"));
                 let gate_name = format!("{name}/gate");

@@ -5,8 +5,8 @@ use crate::builder::Builder;
 use crate::graph::Shape;
 use crate::onnx::{LoadOptions, from_bytes};
 use crate::op::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ResizeCoordinates, ResizeMode,
-    Window,
+    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ReduceKind, ResizeCoordinates,
+    ResizeMode, Window,
 };
 
 fn assert_round_trip(model: &LoadedModel) {
@@ -50,6 +50,16 @@ fn every_spatial_operator() {
         Activation::Tanh,
         Activation::LeakyRelu { alpha: 0.1 },
         Activation::Sigmoid,
+        Activation::Elu { alpha: 0.5 },
+        Activation::Softplus,
+        Activation::Softsign,
+        Activation::Mish,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Erf,
+        Activation::Exp,
+        Activation::Sqrt,
+        Activation::Abs,
     ];
     let mut ops = vec![
         Op::Lrn { size: 3, alpha: 1e-3, beta: 0.5, bias: 2.0 },
@@ -75,7 +85,10 @@ fn every_spatial_operator() {
         Op::SpaceToDepth { block: 2 },
         Op::Transpose { perm: vec![0, 2, 1, 3] },
         Op::Softmax { axis: 2, flattened: false },
-        Op::GlobalAveragePool,
+        Op::Select { axis: 1, indices: vec![2, 0] },
+        Op::Select { axis: 2, indices: vec![1, 2] },
+        Op::Reduce { kind: ReduceKind::Mean, axes: vec![1] },
+        Op::Reduce { kind: ReduceKind::Max, axes: vec![2] },
     ];
     ops.extend(activations.map(Op::Activate));
     for (index, op) in ops.into_iter().enumerate() {
@@ -109,6 +122,10 @@ fn general_operators_and_joins() {
     let bias = Some(builder.weight(vec![1.0, 2.0], &[2]).unwrap());
     let linear = Op::Linear { weights, bias, activation: Activation::Sigmoid };
     let linear = builder.layer("linear", linear, &[product]).unwrap();
+    let constants = builder.weight(vec![0.5, 3.0], &[2]).unwrap();
+    let (scale, shift) = (constants, constants);
+    let norm = Op::LayerNorm { scale, shift, epsilon: 1e-4 };
+    let linear = builder.layer("norm", norm, &[linear]).unwrap();
     let cube = Some(Shape::General(vec![3, 3, 2]));
     let cube = builder.layer_to("cube", Op::Reshape, &[linear], "cube", cube).unwrap();
     let weights = builder.weight(vec![1.0, 2.0, 3.0, 4.0], &[2, 2]).unwrap();
@@ -124,7 +141,7 @@ fn two_maps_of_one_name() {
     let mut builder = Builder::new("names", "names");
     let shape = Shape::Spatial { channels: 1, rows: 2, cols: 2 };
     let map = builder.input("same", shape).unwrap();
-    let map = builder.layer("same", Op::GlobalAveragePool, &[map]).unwrap();
+    let map = builder.layer("same", Op::GlobalAveragePool { positions: 4 }, &[map]).unwrap();
     builder.output(map);
     let bytes = to_bytes(&builder.finish().unwrap()).unwrap();
     let again = from_bytes(&bytes, "names", &LoadOptions::default()).unwrap();

@@ -164,22 +164,22 @@ pub(super) fn le_bytes(values: &[f32]) -> Vec<u8> {
     }
 }
 
-pub(super) fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+pub(crate) fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.into()), r#type: Some(kind), ..AttributeProto::default() }
 }
 
-pub(super) fn int(name: &str, value: i64) -> AttributeProto {
+pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::INT) }
 }
 
-pub(super) fn float(name: &str, value: f32) -> AttributeProto {
+pub(crate) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { f: Some(value), ..attribute(name, AttributeType::FLOAT) }
 }
 
-pub(super) fn string(name: &str, value: &str) -> AttributeProto {
+pub(crate) fn string(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.into()), ..attribute(name, AttributeType::STRING) }
 }
 
-pub(super) fn ints(name: &str, values: impl IntoIterator<Item = i64>) -> AttributeProto {
+pub(crate) fn ints(name: &str, values: impl IntoIterator<Item = i64>) -> AttributeProto {
     AttributeProto { ints: values.into_iter().collect(), ..attribute(name, AttributeType::INTS) }
 }

@@ -55,6 +55,7 @@ pub fn infer_element(
         | Op::DepthToSpace { .. }
         | Op::SpaceToDepth { .. }
         | Op::Reshape
+        | Op::Select { .. }
         | Op::Transpose { .. } => one_element(inputs),
         Op::Resize { mode, .. } if *mode != ResizeMode::Bilinear => one_element(inputs),
         Op::Pad { value, .. } => {

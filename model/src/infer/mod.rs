@@ -148,9 +148,46 @@ fn infer_unbounded(
             }
             Ok(input.clone())
         }
-        Op::GlobalAveragePool => {
-            let (channels, _) = spatial(one(inputs)?)?;
+        Op::GlobalAveragePool { positions } => {
+            let (channels, size) = spatial(one(inputs)?)?;
+            if *positions < size.rows * size.cols {
+                let expected = format!("a mean of {} values or more", size.rows * size.cols);
+                return Err(Mismatch::new(expected, positions.to_string()));
+            }
             Ok(Shape::Spatial { channels, rows: 1, cols: 1 })
+        }
+        Op::Reduce { axes, .. } => {
+            let mut dims = one(inputs)?.dims();
+            let ascends = axes.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascends || axes.last().is_none_or(|last| *last >= dims.len()) {
+                let expected = format!("ascending axes below {}", dims.len());
+                return Err(Mismatch::new(expected, format!("{axes:?}")));
+            }
+            axes.iter().for_each(|axis| dims[*axis] = 1);
+            Ok(Shape::from_dims(&dims))
+        }
+        Op::LayerNorm { scale, shift, epsilon } => {
+            finite("an epsilon", *epsilon)?;
+            let input = one(inputs)?;
+            let length = match input {
+                Shape::Spatial { channels, .. } => *channels,
+                Shape::General(dims) => dims.last().copied().unwrap_or(0),
+            };
+            expect_dims("a scale", dims_of(*scale, weights)?, &[length])?;
+            expect_dims("a shift", dims_of(*shift, weights)?, &[length])?;
+            Ok(input.clone())
+        }
+        Op::Select { axis, indices } => {
+            let mut dims = one(inputs)?.dims();
+            let Some(length) = dims.get_mut(*axis) else {
+                let expected = format!("an axis below {}", dims.len());
+                return Err(Mismatch::new(expected, axis.to_string()));
+            };
+            if let Some(index) = indices.iter().find(|index| **index as usize >= *length) {
+                return Err(Mismatch::new(format!("places below {length}"), index.to_string()));
+            }
+            *length = indices.len();
+            Ok(Shape::from_dims(&dims))
         }
         Op::Reshape => {
             let input = one(inputs)?;
@@ -342,7 +379,7 @@ pub(crate) fn check_size(dims: &[usize]) -> Result<(), Mismatch> {
 
 fn check_activation(activation: &Activation) -> Result<(), Mismatch> {
     let fits = match activation {
-        Activation::LeakyRelu { alpha } => alpha.is_finite(),
+        Activation::LeakyRelu { alpha } | Activation::Elu { alpha } => alpha.is_finite(),
         Activation::Clip { min, max } => !min.is_nan() && !max.is_nan(),
         Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
         _ => true,

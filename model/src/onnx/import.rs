@@ -2,14 +2,14 @@
 //! that are constant and lowers the others to layers.
 
 use super::fold::{Budget, fold};
-use super::inputs::resolve;
+use super::inputs::{channels_last_in, resolve};
 use super::lower;
 use super::node::Node;
 use super::tensor::{self, Tensor};
 use super::{LoadOptions, malformed};
 use crate::builder::Builder;
 use crate::error::ModelError;
-use crate::graph::{LoadedModel, MapId, Shape};
+use crate::graph::{Layout, LoadedModel, MapId, Shape};
 use crate::limits;
 use crate::op::{Activation, Op};
 use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto};
@@ -26,6 +26,9 @@ pub(super) enum Value {
     Constant(Tensor),
     /// Computed for each frame.
     Map(MapId),
+    /// A spatial map whose dims the file has as `[1, rows, cols, channels]`. In memory that is what
+    /// every spatial map is, so the transposes between the two orders cost nothing.
+    ChannelsLast(MapId),
 }
 
 /// An import under way.
@@ -35,6 +38,8 @@ pub(super) struct Importer<'a> {
     values: HashMap<&'a str, Value>,
     /// Constants that a layer reads as maps, by name and dims.
     constant_maps: HashMap<(String, Vec<usize>), MapId>,
+    /// Maps whose channels were moved last for layers that ask for it.
+    turned: HashMap<MapId, MapId>,
     budget: Budget,
     /// How many values layers have been given names for that the file does not have.
     helpers: usize,
@@ -61,6 +66,7 @@ pub(super) fn import(
         file,
         values: HashMap::new(),
         constant_maps: HashMap::new(),
+        turned: HashMap::new(),
         budget: Budget(limits::FOLDED_ELEMENTS_MAX),
         helpers: 0,
     };
@@ -77,13 +83,21 @@ pub(super) fn import(
             constants.insert(*name, tensor::read(&mut initializer, file, folder)?);
         }
     }
+    let last = channels_last_in(&graph);
     for input in &graph.input {
         let name = input.name.as_deref().unwrap_or_default();
         // Old files list their initializers among the inputs.
         if !initializer_names.contains(name) && !name.is_empty() {
-            let (shape, element) = resolve(input, file, options)?;
+            let (shape, element, layout) = resolve(input, &last, file, options)?;
             let map = importer.builder.input_of(name, shape, element)?;
-            importer.values.insert(name, Value::Map(map));
+            importer.builder.layout(map, layout);
+            importer.values.insert(
+                name,
+                match layout {
+                    Layout::ChannelsSecond => Value::Map(map),
+                    Layout::ChannelsLast => Value::ChannelsLast(map),
+                },
+            );
         }
     }
     importer.values.extend(constants.into_iter().map(|(k, v)| (k, Value::Constant(v))));
@@ -193,48 +207,50 @@ fn order(
 
 impl<'a> Importer<'a> {
     fn node(&mut self, node: &Node<'a>, used: &BTreeSet<&str>) -> Result<(), ModelError> {
-        let is_known = match node.proto.domain.as_deref() {
-            None | Some("" | "ai.onnx") => true,
-            Some("com.microsoft") => lower::CONTRIBUTED.contains(&node.operator),
-            Some(_) => false,
-        };
-        if !is_known {
+        if !lower::is_known(node) {
             return Err(lower::unsupported_operator(node));
         }
-        for output in node.proto.output.iter().skip(1) {
+        if node.proto.output.is_empty() {
+            return node.unsupported("outputs", "1", "none");
+        }
+        let values = self.evaluate(node)?;
+        for output in node.proto.output.iter().skip(values.len()) {
             if used.contains(output.as_str()) {
                 return node.unsupported("outputs", "only the first to be used", output);
             }
         }
-        let Some(output) = node.proto.output.first() else {
-            return node.unsupported("outputs", "1", "none");
-        };
-        let value = self.evaluate(node)?;
-        self.values.insert(output, value);
+        for (output, value) in node.proto.output.iter().zip(values) {
+            self.values.insert(output, value);
+        }
         Ok(())
     }
 
-    fn evaluate(&mut self, node: &Node<'a>) -> Result<Value, ModelError> {
+    /// What the outputs of a node stand for; fewer where the later ones are not given.
+    fn evaluate(&mut self, node: &Node<'a>) -> Result<Vec<Value>, ModelError> {
         if node.operator == "Shape" {
-            return self.shape_of(node).map(Value::Constant);
+            return Ok(vec![Value::Constant(self.shape_of(node)?)]);
+        }
+        if node.operator == "Size" {
+            let count = self.dims(node, 0)?.iter().product::<usize>();
+            return Ok(vec![Value::Constant(Tensor::ints(vec![], vec![count as i64]))]);
         }
         let inputs: Option<Vec<Option<Tensor>>> = (0..node.proto.input.len())
             .map(|index| match node.input(index).map(|name| &self.values[name]) {
                 None => Some(None),
                 Some(Value::Constant(tensor)) => Some(Some(tensor.clone())),
-                Some(Value::Map(_)) => None,
+                Some(Value::Map(_) | Value::ChannelsLast(_)) => None,
             })
             .collect();
         if let (Some(_), "DequantizeLinear") = (&inputs, node.operator) {
-            return lower::dequantize_constant(self, node).map(Value::Constant);
+            return Ok(vec![Value::Constant(lower::dequantize_constant(self, node)?)]);
         }
         if let Some(inputs) = inputs {
             let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
-            if let Some(tensor) = fold(node, &inputs, &mut self.budget)? {
-                return Ok(Value::Constant(tensor));
+            if let Some(tensors) = fold(node, &inputs, &mut self.budget)? {
+                return Ok(tensors.into_iter().map(Value::Constant).collect());
             }
         }
-        lower::lower(self, node).map(Value::Map)
+        lower::lower(self, node)
     }
 
     /// The dims of a map are constants, since all shapes are concrete.
@@ -267,7 +283,7 @@ impl<'a> Importer<'a> {
         match node.input(index).map(|name| &self.values[name]) {
             None => Ok(None),
             Some(Value::Constant(tensor)) => Ok(Some(tensor)),
-            Some(Value::Map(_)) => node.unsupported(what, "a constant", "a feature map"),
+            Some(_) => node.unsupported(what, "a constant", "a feature map"),
         }
     }
 
@@ -276,18 +292,39 @@ impl<'a> Importer<'a> {
         Ok(match self.value(node, index)? {
             Value::Constant(tensor) => tensor.dims.clone(),
             Value::Map(map) => self.builder.shape(*map).dims(),
+            Value::ChannelsLast(map) => {
+                let shape = self.builder.shape(*map);
+                vec![1, shape.rows(), shape.cols(), shape.channels()]
+            }
         })
+    }
+
+    /// Lets an input stand for something else; returns what it stood for.
+    pub(super) fn replace(&mut self, name: &str, value: Value) -> Option<Value> {
+        self.values.get_mut(name).map(|slot| std::mem::replace(slot, value))
     }
 
     /// An input as a map; a constant becomes a layer.
     pub(super) fn map(&mut self, node: &Node<'_>, index: usize) -> Result<MapId, ModelError> {
         match self.value(node, index)?.clone() {
             Value::Map(map) => Ok(map),
+            Value::ChannelsLast(map) => self.channels_last(node, map),
             Value::Constant(tensor) => {
                 let name = node.input(index).unwrap_or_default();
                 self.constant_map(node, name, &tensor)
             }
         }
+    }
+
+    /// The layer that really moves the channels of a map last, once for each map.
+    fn channels_last(&mut self, node: &Node<'_>, map: MapId) -> Result<MapId, ModelError> {
+        if let Some(turned) = self.turned.get(&map) {
+            return Ok(*turned);
+        }
+        let op = Op::Transpose { perm: vec![0, 2, 3, 1] };
+        let turned = self.emit_helper(node, op, &[map], None)?;
+        self.turned.insert(map, turned);
+        Ok(turned)
     }
 
     /// A layer that gives a constant, once for each name and dims.
@@ -325,8 +362,21 @@ impl<'a> Importer<'a> {
         inputs: &[MapId],
         declared: Option<Shape>,
     ) -> Result<MapId, ModelError> {
-        let output = node.proto.output.first().map_or(node.name, String::as_str);
-        let added = self.builder.layer_to(node.name, op, inputs, output, declared);
+        self.emit_output(node, 0, op, inputs, declared)
+    }
+
+    /// As [`Importer::emit`], for one of several outputs.
+    pub(super) fn emit_output(
+        &mut self,
+        node: &Node<'_>,
+        index: usize,
+        op: Op,
+        inputs: &[MapId],
+        declared: Option<Shape>,
+    ) -> Result<MapId, ModelError> {
+        let output = node.proto.output.get(index).map_or(node.name, String::as_str);
+        let name = if index == 0 { node.name } else { output };
+        let added = self.builder.layer_to(name, op, inputs, output, declared);
         added.map_err(|error| with_batch_hint(error, node))
     }
 
@@ -362,6 +412,14 @@ impl<'a> Importer<'a> {
     fn output(&mut self, name: &str, taken: &mut BTreeSet<MapId>) -> Result<MapId, ModelError> {
         let map = match self.values.get(name) {
             Some(Value::Map(map)) => *map,
+            Some(Value::ChannelsLast(map)) => {
+                // A map of its own, so that the caller may have it another way than others do.
+                let op = Op::Activate(Activation::None);
+                let (layer, map) = (format!("{name}/channels_last"), *map);
+                let map = self.builder.layer_to(&layer, op, &[map], name, None)?;
+                self.builder.layout(map, Layout::ChannelsLast);
+                map
+            }
             Some(Value::Constant(tensor)) => {
                 let Some(values) = tensor.as_floats().filter(|v| !v.is_empty()).cloned() else {
                     return Err(ModelError::TensorData {

@@ -14,6 +14,7 @@ mod tensor;
 mod tests;
 
 pub use inputs::{InputSpec, input_spec};
+pub use lower::{OPERATORS, Operator, Sharing};
 pub use metadata::metadata;
 
 use crate::error::ModelError;

@@ -102,6 +102,14 @@ fn byte_element(kind: DataType) -> Element {
     if kind == DataType::INT8 { Element::I8 } else { Element::U8 }
 }
 
+/// A half float, which f32 holds exactly.
+fn widened(kind: DataType, bits: u16) -> f32 {
+    match kind {
+        DataType::BFLOAT16 => half::bf16::from_bits(bits).to_f32(),
+        _ => half::f16::from_bits(bits).to_f32(),
+    }
+}
+
 struct TensorReader<'a> {
     file: &'a str,
     name: String,
@@ -120,9 +128,10 @@ impl TensorReader<'_> {
         let width = match kind {
             DataType::FLOAT | DataType::INT32 | DataType::UINT32 => 4,
             DataType::DOUBLE | DataType::INT64 => 8,
+            DataType::FLOAT16 | DataType::BFLOAT16 => 2,
             DataType::BOOL | DataType::INT8 | DataType::UINT8 => 1,
             _ => {
-                let expected = "f32, f64, i64, i32, i8, u8 or bool elements";
+                let expected = "f32, f16, bf16, f64, i64, i32, i8, u8 or bool elements";
                 return self.fail(expected, kind.to_string());
             }
         };
@@ -143,6 +152,11 @@ impl TensorReader<'_> {
                 // Narrow integers lie in fields of 32 bits.
                 let bytes = proto.int32_data.iter().map(|v| *v as u8).collect();
                 Data::Bytes(byte_element(kind), Arc::new(bytes))
+            }
+            DataType::FLOAT16 | DataType::BFLOAT16 => {
+                // Half floats lie in fields of 32 bits.
+                let halves = proto.int32_data.iter().map(|v| widened(kind, *v as u16));
+                Data::Float(Arc::new(halves.collect()))
             }
             DataType::UINT32 => {
                 return self.fail("raw elements", "u32 elements in another field");
@@ -172,6 +186,7 @@ impl TensorReader<'_> {
         }
         let words = bytes.as_chunks::<4>().0.iter();
         let doubles = bytes.as_chunks::<8>().0.iter();
+        let halves = bytes.as_chunks::<2>().0.iter();
         let data = match kind {
             DataType::FLOAT => {
                 Data::Float(Arc::new(words.map(|b| f32::from_le_bytes(*b)).collect()))
@@ -179,6 +194,9 @@ impl TensorReader<'_> {
             DataType::DOUBLE => {
                 Data::Float(Arc::new(doubles.map(|b| f64::from_le_bytes(*b) as f32).collect()))
             }
+            DataType::FLOAT16 | DataType::BFLOAT16 => Data::Float(Arc::new(
+                halves.map(|b| widened(kind, u16::from_le_bytes(*b))).collect(),
+            )),
             DataType::INT64 => {
                 Data::Int(Arc::new(doubles.map(|b| i64::from_le_bytes(*b)).collect()))
             }

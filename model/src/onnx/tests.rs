@@ -1,5 +1,6 @@
 //! Files made here, good and bad.
 
+mod layout;
 mod quant;
 
 use super::*;

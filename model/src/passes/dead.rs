@@ -62,7 +62,9 @@ fn weights_mut(op: &mut Op) -> Vec<&mut WeightId> {
         Op::Conv { weights, bias, .. }
         | Op::ConvTranspose { weights, bias, .. }
         | Op::Linear { weights, bias, .. } => [weights].into_iter().chain(bias.as_mut()).collect(),
-        Op::ChannelAffine { scale, shift, .. } => vec![scale, shift],
+        Op::ChannelAffine { scale, shift, .. } | Op::LayerNorm { scale, shift, .. } => {
+            vec![scale, shift]
+        }
         Op::PRelu { slope } => vec![slope],
         Op::Constant { value } => vec![value],
         Op::QConv { product, .. } | Op::QLinear { product } => product.weight_ids_mut(),

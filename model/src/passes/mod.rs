@@ -8,8 +8,10 @@ mod dead;
 mod fuse;
 mod identity;
 mod pad;
+mod partial;
 mod pattern;
 mod quantize;
+mod shuffle;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,8 @@ pub(crate) fn optimize(model: &mut Model, store: &mut WeightStore) {
     loop {
         let mut changed = dead::run(model, store);
         changed |= identity::run(model);
-        changed |= pattern::run(model);
+        changed |= pattern::run(model, store);
+        changed |= shuffle::run(model);
         // Layers that a pattern replaced must not count as readers below.
         dead::run(model, store);
         changed |= pad::run(model);
@@ -34,6 +37,7 @@ pub(crate) fn optimize(model: &mut Model, store: &mut WeightStore) {
             break;
         }
     }
+    partial::run(model);
 }
 
 /// Who writes and reads each map.

@@ -144,7 +144,7 @@ impl Pass<'_> {
                 Op::QCombine { kind, inputs: [a, b], output, low, high }
             }
             _ if !is_plain => return None,
-            Op::GlobalAveragePool => Op::QGlobalAveragePool { input, output: end.quant },
+            Op::GlobalAveragePool { .. } => Op::QGlobalAveragePool { input, output: end.quant },
             Op::Activate(activation) if activation != Activation::None => {
                 Op::Requantize { input, activation, output: end.quant }
             }
@@ -166,6 +166,7 @@ impl Pass<'_> {
             | Op::DepthToSpace { .. }
             | Op::SpaceToDepth { .. }
             | Op::Reshape
+            | Op::Select { .. }
             | Op::Transpose { .. } => layer.op,
             _ => return None,
         };
@@ -289,7 +290,7 @@ impl Pass<'_> {
         let id = MapId(self.model.maps.len() as u32);
         let name = format!("{}/requantize_{}", layer.name, id.0);
         let shape = self.model.shape(map).clone();
-        self.model.maps.push(FeatureMap { name: name.clone(), shape, element: output.element });
+        self.model.maps.push(FeatureMap::of(name.clone(), shape, output.element));
         let op = Op::Requantize { input, activation: Activation::None, output };
         (Layer { name, op, inputs: vec![map], output: id }, id)
     }

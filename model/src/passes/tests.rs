@@ -191,3 +191,89 @@ fn chains_of_reshapes_become_one() {
     let conv = graph.conv("conv", map);
     assert_eq!(layers(&graph.finish(&[conv])), ["conv"]);
 }
+
+/// The only layer of a graph in which one activation is spelt out.
+fn recognised(build: impl FnOnce(&mut Graph) -> MapId) -> Op {
+    let mut graph = Graph::new();
+    let output = build(&mut graph);
+    let model = graph.finish(&[output]);
+    assert_eq!(layers(&model).len(), 1, "{}", model.graph.summary());
+    model.graph.layers[0].op.clone()
+}
+
+#[test]
+fn gelu_in_both_orders() {
+    let erf = |graph: &mut Graph| {
+        let x = graph.input;
+        let scaled = graph.affine("scaled", x, [std::f32::consts::FRAC_1_SQRT_2; 2], [0.0; 2]);
+        let erf = graph.activate("erf", scaled, Activation::Erf);
+        graph.affine("plus", erf, [1.0; 2], [1.0; 2])
+    };
+    let last = recognised(|graph| {
+        let gate = erf(graph);
+        let product = graph.combine("product", CombineKind::Mul, &[graph.input, gate]);
+        graph.affine("half", product, [0.5; 2], [0.0; 2])
+    });
+    assert_eq!(last, Op::Activate(Activation::Gelu));
+    let first = recognised(|graph| {
+        let gate = erf(graph);
+        let half = graph.affine("half", graph.input, [0.5; 2], [0.0; 2]);
+        graph.combine("product", CombineKind::Mul, &[gate, half])
+    });
+    assert_eq!(first, Op::Activate(Activation::Gelu));
+}
+
+#[test]
+fn hard_swish_and_mish_spelt_out() {
+    let clipped = |graph: &mut Graph| {
+        let plus = graph.affine("plus", graph.input, [1.0; 2], [3.0; 2]);
+        graph.activate("clip", plus, Activation::Clip { min: 0.0, max: 6.0 })
+    };
+    let last = recognised(|graph| {
+        let gate = clipped(graph);
+        let product = graph.combine("product", CombineKind::Mul, &[graph.input, gate]);
+        graph.affine("sixth", product, [1.0 / 6.0; 2], [0.0; 2])
+    });
+    assert_eq!(last, Op::Activate(Activation::HardSwish));
+    let first = recognised(|graph| {
+        let gate = clipped(graph);
+        let sixth = graph.affine("sixth", gate, [1.0 / 6.0; 2], [0.0; 2]);
+        graph.combine("product", CombineKind::Mul, &[graph.input, sixth])
+    });
+    assert_eq!(first, Op::Activate(Activation::HardSwish));
+    let mish = recognised(|graph| {
+        let softplus = graph.activate("softplus", graph.input, Activation::Softplus);
+        let tanh = graph.activate("tanh", softplus, Activation::Tanh);
+        graph.combine("product", CombineKind::Mul, &[graph.input, tanh])
+    });
+    assert_eq!(mish, Op::Activate(Activation::Mish));
+}
+
+#[test]
+fn another_constant_is_another_function() {
+    let mut graph = Graph::new();
+    let plus = graph.affine("plus", graph.input, [1.0; 2], [2.0; 2]);
+    let clip = graph.activate("clip", plus, Activation::Clip { min: 0.0, max: 6.0 });
+    let product = graph.combine("product", CombineKind::Mul, &[graph.input, clip]);
+    let output = graph.affine("sixth", product, [1.0 / 6.0; 2], [0.0; 2]);
+    assert!(layers(&graph.finish(&[output])).contains(&"product"));
+}
+
+#[test]
+fn a_mean_over_a_large_map_goes_by_way_of_partial_sums() {
+    let model = |side: usize| {
+        let mut builder = Builder::new("mean", "mean");
+        let shape = Shape::Spatial { channels: 2, rows: side, cols: side + 3 };
+        let input = builder.input("x", shape.clone()).unwrap();
+        let mean = builder.layer("mean", Op::global_average_pool(&shape), &[input]).unwrap();
+        builder.output(mean);
+        builder.finish().unwrap()
+    };
+    assert_eq!(layers(&model(13)), ["mean"]);
+    let large = model(40);
+    assert_eq!(layers(&large), ["mean/sums", "mean"]);
+    // Blocks of 4: at most 16 along the longer axis.
+    let sums = large.graph.shape(large.graph.layers[0].output);
+    assert_eq!(*sums, Shape::Spatial { channels: 2, rows: 10, cols: 11 });
+    assert_eq!(large.graph.layers[1].op, Op::GlobalAveragePool { positions: 40 * 43 });
+}

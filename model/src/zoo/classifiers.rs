@@ -48,7 +48,7 @@ pub(super) fn resnet50(net: &mut Net, input: MapId) -> Built {
             map = net.activate(&name, map, Activation::Relu)?;
         }
     }
-    map = net.builder.layer("pool", Op::GlobalAveragePool, &[map])?;
+    map = net.global_mean("pool", map)?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -91,7 +91,7 @@ pub(super) fn mobilenetv2(net: &mut Net, input: MapId) -> Built {
         }
     }
     map = net.conv("head", map, Conv::new(1280, 1).then(relu6))?;
-    map = net.builder.layer("pool", Op::GlobalAveragePool, &[map])?;
+    map = net.global_mean("pool", map)?;
     map = net.flatten("flatten", map)?;
     net.linear("fc", map, 1000, GAIN_LINEAR)
 }
@@ -113,7 +113,7 @@ pub(super) fn squeezenet(net: &mut Net, input: MapId) -> Built {
         fire_at += 1;
     }
     map = net.conv("conv10", map, Conv::new(1000, 1).relu())?;
-    map = net.builder.layer("pool10", Op::GlobalAveragePool, &[map])?;
+    map = net.global_mean("pool10", map)?;
     net.flatten("flatten", map)
 }
 

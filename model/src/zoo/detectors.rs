@@ -51,6 +51,35 @@ pub(super) fn tiny_yolov2(net: &mut Net, input: MapId) -> Built {
     net.conv("conv14", map, Conv::new(125, 1))
 }
 
+/// Two outputs, of a coarse and a fine grid. *Source*: darknet's `yolov3-tiny.cfg` (80 classes, 3
+/// anchors a scale).
+pub(super) fn yolov3_tiny(net: &mut Net, input: MapId) -> Built {
+    let (mut map, mut fine) = (input, input);
+    for (index, channels) in [16, 32, 64, 128, 256, 512].into_iter().enumerate() {
+        map = leaky_convs(net, map, 2 * index, &[(channels, 3)])?;
+        if channels == 256 {
+            fine = map;
+        }
+        let pool = match index {
+            // As the last pool of the one above.
+            5 => {
+                Window { pads: Pads { bottom: 1, right: 1, ..Pads::default() }, ..window(2, 1, 0) }
+            }
+            _ => window(2, 2, 0),
+        };
+        map = net.max_pool(&format!("pool{}", 2 * index + 1), map, pool)?;
+    }
+    map = leaky_convs(net, map, 12, &[(1024, 3), (256, 1)])?;
+    let coarse = leaky_convs(net, map, 14, &[(512, 3)])?;
+    let coarse = net.conv("conv15", coarse, Conv::new(255, 1))?;
+    net.builder.output(coarse);
+    map = leaky_convs(net, map, 18, &[(128, 1)])?;
+    map = net.twice("upsample19", map)?;
+    map = net.concat("route20", &[map, fine])?;
+    map = leaky_convs(net, map, 21, &[(256, 3)])?;
+    net.conv("conv22", map, Conv::new(255, 1))
+}
+
 /// Convolutions of (channels, kernel), named by darknet's layer numbers.
 fn leaky_convs(net: &mut Net, input: MapId, first: usize, convs: &[(usize, usize)]) -> Built {
     let mut map = input;

@@ -5,16 +5,20 @@
 
 mod classifiers;
 mod detectors;
+mod mobile;
 mod net;
 mod random;
+mod restorers;
+mod towers;
 mod unet;
+mod yolov8;
 
 use crate::error::ModelError;
-use crate::graph::{LoadedModel, MapId, Shape};
+use crate::graph::{Layout, LoadedModel, MapId, Shape};
 use crate::onnx::{self, InputSpec, LoadOptions};
 use crate::op::Axes;
 use crate::quant::Element;
-use net::Net;
+use net::{Built, Net};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -30,10 +34,10 @@ struct Architecture {
     side: usize,
     /// What rows and columns must be a multiple of.
     step: usize,
-    build: fn(&mut Net, MapId) -> Result<MapId, ModelError>,
+    build: fn(&mut Net, MapId) -> Built,
 }
 
-const ARCHITECTURES: [Architecture; 7] = [
+const ARCHITECTURES: [Architecture; 18] = [
     Architecture { name: "vgg16", side: 224, step: 32, build: classifiers::vgg16 },
     Architecture { name: "yolov2", side: 608, step: 32, build: detectors::yolov2 },
     Architecture { name: "tiny-yolov2", side: 416, step: 32, build: detectors::tiny_yolov2 },
@@ -41,6 +45,17 @@ const ARCHITECTURES: [Architecture; 7] = [
     Architecture { name: "mobilenetv2", side: 224, step: 32, build: classifiers::mobilenetv2 },
     Architecture { name: "unet", side: 256, step: 16, build: unet::unet },
     Architecture { name: "squeezenet", side: 224, step: 32, build: classifiers::squeezenet },
+    Architecture { name: "alexnet", side: 224, step: 32, build: towers::alexnet },
+    Architecture { name: "googlenet", side: 224, step: 32, build: towers::googlenet },
+    Architecture { name: "densenet121", side: 224, step: 32, build: towers::densenet121 },
+    Architecture { name: "mobilenetv3", side: 224, step: 32, build: mobile::mobilenetv3 },
+    Architecture { name: "efficientnet-b0", side: 224, step: 32, build: mobile::efficientnet_b0 },
+    Architecture { name: "shufflenetv2", side: 224, step: 32, build: mobile::shufflenetv2 },
+    Architecture { name: "yolov3-tiny", side: 416, step: 32, build: detectors::yolov3_tiny },
+    Architecture { name: "yolov8n", side: 640, step: 32, build: yolov8::yolov8n },
+    Architecture { name: "espcn", side: 256, step: 1, build: restorers::espcn },
+    Architecture { name: "dncnn", side: 256, step: 1, build: restorers::dncnn },
+    Architecture { name: "rrdb", side: 128, step: 1, build: restorers::rrdb },
 ];
 
 /// The names that [`open`] knows, without `zoo:`.
@@ -73,7 +88,12 @@ pub fn input_spec(reference: &str) -> Result<Vec<InputSpec>, ModelError> {
     }
     let (_, size) = find(reference, &LoadOptions::default())?;
     let dims = vec![Some(1), Some(3), Some(size.rows), Some(size.cols)];
-    Ok(vec![InputSpec { name: INPUT.into(), dims, element: Element::F32 }])
+    Ok(vec![InputSpec {
+        name: INPUT.into(),
+        dims,
+        element: Element::F32,
+        layout: Layout::ChannelsSecond,
+    }])
 }
 
 /// The metadata of a model by reference; the zoo has none.
@@ -169,6 +189,12 @@ mod tests {
         assert_eq!(work("zoo:resnet50"), 409);
         assert_eq!(work("zoo:mobilenetv2"), 30);
         assert_eq!(work("zoo:squeezenet"), 35);
+        assert_eq!(work("zoo:alexnet"), 71);
+        assert_eq!(work("zoo:googlenet"), 158);
+        assert_eq!(work("zoo:densenet121"), 283);
+        assert_eq!(work("zoo:mobilenetv3"), 22);
+        assert_eq!(work("zoo:efficientnet-b0"), 39);
+        assert_eq!(work("zoo:shufflenetv2"), 14);
         // Darknet counts 62.94 billion operations, which are two for each multiply-add.
         assert_eq!(work("zoo:yolov2"), 3147);
     }

@@ -7,6 +7,7 @@ use crate::graph::{MapId, Shape};
 use crate::limits;
 use crate::op::{Activation, Axes, CombineKind, Op, Pads, PoolKind, Window};
 use crate::weights::WeightId;
+use std::ops::Range;
 
 pub(super) type Built = Result<MapId, ModelError>;
 
@@ -119,6 +120,44 @@ impl Net {
     pub(super) fn add(&mut self, name: &str, inputs: &[MapId]) -> Built {
         let op = Op::Combine { kind: CombineKind::Add, activation: Activation::None };
         self.builder.layer(name, op, inputs)
+    }
+
+    pub(super) fn mul(&mut self, name: &str, inputs: &[MapId]) -> Built {
+        let op = Op::Combine { kind: CombineKind::Mul, activation: Activation::None };
+        self.builder.layer(name, op, inputs)
+    }
+
+    pub(super) fn sub(&mut self, name: &str, inputs: &[MapId]) -> Built {
+        let op = Op::Combine { kind: CombineKind::Sub, activation: Activation::None };
+        self.builder.layer(name, op, inputs)
+    }
+
+    pub(super) fn concat(&mut self, name: &str, inputs: &[MapId]) -> Built {
+        self.builder.layer(name, Op::Concat, inputs)
+    }
+
+    /// Some neighbouring channels.
+    pub(super) fn channels(&mut self, name: &str, input: MapId, some: Range<usize>) -> Built {
+        let indices = (some.start as u32..some.end as u32).collect();
+        self.builder.layer(name, Op::Select { axis: 1, indices }, &[input])
+    }
+
+    /// The mean of each channel.
+    pub(super) fn global_mean(&mut self, name: &str, input: MapId) -> Built {
+        let op = Op::global_average_pool(self.builder.shape(input));
+        self.builder.layer(name, op, &[input])
+    }
+
+    /// A batch normalisation that no convolution takes in.
+    pub(super) fn affine(&mut self, name: &str, input: MapId, activation: Activation) -> Built {
+        let channels = self.builder.shape(input).channels();
+        let around_one = Random::of(&format!("{}/{name}/scale", self.name)).uniform(channels, 0.3);
+        let scale = around_one.into_iter().map(|x| 1.0 + x).collect::<Vec<f32>>();
+        let scale = self.builder.weight(scale, &[channels])?;
+        let shift = self.bias(name, channels)?;
+        let op = Op::ChannelAffine { scale, shift, activation: Activation::None };
+        let map = self.builder.layer(name, op, &[input])?;
+        self.activate(name, map, activation)
     }
 
     /// All elements as `[1, count]`.

@@ -1,268 +1,209 @@
 //! Who gets which task next.
 //!
-//! Placement first: a worker gets the waiting tasks of its own share, up to its window. A worker
-//! with nothing left steals: first a waiting task out of the largest share, which costs nothing
-//! extra, then a queued one, which its victim hands over peer to peer.
+//! Placement first: a worker gets the waiting tasks of its own share, oldest frame first, up to its
+//! window. What happens to a worker with nothing left is in `steal.rs`.
 
-use super::{Coordinator, Held, Output};
+use super::state::Held;
+use super::{Coordinator, Output};
+use crate::Nanos;
 use crate::ids::{TaskId, WorkerId};
 use crate::message::{Bundle, BundleKind, Message};
-use crate::{Nanos, SECOND};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// What a link between two workers is taken to carry, until links are measured.
-const PEER_BYTES_PER_S: u64 = 10_000_000;
+use std::collections::BTreeSet;
 
 /// Plans that a worker keeps ready. Frames in a row use the same few.
 const PLANS_MAX: usize = 8;
 
-/// The time saved by a steal must exceed the cost of moving the inputs by this factor.
-const STEAL_MARGIN: u64 = 2;
-
-/// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
-const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
-
 impl Coordinator {
     pub(super) fn dispatch(&mut self, now: Nanos) {
-        let live: BTreeSet<WorkerId> = self.live().map(|(id, ..)| id).collect();
-        if live.is_empty() {
-            return;
-        }
-        self.frames.values_mut().for_each(|frame| frame.own_orphans(&live));
+        let touched = std::mem::take(&mut self.touched);
         // One task a worker a round, so that the first tasks of all go out before the second of
         // any: on a shared link everybody starts early.
         for depth in 0..self.config.window_tasks_max {
-            for &id in &live {
-                if self.workers[&id].held.len() == depth
-                    && let Some(task) = self.own_waiting(id)
-                {
-                    self.scatter(now, id, task, false);
+            for &id in &touched {
+                if self.workers[&id].held.len() == depth {
+                    self.give_own(now, id);
                 }
             }
         }
         if self.config.stealing {
-            for &id in &live {
-                self.steal_for(now, id);
+            self.look_for_work(now, touched);
+        }
+    }
+
+    /// Fills a worker's window from its own share.
+    pub(super) fn fill(&mut self, now: Nanos, id: WorkerId) {
+        for depth in 0..self.config.window_tasks_max {
+            if self.workers[&id].held.len() == depth {
+                self.give_own(now, id);
             }
         }
     }
 
-    fn own_waiting(&self, id: WorkerId) -> Option<TaskId> {
-        let waiting = self.frames.values().flat_map(|f| f.waiting());
-        waiting.into_iter().find(|&(_, owner)| owner == Some(id)).map(|(task, _)| task)
+    /// Whether a worker may be given anything now.
+    pub(super) fn takes_work(&self, now: Nanos, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|w| w.alive) else { return false };
+        let window = if worker.probation { 1 } else { self.config.window_tasks_max };
+        worker.held.len() < window
+            && now >= worker.full_until_ns
+            && (!worker.stuck || self.all_stuck())
     }
 
-    fn scatter(&mut self, now: Nanos, id: WorkerId, task: TaskId, stolen: bool) {
+    /// Whether nobody is left who is not late with something.
+    fn all_stuck(&self) -> bool {
+        self.workers.values().all(|w| !w.alive || w.stuck)
+    }
+
+    fn give_own(&mut self, now: Nanos, id: WorkerId) {
+        if !self.takes_work(now, id) {
+            return;
+        }
+        while let Some(&task) = self.workers[&id].own.first() {
+            let worker = &self.workers[&id];
+            let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
+            let out: u64 = worker.held.iter().map(|h| h.bytes).sum();
+            let within = worker.held.is_empty() || out + bytes <= self.config.window_bytes_max;
+            if within && self.fits(id, task) {
+                return self.scatter(now, id, task);
+            }
+            if !worker.held.is_empty() || self.could_fit(id, task) {
+                return; // There is room when what it holds is done.
+            }
+            self.dequeue(task);
+            if self.best_owner(now, task).is_none_or(|other| other == id) {
+                // Its weights fill every memory: this cannot go on.
+                let reason = format!("{task} fits into the memory of no worker that is there");
+                self.end_frame(task.frame);
+                return self.outputs.push_back(Output::FrameFailed(task.frame, reason));
+            }
+            self.enqueue(now, task, None);
+        }
+    }
+
+    /// Puts a task into a worker's share: the one asked for, where it can, or the one that should
+    /// be done with it first.
+    pub(super) fn enqueue(&mut self, now: Nanos, task: TaskId, wanted: Option<WorkerId>) {
+        let able = |id: &WorkerId| {
+            self.workers.get(id).is_some_and(|w| w.alive && !w.stuck) && self.could_fit(*id, task)
+        };
+        let owner = wanted.filter(able).or_else(|| self.best_owner(now, task));
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let Some((attempt, pieces)) = frame.begin_attempt(task) else { return };
+        if !frame.waits(task) {
+            return;
+        }
+        let multiply_adds = frame.multiply_adds(task);
+        let Some(tile) = frame.tile(task) else { return };
+        (tile.owner, tile.stolen) = (owner, false);
+        let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id)) else {
+            self.orphans.insert(task);
+            return;
+        };
+        if worker.own.insert(task) {
+            worker.own_multiply_adds += multiply_adds;
+        }
+        self.touched.extend(owner);
+    }
+
+    /// Takes a task out of the share that it waits in.
+    pub(super) fn dequeue(&mut self, task: TaskId) {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        let multiply_adds = frame.multiply_adds(task);
+        let owner = frame.tile(task).and_then(|tile| tile.owner);
+        if let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id))
+            && worker.own.remove(&task)
+        {
+            worker.own_multiply_adds -= multiply_adds;
+        }
+        self.orphans.remove(&task);
+    }
+
+    /// The live worker that should be done with a task first; one that is late with something, or
+    /// that vanished over this very task, only where there is no other.
+    pub(super) fn best_owner(&self, now: Nanos, task: TaskId) -> Option<WorkerId> {
+        let killed = |id| self.frames.get(&task.frame).is_some_and(|f| f.killed(task, id));
+        let live = self.workers.iter().filter(|(_, w)| w.alive);
+        let able = live.filter(|(id, _)| self.could_fit(**id, task));
+        let best = able.min_by_key(|&(&id, w)| {
+            let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
+            (killed(id), w.stuck, ends, w.own.len() + w.held.len(), id)
+        });
+        best.map(|(&id, _)| id)
+    }
+
+    /// Sends a task with its inputs.
+    pub(super) fn scatter(&mut self, now: Nanos, id: WorkerId, task: TaskId) {
+        self.dequeue(task);
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        let Some((attempt, pieces)) = frame.begin_attempt(task, id) else { return };
+        let stolen = frame.tile(task).is_some_and(|t| t.stolen && t.owner == Some(id));
         let plan = frame.plan().clone();
         self.announce(id, &plan);
         let bundle = Bundle { kind: BundleKind::Scatter, plan: plan.id, task, attempt, pieces };
-        self.hold(now, id, task, attempt, stolen, bundle.byte_len().unwrap_or(0) as u64);
+        self.hold(now, id, task, attempt, stolen);
         self.outputs.push_back(Output::SendBundle(id, bundle));
     }
 
     /// Tells a worker of a plan before its first task; the oldest plan that no frame uses is retired
     /// when a worker knows many.
-    fn announce(&mut self, id: WorkerId, plan: &super::ActivePlan) {
+    pub(super) fn announce(&mut self, id: WorkerId, plan: &std::sync::Arc<super::ActivePlan>) {
+        if self.workers.get(&id).is_none_or(|w| w.announced.contains(&plan.id)) {
+            return;
+        }
+        let stages = self.stages_to_prepare(id, plan);
+        for &stage in &stages {
+            self.commit_weights(id, plan, stage);
+        }
         let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.announced.insert(plan.id) {
-            let oldest = worker.announced.iter().copied().find(|p| !used.contains(p));
-            if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
-                worker.announced.remove(&plan);
-                self.send(id, Message::Retire { plan });
-            }
-            let message = Message::Announce {
-                plan: plan.id,
-                model: plan.model_hash,
-                body: plan.plan.clone(),
-                stages: plan.stages_of(id),
-            };
-            self.send(id, message);
+        worker.announced.insert(plan.id);
+        let oldest = worker.announced.iter().copied().find(|p| !used.contains(p));
+        if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
+            worker.announced.remove(&plan);
+            self.send(id, Message::Retire { plan });
         }
+        let message = Message::Announce {
+            plan: plan.id,
+            model: plan.model_hash,
+            body: plan.plan.clone(),
+            stages,
+        };
+        self.send(id, message);
     }
 
-    fn hold(
+    /// Notes that a worker has a task, or will as soon as it arrives.
+    pub(super) fn hold(
         &mut self,
         now: Nanos,
         id: WorkerId,
         task: TaskId,
         attempt: u32,
         stolen: bool,
-        bytes: u64,
     ) {
-        let expected = self.backlog(id) + self.expected(id, task);
+        let Some(frame) = self.frames.get(&task.frame) else { return };
+        let (bytes, multiply_adds) = (frame.input_bytes(task), frame.multiply_adds(task));
+        let plan = frame.plan().clone();
+        self.commit_weights(id, &plan, task.stage);
+        let travels = self.transfer(id, bytes);
+        let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
         let lease_ns = now.saturating_add(lease.max(self.config.lease_min_ns));
-        let held = Held { task, attempt, stolen, lease_ns, yielding_to: None, kept: false };
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
         worker.report.bytes_in += bytes;
-        worker.held.push(held);
-    }
-
-    /// How long a worker should take for a task; zero while its speed is unknown.
-    fn expected(&self, id: WorkerId, task: TaskId) -> Nanos {
-        let rate = self.workers.get(&id).map_or(0, |w| w.multiply_adds_per_s);
-        let Some(frame) = self.frames.get(&task.frame).filter(|_| rate > 0) else { return 0 };
-        let ns = frame.multiply_adds(task) as u128 * SECOND as u128 / rate as u128;
-        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
-    }
-
-    fn steal_for(&mut self, now: Nanos, thief: WorkerId) {
-        let worker = &self.workers[&thief];
-        let promised = self.workers.values().flat_map(|w| &w.held);
-        let promised = promised.filter(|h| h.yielding_to == Some(thief)).count();
-        // A worker asks early, while its last task still runs.
-        if promised > 0 || worker.held.len() > 1 || (worker.held.len() == 1 && !worker.hungry) {
-            return;
+        if worker.held.is_empty() {
+            worker.running_since_ns = now.saturating_add(travels);
         }
-        if let Some(task) = self.waiting_for(thief) {
-            return self.scatter(now, thief, task, true);
-        }
-        let Some((victim, task, attempt)) = self.best_queued_for(thief) else { return };
-        let Some(next_attempt) =
-            self.frames.get_mut(&task.frame).and_then(|f| f.next_attempt(task))
-        else {
-            return;
-        };
-        let plan = self.frames[&task.frame].plan().clone();
-        self.announce(thief, &plan);
-        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
-            held.yielding_to = Some(thief);
-        }
-        self.promised.insert((task, attempt), (thief, next_attempt));
-        self.send(victim, Message::Yield { task, attempt, thief, next_attempt });
-    }
-
-    /// The last waiting task of the worker that has most work left, where the thief ends it
-    /// sooner than its owner would.
-    fn waiting_for(&self, thief: WorkerId) -> Option<TaskId> {
-        let mut shares: BTreeMap<WorkerId, (Nanos, TaskId)> = BTreeMap::new();
-        for (task, owner) in self.frames.values().flat_map(|f| f.waiting()) {
-            let Some(owner) = owner.filter(|&w| w != thief) else { continue };
-            let (left, last) = shares.entry(owner).or_insert_with(|| (self.backlog(owner), task));
-            *left += self.expected(owner, task);
-            *last = task;
-        }
-        let (there, task) = shares.into_values().max()?;
-        let here = self.backlog(thief) + self.expected(thief, task);
-        (here <= there).then_some(task)
-    }
-
-    /// How long a worker should need for what it holds.
-    fn backlog(&self, id: WorkerId) -> Nanos {
-        self.workers[&id].held.iter().map(|h| self.expected(id, h.task)).sum()
-    }
-
-    /// The queued task whose move to the thief saves most time, where it saves enough.
-    fn best_queued_for(&self, thief: WorkerId) -> Option<(WorkerId, TaskId, u32)> {
-        let mut best: Option<(Nanos, (WorkerId, TaskId, u32))> = None;
-        for (&victim, worker) in self.workers.iter().filter(|&(&id, w)| id != thief && w.alive) {
-            let last = worker.held.iter().enumerate().rev();
-            let Some((position, held)) = last.into_iter().find(|(i, h)| {
-                *i > 0
-                    && h.yielding_to.is_none()
-                    && !h.kept
-                    && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
-            }) else {
-                continue;
-            };
-            let bytes = self.frames[&held.task.frame].input_bytes(held.task);
-            let moving = bytes.saturating_mul(SECOND) / PEER_BYTES_PER_S;
-            let ahead = &worker.held[..=position];
-            let there: Nanos = ahead.iter().map(|h| self.expected(victim, h.task)).sum();
-            let here = self.backlog(thief) + self.expected(thief, held.task);
-            let saved = there.saturating_sub(here);
-            if saved > moving.saturating_mul(STEAL_MARGIN) && best.is_none_or(|(s, _)| saved > s) {
-                best = Some((saved, (victim, held.task, held.attempt)));
-            }
-        }
-        best.map(|(_, choice)| choice)
-    }
-
-    /// The victim and its attempt, where a thief was promised this attempt of a task.
-    pub(super) fn promised_to(
-        &self,
-        thief: WorkerId,
-        task: TaskId,
-        next_attempt: u32,
-    ) -> Option<(WorkerId, u32)> {
-        let promise =
-            self.promised.iter().find(|&(&(t, _), &p)| t == task && p == (thief, next_attempt));
-        let (&(_, attempt), _) = promise?;
-        let holds =
-            |w: &super::WorkerState| w.held.iter().any(|h| h.task == task && h.attempt == attempt);
-        let (&victim, _) = self.workers.iter().find(|(_, w)| holds(w))?;
-        Some((victim, attempt))
-    }
-
-    /// The victim handed the task over: the thief holds it now.
-    pub(super) fn on_yielded(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
-        let Some(worker) = self.workers.get_mut(&victim) else { return };
-        let Some(held) = worker.release(task, attempt) else { return };
-        let Some((thief, next_attempt)) = self.promised.remove(&(task, attempt)) else {
-            // The thief was lost meanwhile, or the worker was never asked: nobody has the task.
-            return self.take_back(&held);
-        };
-        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let bytes = frame.input_bytes(task);
-        frame.end_attempt(task, attempt);
-        if let Some(worker) = self.workers.get_mut(&victim) {
-            worker.report.bytes_out += bytes;
-        }
-        if self.workers.get(&thief).is_some_and(|w| w.alive) {
-            self.hold(now, thief, task, next_attempt, true, bytes);
-        } else if let Some(frame) = self.frames.get_mut(&task.frame)
-            && frame.end_attempt(task, next_attempt)
-        {
-            self.reassigned += 1;
-        }
-    }
-
-    /// The victim kept the task: the thief's attempt never was.
-    pub(super) fn on_kept(&mut self, victim: WorkerId, task: TaskId, attempt: u32) {
-        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
-            held.yielding_to = None;
-            held.kept = true;
-        }
-        self.withdraw_promise(task, attempt);
-    }
-
-    /// Takes back what was promised to a thief out of an attempt that ended.
-    pub(super) fn withdraw_promise(&mut self, task: TaskId, attempt: u32) {
-        if let Some((_, next_attempt)) = self.promised.remove(&(task, attempt))
-            && let Some(frame) = self.frames.get_mut(&task.frame)
-        {
-            frame.end_attempt(task, next_attempt);
-        }
-    }
-
-    /// A late task gets a second copy on another worker; the first result wins.
-    pub(super) fn check_leases(&mut self, now: Nanos) {
-        let mut late = Vec::new();
-        let frames = &self.frames;
-        let awaited = |task: TaskId| frames.get(&task.frame).is_some_and(|f| f.awaits(task));
-        for (&id, worker) in self.workers.iter_mut().filter(|(_, w)| w.alive) {
-            // Another copy won. What is late may also be lost, so that its holder would never say
-            // more of it, and its place in the window would be gone for good.
-            worker.held.retain(|h| now < h.lease_ns || awaited(h.task));
-            for held in worker.held.iter_mut().filter(|h| now >= h.lease_ns) {
-                late.push((id, held.task));
-                held.lease_ns = now + self.config.lease_min_ns;
-            }
-        }
-        for (id, task) in late {
-            let copies = self.frames.get(&task.frame).map_or(0, |f| f.live_attempts(task));
-            let others = self.workers.iter().filter(|&(&w, s)| w != id && s.alive);
-            // With no other worker it goes to the same one again: what is late may be lost, as a
-            // hand-over is whose victim vanished with it.
-            let other = others.min_by_key(|(_, s)| s.held.len()).map_or(id, |(&w, _)| w);
-            if copies == 1 {
-                self.reassigned += 1;
-                self.scatter(now, other, task, false);
-            }
-        }
+        worker.held.push(Held {
+            task,
+            attempt,
+            stolen,
+            issued_ns: now,
+            lease_ns,
+            bytes,
+            multiply_adds,
+            yielding_to: None,
+            kept: false,
+        });
+        self.idle.remove(&id);
+        self.leases.insert((lease_ns, id, task, attempt));
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, PieceHeader};
+use crate::survey::Survey;
 use model::{MapId, Model};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tiling::{Plan, PlanError, Slot, StageGeometry, TileGeometry};
 
@@ -18,8 +19,7 @@ pub struct ActivePlan {
     pub model_hash: ModelHash,
     /// The plan.
     pub plan: Plan,
-    /// The geometry of its stages.
-    pub geometry: Vec<StageGeometry>,
+    survey: Survey,
     /// The worker of each slot.
     pub slots: Vec<WorkerId>,
     /// For each stage, the maps that no later stage reads.
@@ -39,10 +39,8 @@ impl ActivePlan {
         plan: Plan,
         slots: Vec<WorkerId>,
     ) -> Result<Self, PlanError> {
-        plan.check(&model)?;
-        let stages = plan.stages.iter().enumerate();
-        let geometry = stages.map(|(i, s)| StageGeometry::new(&model, plan.numerics, i, s));
-        let geometry = geometry.collect::<Result<Vec<_>, _>>()?;
+        let survey = Survey::new(&model, &plan)?;
+        let geometry = &survey.stages;
         let mut seen: BTreeSet<MapId> = model.outputs.iter().copied().collect();
         let mut last_read = vec![Vec::new(); geometry.len()];
         for (stage, maps) in geometry.iter().zip(&mut last_read).rev() {
@@ -52,7 +50,33 @@ impl ActivePlan {
             (0..s.tiles.len()).map(|tile| s.tile_multiply_adds(&model, tile)).collect()
         };
         let work = geometry.iter().map(tiles).collect();
-        Ok(Self { id, model, model_hash, plan, geometry, slots, last_read, work })
+        Ok(Self { id, model, model_hash, plan, survey, slots, last_read, work })
+    }
+
+    /// The geometry of its stages.
+    pub fn geometry(&self) -> &[StageGeometry] {
+        &self.survey.stages
+    }
+
+    /// Bytes of the inputs of a tile.
+    pub fn input_bytes(&self, stage: u32, tile: u32) -> u64 {
+        let bytes = |&(map, region): &(MapId, tiling::Region)| {
+            (region.positions() * self.model.pixel_bytes(map)) as u64
+        };
+        self.geometry()[stage as usize].tiles[tile as usize].inputs.iter().map(bytes).sum()
+    }
+
+    /// Bytes that a tile takes while it runs, on top of its inputs.
+    pub fn running_bytes(&self, stage: u32, tile: u32) -> u64 {
+        self.survey.running_bytes(&self.model, stage as usize, tile as usize)
+    }
+
+    /// Bytes of the model's inputs.
+    pub(super) fn frame_bytes(&self) -> u64 {
+        let bytes = |&map: &MapId| {
+            (self.model.shape(map).elements() * self.model.element(map).bytes()) as u64
+        };
+        self.model.inputs.iter().map(bytes).sum()
     }
 
     /// The stages in which a worker has a tile.
@@ -68,20 +92,32 @@ impl ActivePlan {
         self.work.iter().flatten().sum()
     }
 
+    /// Multiply-adds of a tile.
+    pub(super) fn multiply_adds_of(&self, stage: u32, tile: u32) -> u64 {
+        self.work[stage as usize][tile as usize]
+    }
+
     fn bound(&self, slot: Slot) -> Option<WorkerId> {
         self.slots.get(slot.0 as usize).copied()
     }
 }
 
 #[derive(Debug, Default)]
-struct TileState {
+pub(super) struct TileState {
     /// Whose share it is in; none while no worker is there.
-    owner: Option<WorkerId>,
+    pub(super) owner: Option<WorkerId>,
+    /// It came into that share by a steal.
+    pub(super) stolen: bool,
     attempts: u32,
     /// Attempts that ended in an error.
     failures: u32,
-    live_attempts: BTreeSet<u32>,
+    /// Workers that were lost while they ran it.
+    deaths: Vec<WorkerId>,
+    /// Attempts that go on, and who makes them.
+    live_attempts: BTreeMap<u32, WorkerId>,
     gathered: bool,
+    /// What was answered so far, where two are asked.
+    pub(super) answers: Option<Vec<(WorkerId, u64)>>,
 }
 
 #[derive(Debug)]
@@ -90,40 +126,41 @@ pub(super) struct Frame {
     plan: Arc<ActivePlan>,
     stage: usize,
     tiles: Vec<TileState>,
+    /// Tiles of the stage that are not gathered, or not agreed on.
+    open: usize,
 }
 
 impl Frame {
     pub(super) fn new(id: FrameId, plan: Arc<ActivePlan>) -> Self {
-        let mut frame = Self { id, plan, stage: 0, tiles: Vec::new() };
+        let mut frame = Self { id, plan, stage: 0, tiles: Vec::new(), open: 0 };
         frame.lay_out();
         frame
     }
 
     fn lay_out(&mut self) {
-        let tiles = self.plan.geometry.get(self.stage).map_or(0, |s| s.tiles.len());
+        let tiles = self.plan.geometry().get(self.stage).map_or(0, |s| s.tiles.len());
         self.tiles = (0..tiles).map(|_| TileState::default()).collect();
+        self.open = tiles;
     }
 
-    /// Gives each tile of the current stage to its planned worker, or, where that one is gone, to
-    /// the live one with the smallest share.
-    pub(super) fn own_tiles(&mut self, live: &BTreeSet<WorkerId>) {
-        let Some(stage) = self.plan.plan.stages.get(self.stage) else { return };
-        for (tile, &slot) in self.tiles.iter_mut().zip(&stage.placement) {
-            tile.owner = self.plan.bound(slot).filter(|w| live.contains(w));
-        }
-        self.own_orphans(live);
+    /// The tasks of the current stage with their planned workers.
+    pub(super) fn planned(&self) -> Vec<(TaskId, Option<WorkerId>)> {
+        let Some(stage) = self.plan.plan.stages.get(self.stage) else { return Vec::new() };
+        let slots = stage.placement.iter().enumerate();
+        slots.map(|(i, &slot)| (self.task(i), self.plan.bound(slot))).collect()
     }
 
-    /// Finds an owner for each tile that waits and whose owner is gone.
-    pub(super) fn own_orphans(&mut self, live: &BTreeSet<WorkerId>) {
-        for i in 0..self.tiles.len() {
-            let tile = &self.tiles[i];
-            if tile.waits() && !tile.owner.is_some_and(|w| live.contains(&w)) {
-                let share =
-                    |w: &WorkerId| self.tiles.iter().filter(|t| t.owner == Some(*w)).count();
-                self.tiles[i].owner = live.iter().copied().min_by_key(share);
-            }
-        }
+    fn task(&self, tile: usize) -> TaskId {
+        TaskId { frame: self.id, stage: self.stage as u32, tile: tile as u32 }
+    }
+
+    pub(super) fn tile(&mut self, task: TaskId) -> Option<&mut TileState> {
+        let index = self.tile_index(task)?;
+        self.tiles.get_mut(index)
+    }
+
+    pub(super) fn waits(&self, task: TaskId) -> bool {
+        self.tile_index(task).is_some_and(|i| self.tiles[i].waits())
     }
 
     pub(super) fn plan(&self) -> &Arc<ActivePlan> {
@@ -140,20 +177,17 @@ impl Frame {
     }
 
     fn geometry(&self, tile: usize) -> &TileGeometry {
-        &self.plan.geometry[self.stage].tiles[tile]
-    }
-
-    /// Tasks that no attempt is at, with their owners, in order.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = (TaskId, Option<WorkerId>)> + '_ {
-        let (frame, stage) = (self.id, self.stage as u32);
-        let waiting = self.tiles.iter().enumerate().filter(|(_, t)| t.waits());
-        waiting.map(move |(i, t)| (TaskId { frame, stage, tile: i as u32 }, t.owner))
+        &self.plan.geometry()[self.stage].tiles[tile]
     }
 
     /// Starts an attempt and returns its number and the pieces it needs.
-    pub(super) fn begin_attempt(&mut self, task: TaskId) -> Option<(u32, Vec<PieceHeader>)> {
+    pub(super) fn begin_attempt(
+        &mut self,
+        task: TaskId,
+        worker: WorkerId,
+    ) -> Option<(u32, Vec<PieceHeader>)> {
         let index = self.tile_index(task)?;
-        let attempt = self.next_attempt(task)?;
+        let attempt = self.next_attempt(task, worker)?;
         let model = &self.plan.model;
         let header = |&(map, region): &(MapId, tiling::Region)| PieceHeader {
             map,
@@ -166,11 +200,11 @@ impl Frame {
     }
 
     /// Starts an attempt whose inputs come from elsewhere.
-    pub(super) fn next_attempt(&mut self, task: TaskId) -> Option<u32> {
+    pub(super) fn next_attempt(&mut self, task: TaskId, worker: WorkerId) -> Option<u32> {
         let index = self.tile_index(task)?;
         let tile = &mut self.tiles[index];
         tile.attempts += 1;
-        tile.live_attempts.insert(tile.attempts);
+        tile.live_attempts.insert(tile.attempts, worker);
         Some(tile.attempts)
     }
 
@@ -178,7 +212,7 @@ impl Frame {
     pub(super) fn end_attempt(&mut self, task: TaskId, attempt: u32) -> bool {
         let Some(index) = self.tile_index(task) else { return false };
         let tile = &mut self.tiles[index];
-        tile.live_attempts.remove(&attempt) && tile.waits()
+        tile.live_attempts.remove(&attempt).is_some() && tile.waits()
     }
 
     /// Counts an attempt that ended in an error, and returns how many did.
@@ -186,6 +220,37 @@ impl Frame {
         let Some(index) = self.tile_index(task) else { return 0 };
         self.tiles[index].failures += 1;
         self.tiles[index].failures
+    }
+
+    /// Counts a worker that was lost while it ran a task, and returns all who were.
+    pub(super) fn count_death(&mut self, task: TaskId, worker: WorkerId) -> &[WorkerId] {
+        let Some(index) = self.tile_index(task) else { return &[] };
+        self.tiles[index].deaths.push(worker);
+        &self.tiles[index].deaths
+    }
+
+    /// Whether a worker was lost while it ran a task.
+    pub(super) fn killed(&self, task: TaskId, worker: WorkerId) -> bool {
+        self.tile_index(task).is_some_and(|i| self.tiles[i].deaths.contains(&worker))
+    }
+
+    /// Attempts that go on, and who makes them.
+    pub(super) fn attempts(&self, task: TaskId) -> Vec<(u32, WorkerId)> {
+        let Some(index) = self.tile_index(task) else { return Vec::new() };
+        self.tiles[index].live_attempts.iter().map(|(&a, &w)| (a, w)).collect()
+    }
+
+    /// Whether a second answer to a task is wanted, or why it was agreed on.
+    pub(super) fn is_checked(&self, task: TaskId) -> bool {
+        self.tile_index(task).is_some_and(|i| self.tiles[i].answers.is_some())
+    }
+
+    /// A tile is gathered and agreed on.
+    pub(super) fn settle(&mut self, task: TaskId) {
+        if let Some(tile) = self.tile(task) {
+            tile.answers = None;
+            self.open -= 1;
+        }
     }
 
     pub(super) fn live_attempts(&self, task: TaskId) -> usize {
@@ -199,11 +264,7 @@ impl Frame {
 
     /// Bytes that must move to compute a task elsewhere.
     pub(super) fn input_bytes(&self, task: TaskId) -> u64 {
-        let Some(index) = self.tile_index(task) else { return 0 };
-        let bytes = |&(map, region): &(MapId, tiling::Region)| {
-            (region.positions() * self.plan.model.pixel_bytes(map)) as u64
-        };
-        self.geometry(index).inputs.iter().map(bytes).sum()
+        self.tile_index(task).map_or(0, |_| self.plan.input_bytes(task.stage, task.tile))
     }
 
     pub(super) fn multiply_adds(&self, task: TaskId) -> u64 {
@@ -227,12 +288,11 @@ impl Frame {
 
     /// Takes a result; false when the task is already gathered.
     pub(super) fn gather(&mut self, task: TaskId) -> bool {
-        let Some(index) = self.tile_index(task) else { return false };
-        !std::mem::replace(&mut self.tiles[index].gathered, true)
+        self.tile(task).is_some_and(|tile| !std::mem::replace(&mut tile.gathered, true))
     }
 
     pub(super) fn stage_complete(&self) -> bool {
-        !self.ended() && self.tiles.iter().all(|t| t.gathered)
+        !self.ended() && self.open == 0
     }
 
     /// Goes to the next stage; returns the maps that nothing reads any more.
@@ -244,7 +304,7 @@ impl Frame {
     }
 
     pub(super) fn ended(&self) -> bool {
-        self.stage >= self.plan.geometry.len()
+        self.stage >= self.plan.geometry().len()
     }
 }
 

@@ -3,149 +3,44 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `mod.rs` | inputs and outputs, who is there, liveness |
+//! | `mod.rs` | who is there, liveness, what they say |
+//! | `io.rs` | settings, inputs and outputs, counters |
 //! | `frame.rs` | one frame: its stage, its tiles, what is gathered |
-//! | `dispatch.rs` | who gets which task next: scatter, steal, lease |
+//! | `state.rs` | one worker: what it holds, how fast it is taken to be |
+//! | `dispatch.rs` | who gets which task next |
+//! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
+//! | `lease.rs` | what is late |
+//! | `memory.rs` | what fits where |
+//! | `check.rs` | two answers to one task, compared |
+//! | `progress.rs` | from a result to the end of its frame |
 
+mod check;
 mod dispatch;
 mod frame;
+mod io;
+mod lease;
+mod memory;
+mod progress;
+mod state;
+mod steal;
 
 pub use frame::ActivePlan;
+pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerReport};
 
-use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, BundleKind, Hello, Message};
+use crate::ids::{FrameId, TaskId, WorkerId};
+use crate::message::{Hello, Message};
 use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
-use model::{MapId, WeightHash};
+use model::WeightHash;
+use state::{Held, LINK_BYTES_PER_S, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The slowest link on which a task is not called late for want of its weights.
 const WEIGHT_BYTES_PER_S_MIN: u64 = 500_000;
 
-/// What a person may set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CoordinatorConfig {
-    /// Tasks scattered to one worker and not gathered yet, at most. Two keep a worker busy while
-    /// the next inputs travel; more leave more to steal.
-    pub window_tasks_max: usize,
-    /// Frames in flight at once; further ones wait in order.
-    pub frames_in_flight_max: usize,
-    /// Whether idle workers steal.
-    pub stealing: bool,
-    /// Attempts of one task that may end in an error before its frame fails. Steals and lost
-    /// workers do not count: they say nothing against the task.
-    pub attempts_max: u32,
-    /// A task is tried elsewhere, too, when it takes this many times its expected duration...
-    pub lease_factor: u64,
-    /// ...and at least this long.
-    pub lease_min_ns: Nanos,
-}
-
-impl Default for CoordinatorConfig {
-    fn default() -> Self {
-        Self {
-            window_tasks_max: 3,
-            frames_in_flight_max: 4,
-            stealing: true,
-            attempts_max: 5,
-            lease_factor: 8,
-            lease_min_ns: 10 * SECOND,
-        }
-    }
-}
-
-/// What happens to a coordinator.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// An admitted worker said hello. A known id is a restart: what it held is gone.
-    Joined(WorkerId, Hello),
-    /// A worker's connection is down.
-    Left(WorkerId, String),
-    /// A control message.
-    Message(WorkerId, Message),
-    /// A bundle with all its values, which the driver holds until the outputs of this call are
-    /// drained: `Gather` keeps it, otherwise it is let go.
-    Bundle(WorkerId, Bundle),
-    /// Compute one input, which the driver holds.
-    Submit(FrameId, Arc<ActivePlan>),
-    /// Time passed.
-    Tick,
-}
-
-/// What a coordinator wants done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Send a control message.
-    Send(WorkerId, Message),
-    /// Cut these pieces out of the frame's maps and send them.
-    SendBundle(WorkerId, Bundle),
-    /// Send blobs.
-    SendBlobs(WorkerId, Vec<WeightHash>),
-    /// Stitch the pieces of the bundle just given into the frame's maps.
-    Gather(TaskId),
-    /// No later task of the frame reads this map.
-    Release(FrameId, MapId),
-    /// The frame's output maps are complete.
-    Finished(FrameId),
-    /// The frame ended in an error.
-    FrameFailed(FrameId, String),
-    /// End a worker's connection.
-    Disconnect(WorkerId, String),
-    /// The set of live workers changed: the next frames deserve a new plan.
-    MembershipChanged,
-}
-
-/// What one worker did, for the table at the end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerReport {
-    /// Its name.
-    pub name: String,
-    /// Compute threads.
-    pub threads: u32,
-    /// Tasks gathered from it.
-    pub tasks: u64,
-    /// Of those, taken over from another worker's share.
-    pub stolen: u64,
-    /// Multiply-adds of its gathered tasks.
-    pub multiply_adds: u64,
-    /// Tensor bytes that it received: from the coordinator and from victims.
-    pub bytes_in: u64,
-    /// Tensor bytes that it sent: to the coordinator and to thieves.
-    pub bytes_out: u64,
-    /// Weight bytes sent to it.
-    pub weight_bytes: u64,
-    /// Time it computed.
-    pub busy_ns: u64,
-    /// Whether it is connected.
-    pub alive: bool,
-}
-
-/// One task that a worker holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    task: TaskId,
-    attempt: u32,
-    stolen: bool,
-    lease_ns: Nanos,
-    yielding_to: Option<WorkerId>,
-    /// Its worker was asked to hand it over and kept it. It is not asked again: where two workers
-    /// cannot reach each other, asking would go on for ever.
-    kept: bool,
-}
-
-#[derive(Debug)]
-struct WorkerState {
-    alive: bool,
-    heard_ns: Nanos,
-    hungry: bool,
-    /// In the order scattered; the first is taken to be running.
-    held: Vec<Held>,
-    /// Multiply-adds a second, from its own measurement until its tasks tell.
-    multiply_adds_per_s: u64,
-    announced: BTreeSet<PlanId>,
-    report: WorkerReport,
-}
+/// How long a worker that had no memory for a task is left alone.
+const FULL_NS: Nanos = SECOND / 2;
 
 /// The coordinator's state machine.
 #[derive(Debug)]
@@ -154,11 +49,38 @@ pub struct Coordinator {
     workers: BTreeMap<WorkerId, WorkerState>,
     frames: BTreeMap<FrameId, Frame>,
     waiting: VecDeque<(FrameId, Arc<ActivePlan>)>,
+    waiting_bytes: u64,
+    /// Tasks for which no worker is there.
+    orphans: BTreeSet<TaskId>,
     /// What a victim was told to hand over: its attempt, then the thief and the thief's attempt.
     promised: BTreeMap<(TaskId, u32), (WorkerId, u32)>,
+    /// Workers about which something changed in this call.
+    touched: BTreeSet<WorkerId>,
+    /// Workers that looked for work and found none.
+    idle: BTreeSet<WorkerId>,
+    /// The last of them that was looked at again.
+    idle_last: WorkerId,
+    /// When they are looked at again.
+    review_ns: Option<Nanos>,
+    /// The ends of all leases; some are of tasks that are done.
+    leases: BTreeSet<(Nanos, WorkerId, TaskId, u32)>,
     next_heartbeat_ns: Nanos,
+    /// When somebody may have been silent for too long, at the earliest.
+    silence_ns: Option<Nanos>,
+    /// Workers that answered wrongly.
+    banned: BTreeSet<WorkerId>,
     reassigned: u64,
+    counters: Counters,
     outputs: VecDeque<Output>,
+}
+
+/// How a worker was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// It vanished: what it ran may be to blame.
+    Vanished,
+    /// It left on purpose, or was sent away.
+    Left,
 }
 
 impl Coordinator {
@@ -169,9 +91,19 @@ impl Coordinator {
             workers: BTreeMap::new(),
             frames: BTreeMap::new(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            orphans: BTreeSet::new(),
             promised: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            idle_last: WorkerId(0),
+            review_ns: None,
+            leases: BTreeSet::new(),
             next_heartbeat_ns: 0,
+            silence_ns: None,
+            banned: BTreeSet::new(),
             reassigned: 0,
+            counters: Counters::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -192,6 +124,11 @@ impl Coordinator {
         self.reassigned
     }
 
+    /// What the scheduler did so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
     /// Every attempt that is out, and the worker that is taken to hold it: what tests compare with
     /// what the workers really hold.
     pub fn held(&self) -> impl Iterator<Item = (WorkerId, TaskId, u32)> + '_ {
@@ -199,9 +136,31 @@ impl Coordinator {
         live.flat_map(|(&id, w)| w.held.iter().map(move |h| (id, h.task, h.attempt)))
     }
 
+    /// The attempts that a live worker is taken to hold.
+    pub fn held_by(&self, id: WorkerId) -> impl Iterator<Item = (TaskId, u32)> + '_ {
+        let worker = self.workers.get(&id).filter(|w| w.alive);
+        worker.into_iter().flat_map(|w| w.held.iter().map(|h| (h.task, h.attempt)))
+    }
+
+    /// Whether a live worker is taken to hold an attempt.
+    pub fn holds(&self, id: WorkerId, task: TaskId, attempt: u32) -> bool {
+        self.held_by(id).any(|held| held == (task, attempt))
+    }
+
+    /// Frames in flight.
+    pub fn in_flight(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Frames submitted and not ended.
     pub fn unfinished(&self) -> usize {
         self.frames.len() + self.waiting.len()
+    }
+
+    /// Whether the next result of a task is compared with another: then its bundle is to be given
+    /// with a checksum of its values.
+    pub fn checks(&self, task: TaskId) -> bool {
+        self.frames.get(&task.frame).is_some_and(|f| f.is_checked(task))
     }
 
     /// The next thing to do; none when there is nothing left.
@@ -211,26 +170,25 @@ impl Coordinator {
 
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let live = || self.workers.values().filter(|w| w.alive);
-        let silence = live().map(|w| w.heard_ns + SILENCE_NS);
-        let leases = live().flat_map(|w| &w.held).map(|h| h.lease_ns);
-        let heartbeat = live().next().map(|_| self.next_heartbeat_ns);
-        silence.chain(leases).chain(heartbeat).min()
+        let silence = self.silence_ns;
+        let heartbeat = silence.map(|_| self.next_heartbeat_ns);
+        let lease = self.leases.first().map(|&(at, ..)| at);
+        [silence, heartbeat, lease, self.review_ns].into_iter().flatten().min()
     }
 
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now: Nanos, input: Input) {
         match input {
             Input::Joined(id, hello) => self.on_joined(now, id, hello),
-            Input::Left(id, reason) => self.lose(id, &reason),
+            Input::Left(id, _) => self.lose(now, id, Loss::Vanished),
             Input::Message(id, message) => self.on_message(now, id, message),
-            Input::Bundle(id, bundle) => self.on_bundle(now, id, bundle),
-            Input::Submit(frame, plan) => self.waiting.push_back((frame, plan)),
+            Input::Bundle(id, bundle, checksum) => self.on_bundle(now, id, bundle, checksum),
+            Input::Submit(frame, plan) => self.on_submit(frame, plan),
             Input::Tick => {}
         }
         self.check_silence(now);
         self.check_leases(now);
-        self.start_frames();
+        self.start_frames(now);
         self.dispatch(now);
     }
 
@@ -239,16 +197,31 @@ impl Coordinator {
     }
 
     fn on_joined(&mut self, now: Nanos, id: WorkerId, hello: Hello) {
-        if self.workers.get(&id).is_some_and(|w| w.alive) {
-            self.lose(id, "it joined again");
+        if self.banned.contains(&id) {
+            let reason = "it gave a wrong answer before".into();
+            return self.outputs.push_back(Output::Disconnect(id, reason));
         }
-        let report = self.workers.remove(&id).map(|w| w.report).unwrap_or_default();
+        self.lose(now, id, Loss::Vanished);
+        let before = self.workers.remove(&id);
+        let probation = before.as_ref().is_some_and(|w| w.stuck || w.probation);
+        let report = before.map(|w| w.report).unwrap_or_default();
         let worker = WorkerState {
             alive: true,
             heard_ns: now,
             hungry: false,
             held: Vec::new(),
+            running_since_ns: now,
+            own: BTreeSet::new(),
+            own_multiply_adds: 0,
             multiply_adds_per_s: hello.multiply_adds_per_s,
+            link_bytes_per_s: LINK_BYTES_PER_S,
+            stuck: false,
+            strikes: 0,
+            probation,
+            full_until_ns: 0,
+            memory_bytes: hello.memory_bytes,
+            layers: BTreeSet::new(),
+            packed_bytes: 0,
             announced: BTreeSet::new(),
             report: WorkerReport {
                 name: hello.name,
@@ -258,17 +231,31 @@ impl Coordinator {
             },
         };
         self.workers.insert(id, worker);
+        self.touched.insert(id);
+        self.silence_ns.get_or_insert(now + SILENCE_NS);
         self.send(id, Message::Welcome { worker: id });
         self.outputs.push_back(Output::MembershipChanged);
+        for task in std::mem::take(&mut self.orphans) {
+            self.enqueue(now, task, None);
+        }
     }
 
     /// A worker is gone: its tasks go back to their frames.
-    fn lose(&mut self, id: WorkerId, _reason: &str) {
+    fn lose(&mut self, now: Nanos, id: WorkerId, loss: Loss) {
         let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
         worker.alive = false;
         worker.report.alive = false;
-        for held in std::mem::take(&mut worker.held) {
-            self.take_back(&held);
+        worker.own_multiply_adds = 0;
+        let own = std::mem::take(&mut worker.own);
+        let held = std::mem::take(&mut worker.held);
+        self.idle.remove(&id);
+        self.touched.remove(&id);
+        let blamed = held.first().map(|h| h.task).filter(|_| loss == Loss::Vanished);
+        for held in held {
+            self.take_back(now, &held);
+        }
+        for task in own {
+            self.enqueue(now, task, None);
         }
         // What it was to take over does not reach it, nor a process that comes back under its
         // name: the victim's word that it yielded then means that nobody has the task.
@@ -278,23 +265,62 @@ impl Coordinator {
             self.withdraw_promise(task, attempt);
         }
         self.outputs.push_back(Output::MembershipChanged);
+        if let Some(task) = blamed {
+            self.blame(task, id);
+        }
+    }
+
+    /// A worker vanished while it ran a task. When that happens again and again, the task is poison.
+    fn blame(&mut self, task: TaskId, id: WorkerId) {
+        let deaths_max = self.config.deaths_max as usize;
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        let deaths = frame.count_death(task, id).to_vec();
+        if deaths.len() < deaths_max {
+            return;
+        }
+        let name = |id: &WorkerId| match self.workers.get(id) {
+            Some(worker) => worker.report.name.clone(),
+            None => id.to_string(),
+        };
+        let names: Vec<String> = deaths.iter().map(name).collect();
+        let reason = format!(
+            "{task} was running on {} workers as they vanished ({}); it is not tried again",
+            deaths.len(),
+            names.join(", ")
+        );
+        self.end_frame(task.frame);
+        self.outputs.push_back(Output::FrameFailed(task.frame, reason));
     }
 
     /// An attempt ended without a result: the task waits for a worker again, unless another
     /// attempt goes on.
-    fn take_back(&mut self, held: &Held) {
+    fn take_back(&mut self, now: Nanos, held: &Held) {
         self.withdraw_promise(held.task, held.attempt);
-        let Some(frame) = self.frames.get_mut(&held.task.frame) else { return };
-        if frame.end_attempt(held.task, held.attempt) {
+        self.end_attempt(now, held.task, held.attempt);
+    }
+
+    fn end_attempt(&mut self, now: Nanos, task: TaskId, attempt: u32) {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        if frame.end_attempt(task, attempt) {
             self.reassigned += 1;
+            self.enqueue(now, task, None);
+        } else {
+            self.second_opinion(now, task);
         }
     }
 
     fn check_silence(&mut self, now: Nanos) {
-        let silent = self.workers.iter().filter(|(_, w)| w.alive && now >= w.heard_ns + SILENCE_NS);
-        let silent: Vec<WorkerId> = silent.map(|(&id, _)| id).collect();
-        for id in silent {
-            self.expel(id, format!("silent for {} s", SILENCE_NS / SECOND));
+        if self.silence_ns.is_some_and(|at| now >= at) {
+            let live = self.workers.iter().filter(|(_, w)| w.alive);
+            let silent = live.filter(|(_, w)| now >= w.heard_ns + SILENCE_NS);
+            let silent: Vec<WorkerId> = silent.map(|(&id, _)| id).collect();
+            for id in silent {
+                self.lose(now, id, Loss::Vanished);
+                let reason = format!("silent for {} s", SILENCE_NS / SECOND);
+                self.outputs.push_back(Output::Disconnect(id, reason));
+            }
+            let live = self.workers.values().filter(|w| w.alive);
+            self.silence_ns = live.map(|w| w.heard_ns + SILENCE_NS).min();
         }
         if now >= self.next_heartbeat_ns {
             self.next_heartbeat_ns = now + HEARTBEAT_NS;
@@ -305,9 +331,9 @@ impl Coordinator {
         }
     }
 
-    /// Ends the connection to a worker that broke the protocol or fell silent.
-    fn expel(&mut self, id: WorkerId, reason: String) {
-        self.lose(id, &reason);
+    /// Ends the connection to a worker that broke the protocol.
+    fn expel(&mut self, now: Nanos, id: WorkerId, reason: String) {
+        self.lose(now, id, Loss::Left);
         self.outputs.push_back(Output::Disconnect(id, reason));
     }
 
@@ -316,15 +342,19 @@ impl Coordinator {
         worker.heard_ns = now;
         match message {
             Message::Heartbeat => {}
-            Message::Hungry => worker.hungry = true,
+            Message::Hungry => {
+                worker.hungry = true;
+                self.touched.insert(id);
+            }
             Message::Want { hashes } => self.on_want(id, hashes),
             Message::Yielded { task, attempt } => self.on_yielded(now, id, task, attempt),
-            Message::Kept { task, attempt } => self.on_kept(id, task, attempt),
+            Message::Kept { task, attempt } => self.on_kept(now, id, task, attempt),
             Message::Failed { task, attempt, reason } => {
-                self.on_failed(id, task, attempt, reason);
+                self.on_failed(now, id, task, attempt, reason);
             }
-            Message::Goodbye { reason } => self.lose(id, &reason),
-            other => self.expel(id, format!("a worker may not send {other:?}")),
+            Message::Refused { task, attempt } => self.on_refused(now, id, task, attempt),
+            Message::Goodbye { .. } => self.lose(now, id, Loss::Left),
+            other => self.expel(now, id, format!("a worker may not send {other:?}")),
         }
     }
 
@@ -338,15 +368,20 @@ impl Coordinator {
         worker.report.weight_bytes += bytes;
         // What it holds cannot start before the weights are there.
         let patience = bytes.saturating_mul(SECOND) / WEIGHT_BYTES_PER_S_MIN;
-        worker.held.iter_mut().for_each(|h| h.lease_ns = h.lease_ns.saturating_add(patience));
+        for held in &mut worker.held {
+            held.lease_ns = held.lease_ns.saturating_add(patience);
+            self.leases.insert((held.lease_ns, id, held.task, held.attempt));
+        }
+        worker.running_since_ns = worker.running_since_ns.saturating_add(patience / 4);
         self.outputs.push_back(Output::SendBlobs(id, hashes));
     }
 
-    fn on_failed(&mut self, id: WorkerId, task: TaskId, attempt: u32, reason: String) {
-        let Some(held) = self.workers.get_mut(&id).and_then(|w| w.release(task, attempt)) else {
-            return;
-        };
-        self.take_back(&held);
+    fn on_failed(&mut self, now: Nanos, id: WorkerId, task: TaskId, attempt: u32, reason: String) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(held) = worker.release(now, task, attempt) else { return };
+        worker.relieve();
+        self.touched.insert(id);
+        self.take_back(now, &held);
         let attempts_max = self.config.attempts_max;
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         if frame.count_failure(task) >= attempts_max {
@@ -357,115 +392,13 @@ impl Coordinator {
         }
     }
 
-    fn on_bundle(&mut self, now: Nanos, id: WorkerId, bundle: Bundle) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
-        worker.heard_ns = now;
-        let BundleKind::Result { busy_ns } = bundle.kind else {
-            return self.expel(id, format!("sent a bundle of kind {:?}", bundle.kind));
-        };
-        let task = bundle.task;
-        // A thief may be done before its victim's word that it yielded arrives.
-        if let Some((victim, attempt)) = self.promised_to(id, task, bundle.attempt) {
-            self.on_yielded(now, victim, task, attempt);
-        }
+    fn on_refused(&mut self, now: Nanos, id: WorkerId, task: TaskId, attempt: u32) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(held) = worker.release(task, bundle.attempt) else {
-            return; // A stale attempt: another one gave the same bits first, or will.
-        };
-        let bytes_out = bundle.byte_len().unwrap_or(0) as u64;
-        worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
-        self.withdraw_promise(task, bundle.attempt);
-        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        if let Err(reason) = frame.check_result(&bundle) {
-            self.take_back(&held);
-            return self.expel(id, reason);
-        }
-        if frame.gather(task) {
-            self.outputs.push_back(Output::Gather(task));
-            let multiply_adds = frame.multiply_adds(task);
-            if let Some(worker) = self.workers.get_mut(&id) {
-                worker.done(&held, multiply_adds, busy_ns);
-            }
-            self.finish_stage(task.frame);
-        }
-    }
-
-    /// Moves a frame on when the last tile of its stage is in.
-    fn finish_stage(&mut self, id: FrameId) {
-        let Some(frame) = self.frames.get_mut(&id) else { return };
-        if !frame.stage_complete() {
-            return;
-        }
-        let released = frame.advance();
-        let ended = frame.ended();
-        let live: BTreeSet<WorkerId> = self.live().map(|(id, ..)| id).collect();
-        self.outputs.extend(released.into_iter().map(|map| Output::Release(id, map)));
-        if ended {
-            self.end_frame(id);
-            self.outputs.push_back(Output::Finished(id));
-        } else if let Some(frame) = self.frames.get_mut(&id) {
-            frame.own_tiles(&live);
-        }
-    }
-
-    /// Forgets a frame here and on every worker that may hold a task of it: a hand-over whose
-    /// victim died may lie on a worker, or be on its way to one, that is not taken to hold it.
-    fn end_frame(&mut self, id: FrameId) {
-        let Some(frame) = self.frames.remove(&id) else { return };
-        let plan = frame.plan_id();
-        self.promised.retain(|(task, _), _| task.frame != id);
-        let mut told = Vec::new();
-        for (&worker, state) in &mut self.workers {
-            state.held.retain(|h| h.task.frame != id);
-            if state.alive && state.announced.contains(&plan) {
-                told.push(worker);
-            }
-        }
-        for worker in told {
-            self.send(worker, Message::Forget { frame: id });
-        }
-    }
-
-    fn start_frames(&mut self) {
-        while self.frames.len() < self.config.frames_in_flight_max {
-            let Some((id, plan)) = self.waiting.pop_front() else { return };
-            let live: BTreeSet<WorkerId> = self.live().map(|(id, ..)| id).collect();
-            let mut frame = Frame::new(id, plan);
-            if frame.ended() {
-                // A model without layers gives back its inputs.
-                self.outputs.push_back(Output::Finished(id));
-                continue;
-            }
-            frame.own_tiles(&live);
-            self.frames.insert(id, frame);
-        }
-    }
-}
-
-impl WorkerState {
-    fn find_held(&mut self, task: TaskId, attempt: u32) -> Option<&mut Held> {
-        self.held.iter_mut().find(|h| h.task == task && h.attempt == attempt)
-    }
-
-    fn release(&mut self, task: TaskId, attempt: u32) -> Option<Held> {
-        let position = self.held.iter().position(|h| h.task == task && h.attempt == attempt)?;
-        Some(self.held.remove(position))
-    }
-
-    /// Counts a gathered task and learns the worker's speed from it.
-    fn done(&mut self, held: &Held, multiply_adds: u64, busy_ns: u64) {
-        self.report.tasks += 1;
-        self.report.stolen += u64::from(held.stolen);
-        self.report.multiply_adds += multiply_adds;
-        // The number comes over the wire.
-        self.report.busy_ns = self.report.busy_ns.saturating_add(busy_ns);
-        if multiply_adds > 0 && busy_ns > 0 {
-            let rate = multiply_adds as u128 * SECOND as u128 / busy_ns as u128;
-            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-            let old = self.multiply_adds_per_s;
-            // A moving average over about four tasks: quick to see a throttled CPU, slow enough
-            // not to follow one odd task.
-            self.multiply_adds_per_s = if old == 0 { rate } else { old / 4 * 3 + rate / 4 };
-        }
+        let Some(held) = worker.release(now, task, attempt) else { return };
+        worker.full_until_ns = now + FULL_NS;
+        self.counters.refused += 1;
+        self.touched.insert(id);
+        self.review_in(now, FULL_NS);
+        self.take_back(now, &held);
     }
 }

@@ -4,11 +4,13 @@
 //! are prepared. Results and hand-overs travel straight from what the driver holds for the task.
 
 mod io;
+mod memory;
 
 pub use io::{Input, Output, Peer};
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, BundleKind, Hello, Message, PieceHeader};
+use crate::survey::{Survey, Surveys};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
 use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,11 +23,14 @@ const EARLY_MAX: usize = 16;
 /// Frames of which a late copy may still arrive: what comes of them is not computed.
 const ENDED_MAX: usize = 64;
 
+/// Attempts that were cancelled and may still arrive.
+const CANCELLED_MAX: usize = 64;
+
 #[derive(Debug)]
 struct ActivePlan {
     model: ModelHash,
     body: Plan,
-    geometry: Option<Arc<Vec<StageGeometry>>>,
+    survey: Option<Arc<Survey>>,
     wanted_stages: BTreeSet<u32>,
     prepared: BTreeSet<u32>,
     preparing: BTreeSet<u32>,
@@ -37,22 +42,32 @@ impl ActivePlan {
     }
 }
 
+/// The task that runs.
+#[derive(Debug)]
+struct Running {
+    bundle: Bundle,
+    waited_ns: Nanos,
+}
+
 /// The worker's state machine.
 #[derive(Debug)]
 pub struct Worker {
     hello: Hello,
+    surveys: Surveys,
     id: Option<WorkerId>,
     connected: bool,
     peers: BTreeSet<WorkerId>,
     plans: BTreeMap<PlanId, ActivePlan>,
     models: BTreeMap<ModelHash, Arc<Model>>,
     missing: BTreeSet<WeightHash>,
-    queue: VecDeque<Bundle>,
-    running: Option<Bundle>,
+    /// With the time of arrival.
+    queue: VecDeque<(Nanos, Bundle)>,
+    running: Option<Running>,
     /// The frame of the running task was forgotten: its result is dropped.
     forgotten: bool,
     /// The frames that the coordinator told us to forget last, oldest first.
     ended: VecDeque<FrameId>,
+    cancelled: VecDeque<(TaskId, u32)>,
     hungry: bool,
     heard_ns: Nanos,
     /// When the last bundle came.
@@ -64,8 +79,14 @@ pub struct Worker {
 impl Worker {
     /// A worker that is not connected yet.
     pub fn new(hello: Hello) -> Self {
+        Self::sharing(hello, Surveys::default())
+    }
+
+    /// As [`Worker::new`], with surveys that others use too.
+    pub fn sharing(hello: Hello, surveys: Surveys) -> Self {
         Self {
             hello,
+            surveys,
             id: None,
             connected: false,
             peers: BTreeSet::new(),
@@ -76,6 +97,7 @@ impl Worker {
             running: None,
             forgotten: false,
             ended: VecDeque::new(),
+            cancelled: VecDeque::new(),
             hungry: false,
             heard_ns: 0,
             bundle_ns: 0,
@@ -91,7 +113,12 @@ impl Worker {
 
     /// The geometry of a stage of an announced plan whose model is open.
     pub fn geometry(&self, plan: PlanId) -> Option<&Arc<Vec<StageGeometry>>> {
-        self.plans.get(&plan)?.geometry.as_ref()
+        self.survey(plan).map(|survey| &survey.stages)
+    }
+
+    /// What follows from an announced plan whose model is open.
+    pub fn survey(&self, plan: PlanId) -> Option<&Arc<Survey>> {
+        self.plans.get(&plan)?.survey.as_ref()
     }
 
     /// The model of an announced plan.
@@ -139,7 +166,7 @@ impl Worker {
                 if from == Peer::Coordinator {
                     self.heard_ns = now;
                 }
-                self.on_bundle(from, bundle);
+                self.on_bundle(now, from, bundle);
             }
             Input::Opened(hash, model) => {
                 self.models.insert(hash, model);
@@ -168,7 +195,7 @@ impl Worker {
             let plans: BTreeSet<PlanId> = self.plans.keys().copied().collect();
             self.drop_queued(|b| !plans.contains(&b.plan));
         }
-        self.start_next();
+        self.start_next(now);
     }
 
     fn send(&mut self, message: Message) {
@@ -192,8 +219,9 @@ impl Worker {
         self.missing.clear();
         // The next coordinator may count its frames from zero again.
         self.ended.clear();
+        self.cancelled.clear();
         self.forgotten = self.running.is_some();
-        while let Some(bundle) = self.queue.pop_front() {
+        while let Some((_, bundle)) = self.queue.pop_front() {
             self.drop_task(&bundle);
         }
     }
@@ -230,7 +258,7 @@ impl Worker {
                 let active = ActivePlan {
                     model,
                     body,
-                    geometry: None,
+                    survey: None,
                     wanted_stages: stages.into_iter().collect(),
                     prepared: BTreeSet::new(),
                     preparing: BTreeSet::new(),
@@ -243,7 +271,7 @@ impl Worker {
             Message::Retire { plan } => {
                 self.plans.remove(&plan);
                 self.drop_queued(|b| b.plan == plan);
-                self.forgotten |= self.running.as_ref().is_some_and(|b| b.plan == plan);
+                self.forgotten |= self.running.as_ref().is_some_and(|r| r.bundle.plan == plan);
                 let plans = &self.plans;
                 self.models.retain(|hash, _| plans.values().any(|p| p.model == *hash));
             }
@@ -251,6 +279,7 @@ impl Worker {
                 self.on_yield(task, attempt, thief, next_attempt);
             }
             Message::Forget { frame } => self.on_forget(frame),
+            Message::Cancel { task, attempt } => self.on_cancel(task, attempt),
             Message::Heartbeat => {}
             Message::Goodbye { .. } => self.disconnect(),
             other => {
@@ -263,16 +292,12 @@ impl Worker {
     fn open_plans(&mut self, hash: ModelHash) {
         let Some(model) = self.models.get(&hash).cloned() else { return };
         let mut broken = None;
-        for (id, plan) in &mut self.plans {
-            if plan.model != hash || plan.geometry.is_some() {
+        for (&id, plan) in &mut self.plans {
+            if plan.model != hash || plan.survey.is_some() {
                 continue;
             }
-            let stages = plan.body.check(&model).and_then(|()| {
-                let stages = plan.body.stages.iter().enumerate();
-                stages.map(|(i, s)| StageGeometry::new(&model, plan.body.numerics, i, s)).collect()
-            });
-            match stages {
-                Ok(stages) => plan.geometry = Some(Arc::new(stages)),
+            match self.surveys.of((hash, &model), id, &plan.body) {
+                Ok(survey) => plan.survey = Some(survey),
                 Err(error) => broken = Some(format!("plan {} does not fit: {error}", id.0)),
             }
         }
@@ -283,22 +308,37 @@ impl Worker {
     }
 
     fn prepare_stages(&mut self) {
-        for (&id, plan) in &mut self.plans {
-            let Some(geometry) = &plan.geometry else { continue };
-            for &stage in &plan.wanted_stages {
-                let Some(body) = plan.body.stages.get(stage as usize) else { continue };
-                if plan.prepared.contains(&stage) || !plan.preparing.insert(stage) {
-                    continue;
-                }
-                self.outputs.push_back(Output::Prepare {
-                    plan: id,
-                    stage,
-                    model: plan.model,
-                    layers: body.first_layer..body.end_layer,
-                    algorithms: geometry[stage as usize].algorithms.clone(),
-                });
-            }
+        let mut wanted = Vec::new();
+        for (&id, plan) in self.plans.iter().filter(|(_, plan)| plan.survey.is_some()) {
+            let done =
+                |stage: &u32| plan.prepared.contains(stage) || plan.preparing.contains(stage);
+            wanted.extend(plan.wanted_stages.iter().filter(|s| !done(s)).map(|&s| (id, s)));
         }
+        for (id, stage) in wanted {
+            self.prepare(id, stage);
+        }
+    }
+
+    fn prepare(&mut self, id: PlanId, stage: u32) {
+        let Some(plan) = self.plans.get(&id) else { return };
+        let (Some(survey), Some(body)) = (&plan.survey, plan.body.stages.get(stage as usize))
+        else {
+            return;
+        };
+        let layers = body.first_layer..body.end_layer;
+        let algorithms = survey.stages[stage as usize].algorithms.clone();
+        let model = plan.model;
+        if !self.may_pack(self.weight_bytes(model, layers.clone())) {
+            // What waits for these weights would wait for ever.
+            let refused = self.queue.iter().filter(|(_, b)| b.plan == id && b.task.stage == stage);
+            let refused: Vec<Bundle> = refused.map(|(_, bundle)| bundle.clone()).collect();
+            self.queue.retain(|(_, b)| b.plan != id || b.task.stage != stage);
+            return refused.iter().for_each(|bundle| self.refuse(bundle));
+        }
+        if let Some(plan) = self.plans.get_mut(&id) {
+            plan.preparing.insert(stage);
+        }
+        self.outputs.push_back(Output::Prepare { plan: id, stage, model, layers, algorithms });
     }
 
     fn want(&mut self, hashes: Vec<WeightHash>) {
@@ -314,13 +354,13 @@ impl Worker {
 
     fn retry_after_blobs(&mut self) {
         let unopened: BTreeSet<ModelHash> =
-            self.plans.values().filter(|p| p.geometry.is_none()).map(|p| p.model).collect();
+            self.plans.values().filter(|p| p.survey.is_none()).map(|p| p.model).collect();
         self.outputs.extend(unopened.into_iter().map(Output::Open));
         self.plans.values_mut().for_each(|p| p.preparing.clear());
         self.prepare_stages();
     }
 
-    fn on_bundle(&mut self, from: Peer, bundle: Bundle) {
+    fn on_bundle(&mut self, now: Nanos, from: Peer, bundle: Bundle) {
         let expected = match from {
             Peer::Coordinator => BundleKind::Scatter,
             Peer::Worker(_) => BundleKind::Handover,
@@ -330,12 +370,19 @@ impl Worker {
             return self.break_off(from, format!("sent a bundle of kind {:?}", bundle.kind));
         }
         // Late for its frame, or for the coordinator that it came from: nobody waits for it.
-        if !self.connected || self.ended.contains(&bundle.task.frame) {
+        let key = (bundle.task, bundle.attempt);
+        if !self.connected
+            || self.ended.contains(&bundle.task.frame)
+            || self.cancelled.contains(&key)
+        {
             return self.drop_task(&bundle);
+        }
+        if !self.has_room(&bundle) {
+            return self.refuse(&bundle);
         }
         self.hungry = false;
         let plan = bundle.plan;
-        self.queue.push_back(bundle);
+        self.queue.push_back((now, bundle));
         if self.plans.contains_key(&plan) {
             self.take_up(from, plan);
         } else {
@@ -348,7 +395,7 @@ impl Worker {
     fn take_up(&mut self, from: Peer, id: PlanId) {
         let Some(plan) = self.plans.get_mut(&id) else { return };
         let mut unsound = None;
-        for bundle in self.queue.iter().filter(|b| b.plan == id) {
+        for (_, bundle) in self.queue.iter().filter(|(_, b)| b.plan == id) {
             if plan.has_task(bundle.task.stage, bundle.task.tile) {
                 plan.wanted_stages.insert(bundle.task.stage);
             } else {
@@ -366,18 +413,19 @@ impl Worker {
     /// plans that never come are bounded.
     fn drop_excess_early(&mut self) {
         let plans = &self.plans;
-        let early = self.queue.iter().filter(|b| !plans.contains_key(&b.plan));
+        let early = self.queue.iter().filter(|(_, b)| !plans.contains_key(&b.plan));
         if early.clone().count() > EARLY_MAX
-            && let Some((task, attempt)) = early.map(|b| (b.task, b.attempt)).next()
+            && let Some((task, attempt)) = early.map(|(_, b)| (b.task, b.attempt)).next()
         {
             self.drop_queued(|b| b.task == task && b.attempt == attempt);
         }
     }
 
     fn drop_queued(&mut self, which: impl Fn(&Bundle) -> bool) {
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(which);
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            self.queue.drain(..).partition(|(_, bundle)| which(bundle));
         self.queue = kept;
-        for bundle in gone {
+        for (_, bundle) in gone {
             self.drop_task(&bundle);
         }
     }
@@ -387,11 +435,11 @@ impl Worker {
     }
 
     fn on_yield(&mut self, task: TaskId, attempt: u32, thief: WorkerId, next_attempt: u32) {
-        let position = self.queue.iter().position(|b| b.task == task && b.attempt == attempt);
+        let position = self.queue.iter().position(|(_, b)| (b.task, b.attempt) == (task, attempt));
         let Some(position) = position.filter(|_| self.peers.contains(&thief)) else {
             return self.send(Message::Kept { task, attempt });
         };
-        let Some(bundle) = self.queue.remove(position) else { return };
+        let Some((_, bundle)) = self.queue.remove(position) else { return };
         let handed = Bundle { kind: BundleKind::Handover, attempt: next_attempt, ..bundle.clone() };
         self.outputs.push_back(Output::SendBundle(Peer::Worker(thief), handed));
         self.drop_task(&bundle);
@@ -404,27 +452,40 @@ impl Worker {
         if self.ended.len() > ENDED_MAX {
             self.ended.pop_front();
         }
-        if self.running.as_ref().is_some_and(|b| b.task.frame == frame) {
+        if self.running.as_ref().is_some_and(|r| r.bundle.task.frame == frame) {
             self.forgotten = true;
         }
     }
 
+    fn on_cancel(&mut self, task: TaskId, attempt: u32) {
+        self.drop_queued(|b| (b.task, b.attempt) == (task, attempt));
+        let running = self.running.as_ref().map(|r| (r.bundle.task, r.bundle.attempt));
+        self.forgotten |= running == Some((task, attempt));
+        self.cancelled.push_back((task, attempt));
+        if self.cancelled.len() > CANCELLED_MAX {
+            self.cancelled.pop_front();
+        }
+    }
+
     /// Starts the oldest task that can run; asks for more when it was the last.
-    fn start_next(&mut self) {
-        if self.running.is_none() {
-            let ready = self.queue.iter().position(|b| {
+    fn start_next(&mut self, now: Nanos) {
+        while self.running.is_none() {
+            let ready = self.queue.iter().position(|(_, b)| {
                 let plan = self.plans.get(&b.plan);
-                plan.is_some_and(|p| p.geometry.is_some() && p.prepared.contains(&b.task.stage))
+                plan.is_some_and(|p| p.survey.is_some() && p.prepared.contains(&b.task.stage))
             });
-            if let Some(bundle) = ready.and_then(|i| self.queue.remove(i)) {
-                let Bundle { task, attempt, plan, .. } = bundle;
-                self.forgotten = false;
-                self.running = Some(bundle);
-                self.outputs.push_back(Output::Execute { task, attempt, plan });
+            let Some((since, bundle)) = ready.and_then(|i| self.queue.remove(i)) else { break };
+            if !self.may_run(&bundle) {
+                self.refuse(&bundle);
+                continue;
             }
+            let Bundle { task, attempt, plan, .. } = bundle;
+            self.forgotten = false;
+            self.running = Some(Running { bundle, waited_ns: now.saturating_sub(since) });
+            self.outputs.push_back(Output::Execute { task, attempt, plan });
         }
         // A task of a plan that may never be announced is nothing to live on.
-        let known = |b: &Bundle| self.plans.contains_key(&b.plan);
+        let known = |(_, b): &(Nanos, Bundle)| self.plans.contains_key(&b.plan);
         if !self.queue.iter().any(known) && !self.hungry && self.id.is_some() {
             self.hungry = true;
             self.send(Message::Hungry);
@@ -432,10 +493,13 @@ impl Worker {
     }
 
     fn on_executed(&mut self, task: TaskId, busy_ns: u64) {
-        let Some(bundle) = self.running.take_if(|b| b.task == task) else { return };
+        let Some(Running { bundle, waited_ns }) = self.running.take_if(|r| r.bundle.task == task)
+        else {
+            return;
+        };
         if !self.forgotten && self.connected {
             let pieces = self.output_pieces(&bundle);
-            let kind = BundleKind::Result { busy_ns };
+            let kind = BundleKind::Result { busy_ns, waited_ns };
             let result = Bundle { kind, pieces, ..bundle.clone() };
             self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
         }
@@ -444,11 +508,11 @@ impl Worker {
 
     fn output_pieces(&self, bundle: &Bundle) -> Vec<PieceHeader> {
         let plan = self.plans.get(&bundle.plan);
-        let Some((plan, geometry)) = plan.and_then(|p| Some((p, p.geometry.as_ref()?))) else {
+        let Some((plan, survey)) = plan.and_then(|p| Some((p, p.survey.as_ref()?))) else {
             return Vec::new();
         };
         let model = &self.models[&plan.model];
-        let stage = geometry.get(bundle.task.stage as usize);
+        let stage = survey.stages.get(bundle.task.stage as usize);
         let tile = stage.and_then(|s| s.tiles.get(bundle.task.tile as usize));
         let outputs = tile.map(|t| t.outputs.as_slice()).unwrap_or_default();
         let header = |&(map, region): &(model::MapId, tiling::Region)| {
@@ -459,7 +523,9 @@ impl Worker {
     }
 
     fn on_broke(&mut self, task: TaskId, reason: String) {
-        let Some(bundle) = self.running.take_if(|b| b.task == task) else { return };
+        let Some(Running { bundle, .. }) = self.running.take_if(|r| r.bundle.task == task) else {
+            return;
+        };
         if self.connected {
             self.send(Message::Failed { task, attempt: bundle.attempt, reason });
         }

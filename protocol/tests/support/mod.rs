@@ -81,7 +81,7 @@ impl Bench {
         Self { machine, now: 0, outputs, model, plan }
     }
 
-    pub fn bind(model: &Arc<Model>, id: u32, placement: &[u32]) -> Arc<ActivePlan> {
+    pub fn bind(model: &Arc<Model>, id: u64, placement: &[u32]) -> Arc<ActivePlan> {
         let slots = vec![W0, W1, W2];
         let bound = ActivePlan::new(PlanId(id), model.clone(), MODEL, plan(placement), slots);
         Arc::new(bound.unwrap())
@@ -96,7 +96,8 @@ impl Bench {
     }
 
     pub fn join(&mut self, id: WorkerId, multiply_adds_per_s: u64) -> Vec<Output> {
-        let hello = Hello { name: id.to_string(), threads: 1, multiply_adds_per_s };
+        let hello =
+            Hello { name: id.to_string(), threads: 1, multiply_adds_per_s, memory_bytes: 0 };
         self.handle(Input::Joined(id, hello))
     }
 
@@ -124,15 +125,15 @@ impl Bench {
 
     /// The bundle that a worker owes for a task.
     pub fn result(&self, task: TaskId, attempt: u32) -> Bundle {
-        let stage: &StageGeometry = &self.plan.geometry[task.stage as usize];
+        let stage: &StageGeometry = &self.plan.geometry()[task.stage as usize];
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize].outputs);
-        let kind = BundleKind::Result { busy_ns: 1_000_000 };
+        let kind = BundleKind::Result { busy_ns: 1_000_000, waited_ns: 0 };
         Bundle { kind, plan: self.plan.id, task, attempt, pieces }
     }
 
     pub fn returns(&mut self, id: WorkerId, task: TaskId, attempt: u32) -> Vec<Output> {
         let bundle = self.result(task, attempt);
-        self.handle(Input::Bundle(id, bundle))
+        self.handle(Input::Bundle(id, bundle, 0))
     }
 
     /// Answers everything that is out until nothing is, as honest workers would.

@@ -56,17 +56,20 @@ pub(super) fn batch_normalization(importer: &mut Importer<'_>, node: &Node<'_>) 
 pub(super) fn arithmetic(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     node.allow(&[])?;
     let kind = match node.operator {
+        "Min" => CombineKind::Min,
+        "Max" => CombineKind::Max,
         "Add" | "Sum" => CombineKind::Add,
         "Mul" => CombineKind::Mul,
         "Sub" => CombineKind::Sub,
         _ => CombineKind::Div,
     };
     let count = node.proto.input.len();
-    if node.operator == "Sum" && count == 1 {
+    let any_number = matches!(node.operator, "Sum" | "Min" | "Max");
+    if any_number && count == 1 {
         let map = importer.map(node, 0)?;
         return importer.emit(node, Op::Activate(Activation::None), &[map], None);
     }
-    if count < 2 || (node.operator != "Sum" && count != 2) {
+    if count < 2 || (!any_number && count != 2) {
         return node.unsupported("inputs", "2", count.to_string());
     }
     if count == 2 {
@@ -86,6 +89,44 @@ pub(super) fn arithmetic(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowere
         }
     }
     combine(importer, node, kind)
+}
+
+pub(super) fn negative(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&[])?;
+    let map = importer.map(node, 0)?;
+    let channels = importer.builder.shape(map).channels();
+    let op = channel_affine(importer, vec![-1.0; channels], vec![0.0; channels])?;
+    importer.emit(node, op, &[map], None)
+}
+
+pub(super) fn reciprocal(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&[])?;
+    let map = importer.map(node, 0)?;
+    let rank = importer.builder.shape(map).dims().len();
+    let one = Tensor::floats(vec![1; rank.max(1)], vec![1.0]);
+    let one = importer.constant_map(node, "one", &one)?;
+    let op = Op::Combine { kind: CombineKind::Div, activation: Activation::None };
+    importer.emit(node, op, &[one, map], None)
+}
+
+/// A power with a constant exponent that takes no logarithm.
+pub(super) fn power(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&[])?;
+    let map = importer.map(node, 0)?;
+    let exponent = importer.constant(node, 1, "exponent")?;
+    let exponent = exponent.filter(|tensor| tensor.len() == 1).and_then(|tensor| {
+        let int = tensor.to_ints().and_then(|ints| ints.first().map(|int| *int as f32));
+        int.or_else(|| tensor.as_floats().and_then(|floats| floats.first().copied()))
+    });
+    let product = Op::Combine { kind: CombineKind::Mul, activation: Activation::None };
+    match exponent {
+        Some(1.0) => importer.emit(node, Op::Activate(Activation::None), &[map], None),
+        Some(0.5) => importer.emit(node, Op::Activate(Activation::Sqrt), &[map], None),
+        Some(2.0) => importer.emit(node, product, &[map, map], None),
+        Some(3.0) => importer.emit(node, product, &[map, map, map], None),
+        Some(other) => node.unsupported("exponent", "0.5, 1, 2 or 3", other.to_string()),
+        None => node.unsupported("exponent", "one constant number", "others"),
+    }
 }
 
 /// On which side of the operator the constant is.
@@ -130,7 +171,7 @@ fn affine(
             inverse.iter().all(|value| value.is_normal()).then_some(())?;
             (inverse, same(0.0))
         }
-        (CombineKind::Div, Side::Left) => return None,
+        (CombineKind::Div, Side::Left) | (CombineKind::Max | CombineKind::Min, _) => return None,
     })
 }
 
@@ -167,7 +208,10 @@ fn combine(importer: &mut Importer<'_>, node: &Node<'_>, kind: CombineKind) -> L
             _ => dims,
         };
         maps.push(match importer.value(node, index)?.clone() {
-            Value::Map(map) => importer.reshape(node, map, &dims)?,
+            Value::Map(_) | Value::ChannelsLast(_) => {
+                let map = importer.map(node, index)?;
+                importer.reshape(node, map, &dims)?
+            }
             Value::Constant(tensor) => {
                 let name = node.input(index).unwrap_or_default();
                 importer.constant_map(node, name, &tensor.with_dims(dims))?

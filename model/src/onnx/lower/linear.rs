@@ -80,8 +80,10 @@ fn add_c(importer: &mut Importer<'_>, node: &Node<'_>, product: MapId) -> Lowere
             let name = if beta == 1.0 { name } else { format!("{name}*{beta}") };
             importer.constant_map(node, &name, &scaled(&tensor.with_dims(dims), beta))?
         }
-        Value::Map(map) if beta == 1.0 => map,
-        Value::Map(_) => return node.unsupported("beta", "1 where C is no constant", "another"),
+        Value::Map(_) | Value::ChannelsLast(_) if beta == 1.0 => importer.map(node, 2)?,
+        Value::Map(_) | Value::ChannelsLast(_) => {
+            return node.unsupported("beta", "1 where C is no constant", "another");
+        }
     };
     let op = Op::Combine { kind: CombineKind::Add, activation: Activation::None };
     importer.emit(node, op, &[product, addend], None)

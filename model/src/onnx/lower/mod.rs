@@ -3,72 +3,50 @@
 mod activation;
 mod arithmetic;
 mod join;
+mod layout;
 mod linear;
 mod quant;
+mod reduce;
 mod resize;
+mod select;
 mod shape;
+mod table;
 mod window;
 
 pub(super) use quant::dequantize_constant;
+pub use table::{OPERATORS, Operator, Sharing};
 
-use super::import::Importer;
+pub(in crate::onnx) use super::dims::list;
+use super::import::{Importer, Value};
 use super::node::Node;
 use super::tensor::Tensor;
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::op::Op;
 
-/// Operators of ONNX Runtime's own domain, which its quantiser writes.
-pub(super) const CONTRIBUTED: [&str; 12] = [
-    "DequantizeLinear",
-    "QGemm",
-    "QLinearAdd",
-    "QLinearAveragePool",
-    "QLinearConcat",
-    "QLinearGlobalAveragePool",
-    "QLinearLeakyRelu",
-    "QLinearMul",
-    "QLinearSigmoid",
-    "QLinearSoftmax",
-    "QuantizeLinear",
-    "QLinearConv",
-];
+/// Adds the layers of a node and returns what its first outputs stand for.
+pub(super) fn lower(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+) -> Result<Vec<Value>, ModelError> {
+    if let Some(value) = layout::lower(importer, node)? {
+        return Ok(vec![value]);
+    }
+    match table::find(node).map(|operator| operator.lowering) {
+        Some(table::Lowering::Many(lower)) => lower(importer, node),
+        _ => lower_one(importer, node).map(|map| vec![Value::Map(map)]),
+    }
+}
 
-/// Adds the layers of a node and returns the map that its first output stands for.
-pub(super) fn lower(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapId, ModelError> {
-    match node.operator {
-        "Conv" => window::conv(importer, node),
-        "ConvTranspose" => window::conv_transpose(importer, node),
-        "MaxPool" | "AveragePool" => window::pool(importer, node),
-        "GlobalMaxPool" => window::global_max_pool(importer, node),
-        "GlobalAveragePool" => window::global_average_pool(importer, node),
-        "ReduceMean" => window::reduce_mean(importer, node),
-        "Relu" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Swish" | "Tanh"
-        | "Identity" | "Dropout" | "Clip" | "Min" | "Max" => activation::activate(importer, node),
-        "PRelu" => activation::prelu(importer, node),
-        "BatchNormalization" => arithmetic::batch_normalization(importer, node),
-        "Add" | "Sub" | "Mul" | "Div" | "Sum" => arithmetic::arithmetic(importer, node),
-        "Concat" => join::concat(importer, node),
-        "Pad" => resize::pad(importer, node),
-        "Resize" | "Upsample" => resize::resize(importer, node),
-        "DepthToSpace" | "SpaceToDepth" => resize::blocks(importer, node),
-        "LRN" => resize::lrn(importer, node),
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => shape::reshape(importer, node),
-        "Transpose" => shape::transpose(importer, node),
-        "Softmax" => shape::softmax(importer, node),
-        "Gemm" => linear::gemm(importer, node),
-        "MatMul" => linear::matmul(importer, node),
-        "QuantizeLinear" => quant::quantize(importer, node),
-        "DequantizeLinear" => quant::dequantize(importer, node),
-        "QLinearConv" => window::qlinear_conv(importer, node),
-        "QLinearMatMul" => quant::matmul(importer, node),
-        "QGemm" => quant::gemm(importer, node),
-        "QLinearAdd" | "QLinearMul" => quant::combine(importer, node),
-        "QLinearGlobalAveragePool" => quant::global_average_pool(importer, node),
-        "QLinearConcat" => quant::concat(importer, node),
-        "QLinearLeakyRelu" | "QLinearSigmoid" => quant::activate(importer, node),
-        "QLinearAveragePool" => quant::average_pool(importer, node),
-        "QLinearSoftmax" => quant::softmax(importer, node),
+/// Whether an operator is known, be it of constants only.
+pub(super) fn is_known(node: &Node<'_>) -> bool {
+    table::find(node).is_some()
+}
+
+/// The layers of a node with one output.
+fn lower_one(importer: &mut Importer<'_>, node: &Node<'_>) -> Result<MapId, ModelError> {
+    match table::find(node).map(|operator| operator.lowering) {
+        Some(table::Lowering::One(lower)) => lower(importer, node),
         _ => Err(unsupported_operator(node)),
     }
 }
@@ -83,8 +61,8 @@ pub(super) fn unsupported_operator(node: &Node<'_>) -> ModelError {
         "NonMaxSuppression" | "TopK" => {
             Some("export the model without its post-processing and do that on the output")
         }
-        "Split" | "Slice" | "Gather" => {
-            Some("only constants can be cut; export without layers that cut feature maps")
+        _ if is_known(node) => {
+            Some("it may only compute with constants; simplify the file with onnxsim")
         }
         _ => None,
     };

@@ -13,8 +13,8 @@ type Lowered = Result<MapId, ModelError>;
 pub(super) fn pad(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     node.allow(&["mode", "pads", "value"])?;
     let mode = node.string("mode", "constant");
-    if mode != "constant" {
-        return node.unsupported("mode", "constant", mode);
+    if !matches!(mode, "constant" | "reflect" | "edge" | "wrap") {
+        return node.unsupported("mode", "constant, reflect, edge or wrap", mode);
     }
     let map = importer.map(node, 0)?;
     let rank = importer.builder.shape(map).dims().len();
@@ -70,7 +70,44 @@ pub(super) fn pad(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
         let op = Op::Activate(crate::op::Activation::None);
         return importer.emit(node, op, &[map], None);
     }
+    if mode != "constant" {
+        return repeated(importer, node, map, mode, [before, after]);
+    }
     importer.emit(node, Op::Pad { pads, value }, &[map], None)
+}
+
+/// Padding with rows and columns of the map itself.
+fn repeated(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+    map: MapId,
+    mode: &str,
+    [before, after]: [[usize; 4]; 2],
+) -> Lowered {
+    let dims = importer.builder.shape(map).dims();
+    let mut selections = Vec::new();
+    for axis in [2, 3].into_iter().filter(|axis| before[*axis] + after[*axis] > 0) {
+        let length = dims[axis];
+        // Each reflection, and each turn around, is one length at most.
+        let most = if mode == "reflect" { length - 1 } else { length };
+        if mode != "edge" && before[axis].max(after[axis]) > most {
+            let got = format!("{} and {}", before[axis], after[axis]);
+            return node.unsupported("pads", format!("at most {most} for {length}"), got);
+        }
+        let last = length - 1;
+        let place = |at: usize| match (at.checked_sub(before[axis]), mode) {
+            (Some(inside), _) if inside < length => inside,
+            (None, "reflect") => before[axis] - at,
+            (Some(beyond), "reflect") => 2 * last - beyond,
+            (None, "wrap") => length - (before[axis] - at),
+            (Some(beyond), "wrap") => beyond - length,
+            (None, _) => 0,
+            (Some(_), _) => last,
+        };
+        let places = (0..before[axis] + length + after[axis]).map(|at| place(at) as u32);
+        selections.push((axis, places.collect()));
+    }
+    super::select::chain(importer, node, map, selections)
 }
 
 pub(super) fn resize(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {

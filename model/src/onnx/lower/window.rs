@@ -1,10 +1,9 @@
 //! Convolutions and pools.
 
-use super::{SpatialInput, emit_spatial, float_list, not_spatial, quant, spatial_input};
+use super::{SpatialInput, emit_spatial, float_list, quant, spatial_input};
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::infer::pooled_up;
-use crate::onnx::dims::list;
 use crate::onnx::import::Importer;
 use crate::onnx::node::Node;
 use crate::op::{Activation, Axes, Op, Pads, PoolKind, Window};
@@ -224,46 +223,15 @@ pub(super) fn pool_op(
 pub(super) fn global_max_pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     node.allow(&[])?;
     let input = spatial_input(importer, node, 0)?;
-    let shape = importer.builder.shape(input.map);
-    let window = Window {
-        kernel: Axes::new(shape.rows(), shape.cols()),
-        stride: Axes::new(1, 1),
-        dilation: Axes::new(1, 1),
-        pads: Pads::default(),
-    };
-    emit_spatial(importer, node, Op::Pool { window, kind: PoolKind::Max }, input, None)
+    let op = super::reduce::global_max_pool(importer.builder.shape(input.map));
+    emit_spatial(importer, node, op, input, None)
 }
 
 pub(super) fn global_average_pool(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     node.allow(&[])?;
     let input = spatial_input(importer, node, 0)?;
-    emit_spatial(importer, node, Op::GlobalAveragePool, input, None)
-}
-
-/// The mean over rows and columns, which PyTorch writes as a reduction.
-pub(super) fn reduce_mean(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
-    node.allow(&["axes", "keepdims", "noop_with_empty_axes"])?;
-    let map = importer.map(node, 0)?;
-    let shape = importer.builder.shape(map).clone();
-    let given = list(node, "axes", importer.constant(node, 1, "axes")?)?;
-    let mut axes = Vec::new();
-    for axis in given.iter().flatten() {
-        axes.push(node.axis(*axis, shape.dims().len())?);
-    }
-    axes.sort_unstable();
-    if axes != [2, 3] {
-        let expected = "the mean over rows and columns of [1, channels, rows, cols]";
-        return node.unsupported("axes", expected, format!("{axes:?} of {:?}", shape.dims()));
-    }
-    if !shape.is_spatial() {
-        return Err(not_spatial(node, &shape.dims()));
-    }
-    if node.int("keepdims", 1) != 0 {
-        return importer.emit(node, Op::GlobalAveragePool, &[map], None);
-    }
-    let mean = importer.emit_helper(node, Op::GlobalAveragePool, &[map], None)?;
-    let dims = Shape::General(vec![1, shape.channels()]);
-    importer.emit(node, Op::Reshape, &[mean], Some(dims))
+    let op = Op::global_average_pool(importer.builder.shape(input.map));
+    emit_spatial(importer, node, op, input, None)
 }
 
 /// Two lengths, or one for a 1-D map; `default` where the attribute or the row is absent.

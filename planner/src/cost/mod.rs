@@ -1,10 +1,13 @@
 //! What a plan should cost.
 //!
-//! One rate for all operators, scatter and gather over each device's own link, the stages one
-//! after another: enough to choose a depth and to explain a plan. Rates by operator class, shared
-//! air and lower bounds belong to the planner issue.
+//! One rate for all operators, the stages one after another. Rates by operator class, shared air
+//! and lower bounds are not modelled.
 
-use crate::DeviceProfile;
+mod stage;
+
+pub(crate) use stage::{SAME_MACHINE_BYTES_PER_S, cost as stage_cost, loads as stage_loads};
+
+use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -25,6 +28,8 @@ pub struct Cost {
     pub stages: Vec<StageCost>,
     /// One entry for each device.
     pub devices: Vec<DeviceCost>,
+    /// Where the search has left the work to one of several devices: what sharing would have cost.
+    pub turned_down: Option<TurnedDown>,
 }
 
 /// Predicted cost of a stage.
@@ -94,43 +99,16 @@ impl Cost {
         let mut weights = vec![BTreeSet::new(); devices.len()];
         for (index, stage) in plan.stages.iter().enumerate() {
             let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
-            let mut busy = vec![(0u64, 0u64); devices.len()];
-            let mut cost = StageCost {
-                duration_ns: 0,
-                scatter_bytes: 0,
-                halo_bytes: 0,
-                gather_bytes: 0,
-                multiply_adds: 0,
-                layer_multiply_adds: layer_multiply_adds(model, stage.first_layer..stage.end_layer),
-            };
-            for (tile, slot) in stage.placement.iter().enumerate() {
-                let device = slot.0 as usize;
-                let bytes_in = bytes(model, &geometry.tiles[tile].inputs);
-                let bytes_out = bytes(model, &geometry.tiles[tile].outputs);
-                let work = geometry.tile_multiply_adds(model, tile);
-                cost.scatter_bytes += bytes_in;
-                cost.gather_bytes += bytes_out;
-                cost.multiply_adds += work;
-                let Some(load) = total.get_mut(device) else { continue };
+            let tiles = stage_loads(model, &geometry, stage);
+            for tile in &tiles {
+                let Some(load) = total.get_mut(tile.device) else { continue };
                 load.tiles += 1;
-                load.multiply_adds += work;
-                load.bytes_in += bytes_in;
-                load.bytes_out += bytes_out;
-                busy[device].0 += geometry.tile_work(model, tile);
-                busy[device].1 += bytes_in + bytes_out;
-                weights[device].extend(stage.first_layer..stage.end_layer);
+                load.multiply_adds += tile.multiply_adds;
+                load.bytes_in += tile.bytes_in;
+                load.bytes_out += tile.bytes_out;
+                weights[tile.device].extend(stage.first_layer..stage.end_layer);
             }
-            let covered: u64 =
-                geometry.input_maps.iter().map(|&m| read_once(model, &geometry, m)).sum();
-            cost.halo_bytes = cost.scatter_bytes.saturating_sub(covered);
-            let ends = busy.iter().zip(devices).map(|(&(work, moved), d)| {
-                if work == 0 && moved == 0 {
-                    return 0;
-                }
-                d.round_trip_ns + nanos(work, d.speed()) + nanos(moved, d.link_bytes_per_s.max(1))
-            });
-            cost.duration_ns = ends.max().unwrap_or(0);
-            stages.push(cost);
+            stages.push(stage_cost(model, devices, &geometry, stage, &tiles));
         }
         for (load, layers) in total.iter_mut().zip(weights) {
             load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
@@ -145,6 +123,7 @@ impl Cost {
             model_multiply_adds,
             stages,
             devices: total,
+            turned_down: None,
         })
     }
 }
@@ -169,14 +148,6 @@ fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {
         (shape.rows() * shape.cols()) as u64
     };
     layers.map(|l| model.multiply_adds_per_position(LayerId(l)) * positions(l)).sum()
-}
-
-/// Bytes of an input map that any tile reads, each counted once. Tiles form a grid and their
-/// fields are rectangles over it, so their hull is what is read.
-fn read_once(model: &Model, geometry: &StageGeometry, map: MapId) -> u64 {
-    let reads = geometry.tiles.iter().flat_map(|t| &t.inputs).filter(|(m, _)| *m == map);
-    let hull = reads.fold(Region::EMPTY, |hull, &(_, region)| hull.hull(region));
-    region_bytes(model, map, hull)
 }
 
 fn weight_bytes(model: &Model, layer: LayerId) -> u64 {

@@ -1,0 +1,82 @@
+//! The search finds plans that are as good as those of every baseline, and the same ones each time.
+
+use model::{LoadOptions, LoadedModel, open};
+use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
+use tiling::Split;
+
+fn devices(speeds: &[u64], link_bytes_per_s: u64) -> Vec<DeviceProfile> {
+    let device = |(i, &speed): (usize, &u64)| DeviceProfile {
+        link_bytes_per_s,
+        ..DeviceProfile::wired(format!("d{i}"), speed * 1_000_000_000)
+    };
+    speeds.iter().enumerate().map(device).collect()
+}
+
+fn model(name: &str) -> LoadedModel {
+    open(name, &LoadOptions::default()).unwrap()
+}
+
+fn cost(model: &LoadedModel, devices: &[DeviceProfile], strategy: Strategy) -> Cost {
+    plan(&model.graph, devices, strategy, PlanOptions::default()).unwrap().1
+}
+
+const MODELS: [&str; 5] = [
+    "zoo:vgg16@224x224",
+    "zoo:tiny-yolov2@224x224",
+    "zoo:resnet50@128x128",
+    "zoo:mobilenetv2@160x160",
+    "zoo:unet@128x128",
+];
+
+/// From slow wireless to gigabit Ethernet.
+const LINKS: [u64; 3] = [2_500_000, 11_800_000, 117_000_000];
+
+#[test]
+fn never_worse_than_a_baseline() {
+    for name in MODELS {
+        let model = model(name);
+        for speeds in [&[4, 4][..], &[6, 6, 6, 6], &[20, 10, 5], &[40, 3]] {
+            for link in LINKS {
+                let devices = devices(speeds, link);
+                let auto = cost(&model, &devices, Strategy::Auto).makespan_ns;
+                for baseline in [Strategy::Local, Strategy::DeepThings, Strategy::Modnn] {
+                    let other = cost(&model, &devices, baseline).makespan_ns;
+                    assert!(
+                        auto <= other,
+                        "{name} on {speeds:?} at {link} B/s: auto {auto}, {} {other}",
+                        baseline.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_plan_each_time() {
+    let model = model("zoo:resnet50@128x128");
+    let devices = devices(&[8, 6, 4, 2], 11_800_000);
+    let make = || plan(&model.graph, &devices, Strategy::Auto, PlanOptions::default()).unwrap().0;
+    assert_eq!(make(), make());
+}
+
+#[test]
+fn a_slow_link_leaves_the_work_to_one_device() {
+    let model = model("zoo:mobilenetv2@160x160");
+    let devices = devices(&[20, 20, 20, 20], 1_000_000);
+    let (plan, _) = plan(&model.graph, &devices, Strategy::Auto, PlanOptions::default()).unwrap();
+    assert_eq!(plan.stages.len(), 1);
+    assert_eq!(plan.stages[0].split, Split::Whole);
+}
+
+#[test]
+fn heavy_layers_are_shared_by_speed() {
+    let model = model("zoo:unet@256x256");
+    let devices = devices(&[8, 8, 4], 900_000_000);
+    let auto = cost(&model, &devices, Strategy::Auto);
+    // 20 G multiply-adds a second in all, of which the fastest device has 8.
+    assert!(auto.makespan_ns * 3 < auto.one_device_ns * 2, "{auto:?}");
+    let slow = &auto.devices[2];
+    let fast = &auto.devices[0];
+    assert!(slow.multiply_adds > 0 && slow.multiply_adds * 3 < fast.multiply_adds * 2);
+}

@@ -1,0 +1,157 @@
+//! How a coordinator is set, what happens to it, what it wants done, and what it counts.
+
+use super::ActivePlan;
+use crate::ids::{FrameId, TaskId, WorkerId};
+use crate::message::{Bundle, Hello, Message};
+use crate::{Nanos, SECOND};
+use model::{MapId, WeightHash};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What a person may set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoordinatorConfig {
+    /// Tasks scattered to one worker and not gathered yet, at most. Two keep a worker busy while
+    /// the next inputs travel; more leave more to steal.
+    pub window_tasks_max: usize,
+    /// Input bytes scattered to one worker and not gathered yet, at most, beyond a first task.
+    pub window_bytes_max: u64,
+    /// Frames in flight at once; further ones wait in order.
+    pub frames_in_flight_max: usize,
+    /// Frames that may wait; one more is refused.
+    pub frames_waiting_max: usize,
+    /// Input bytes of frames that may wait.
+    pub frames_waiting_bytes_max: u64,
+    /// Whether idle workers steal.
+    pub stealing: bool,
+    /// Second copies of the likeliest last tasks, in thousandths of all tasks, at most.
+    pub backups_per_mille_max: u64,
+    /// Attempts of one task that may end in an error before its frame fails. Steals and lost
+    /// workers do not count: they say nothing against the task.
+    pub attempts_max: u32,
+    /// Workers that may be lost while they run one task before its frame fails: a task that kills
+    /// whoever computes it must not be issued for ever.
+    pub deaths_max: u32,
+    /// A task is tried elsewhere, too, when it takes this many times its expected duration...
+    pub lease_factor: u64,
+    /// ...and at least this long.
+    pub lease_min_ns: Nanos,
+    /// Tasks, in thousandths, that two workers compute; one that disagrees with two is expelled.
+    pub spot_checks_per_mille: u64,
+    /// Where the choice of tasks to check comes from.
+    pub seed: u64,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            window_tasks_max: 3,
+            window_bytes_max: 256 << 20,
+            frames_in_flight_max: 4,
+            frames_waiting_max: 256,
+            frames_waiting_bytes_max: 1 << 30,
+            stealing: true,
+            backups_per_mille_max: 50,
+            attempts_max: 5,
+            deaths_max: 4,
+            lease_factor: 8,
+            lease_min_ns: 10 * SECOND,
+            spot_checks_per_mille: 0,
+            seed: 0,
+        }
+    }
+}
+
+/// What happens to a coordinator.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An admitted worker said hello. A known id is a restart: what it held is gone.
+    Joined(WorkerId, Hello),
+    /// A worker's connection is down.
+    Left(WorkerId, String),
+    /// A control message.
+    Message(WorkerId, Message),
+    /// A bundle with all its values, which the driver holds until the outputs of this call are
+    /// drained: `Gather` keeps it, otherwise it is let go. The number is a checksum of the values
+    /// where [`super::Coordinator::checks`] asks for one, and anything elsewhere.
+    Bundle(WorkerId, Bundle, u64),
+    /// Compute one input, which the driver holds.
+    Submit(FrameId, Arc<ActivePlan>),
+    /// Time passed.
+    Tick,
+}
+
+/// What a coordinator wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a control message.
+    Send(WorkerId, Message),
+    /// Cut these pieces out of the frame's maps and send them.
+    SendBundle(WorkerId, Bundle),
+    /// Send blobs.
+    SendBlobs(WorkerId, Vec<WeightHash>),
+    /// Stitch the pieces of the bundle just given into the frame's maps.
+    Gather(TaskId),
+    /// The same, over an answer that turned out to be wrong.
+    Regather(TaskId),
+    /// No later task of the frame reads this map.
+    Release(FrameId, MapId),
+    /// The frame's output maps are complete.
+    Finished(FrameId),
+    /// The frame ended in an error.
+    FrameFailed(FrameId, String),
+    /// End a worker's connection.
+    Disconnect(WorkerId, String),
+    /// The set of live workers changed: the next frames deserve a new plan.
+    MembershipChanged,
+}
+
+/// What one worker did, for the table at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// Its name.
+    pub name: String,
+    /// Compute threads.
+    pub threads: u32,
+    /// Tasks gathered from it.
+    pub tasks: u64,
+    /// Of those, taken over from another worker's share.
+    pub stolen: u64,
+    /// Multiply-adds of its gathered tasks.
+    pub multiply_adds: u64,
+    /// Tensor bytes that it received: from the coordinator and from victims.
+    pub bytes_in: u64,
+    /// Tensor bytes that it sent: to the coordinator and to thieves.
+    pub bytes_out: u64,
+    /// Weight bytes sent to it.
+    pub weight_bytes: u64,
+    /// Time it computed.
+    pub busy_ns: u64,
+    /// Whether it is connected.
+    pub alive: bool,
+}
+
+/// What the scheduler did, all told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Tasks of all stages that were begun.
+    pub tasks: u64,
+    /// Times that a worker with nothing left looked for work in another's share.
+    pub steals_asked: u64,
+    /// Of those, times that it was worth the move.
+    pub steals_granted: u64,
+    /// Of those, times that it was not.
+    pub steals_refused: u64,
+    /// Tasks that a victim was asked for and kept.
+    pub steals_kept: u64,
+    /// Tasks that changed their share.
+    pub stolen_tasks: u64,
+    /// Input bytes that moved from victim to thief for that.
+    pub stolen_bytes: u64,
+    /// Second copies of likely last tasks.
+    pub backups: u64,
+    /// Tasks that were computed twice to compare.
+    pub spot_checks: u64,
+    /// Attempts that a worker had no memory for.
+    pub refused: u64,
+}

@@ -1,0 +1,70 @@
+//! Leases: every task that is out has a deadline from the cost model.
+//!
+//! What is late gets a second copy on another worker; the first result wins. Its holder gets nothing
+//! more while others can work, and is sent away when it is late again without a result in between: a
+//! worker that beats but never computes costs two leases, not the frame.
+
+use super::Coordinator;
+use crate::Nanos;
+use crate::ids::{TaskId, WorkerId};
+
+/// Leases that may run out one after another, without a result in between, before a worker that is
+/// not alone is sent away.
+const STRIKES_MAX: u32 = 2;
+
+impl super::state::WorkerState {
+    /// It ended a task: whatever was thought of it, it works.
+    pub(super) fn relieve(&mut self) {
+        self.stuck = false;
+        self.strikes = 0;
+        self.probation = false;
+        self.full_until_ns = 0;
+    }
+}
+
+impl Coordinator {
+    /// Looks at the leases that have run out.
+    pub(super) fn check_leases(&mut self, now: Nanos) {
+        while let Some(&(at, id, task, attempt)) = self.leases.first() {
+            if at > now {
+                return;
+            }
+            self.leases.pop_first();
+            let next_ns = now + self.config.lease_min_ns;
+            let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { continue };
+            let Some(held) = worker.find_held(task, attempt) else { continue };
+            if held.lease_ns != at {
+                continue; // It was prolonged.
+            }
+            held.lease_ns = next_ns;
+            self.leases.insert((next_ns, id, task, attempt));
+            self.on_late(now, id, task);
+        }
+    }
+
+    fn on_late(&mut self, now: Nanos, id: WorkerId, task: TaskId) {
+        let alone = self.workers.iter().all(|(&w, s)| w == id || !s.alive);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.stuck = true;
+        worker.strikes += 1;
+        let strikes = worker.strikes;
+        let own = std::mem::take(&mut worker.own);
+        worker.own_multiply_adds = 0;
+        for waiting in own {
+            self.enqueue(now, waiting, None);
+        }
+        if strikes > STRIKES_MAX && !alone {
+            return self.expel(now, id, "nothing that it is given comes back".into());
+        }
+        if self.frames.get(&task.frame).is_none_or(|f| f.live_attempts(task) != 1) {
+            return;
+        }
+        // With no other worker it goes to the same one again: what is late may be lost, as a
+        // hand-over is whose victim vanished with it.
+        let others = self.workers.iter().filter(|&(&w, s)| w != id && s.alive);
+        let able = others.filter(|(w, _)| self.could_fit(**w, task));
+        let other = able.min_by_key(|(_, s)| (s.stuck, s.held.len())).map_or(id, |(&w, _)| w);
+        self.reassigned += 1;
+        self.scatter(now, other, task);
+    }
+}

@@ -1,0 +1,114 @@
+//! What fits where: nothing is sent to a worker that should not fit into the memory it said it has.
+
+use super::{ActivePlan, Coordinator};
+use crate::ids::{TaskId, WorkerId};
+use model::LayerId;
+use std::sync::Arc;
+
+/// What a task takes.
+pub(super) struct Need {
+    inputs: u64,
+    running: u64,
+    /// Weights that are not packed there yet.
+    weights: u64,
+}
+
+impl Coordinator {
+    /// What a task would take on a worker; none where memory is not counted.
+    fn need(&self, id: WorkerId, task: TaskId) -> Option<Need> {
+        let worker = self.workers.get(&id).filter(|w| w.memory_bytes > 0)?;
+        let plan = self.frames.get(&task.frame)?.plan();
+        let stage = plan.plan.stages.get(task.stage as usize)?;
+        let fresh = (stage.first_layer..stage.end_layer)
+            .filter(|&layer| !worker.layers.contains(&(plan.model_hash, layer)));
+        Some(Need {
+            inputs: plan.input_bytes(task.stage, task.tile),
+            running: plan.running_bytes(task.stage, task.tile),
+            weights: fresh.map(|layer| layer_bytes(plan, layer)).sum(),
+        })
+    }
+
+    /// Whether a task fits beside what a worker holds now.
+    pub(super) fn fits(&self, id: WorkerId, task: TaskId) -> bool {
+        let Some(need) = self.need(id, task) else { return true };
+        let worker = &self.workers[&id];
+        let inputs: u64 = worker.held.iter().map(|h| h.bytes).sum();
+        let running = worker.held.iter().filter_map(|h| {
+            let plan = self.frames.get(&h.task.frame)?.plan();
+            Some(plan.running_bytes(h.task.stage, h.task.tile))
+        });
+        let running = running.max().unwrap_or(0).max(need.running);
+        inputs + need.inputs + running + worker.packed_bytes + need.weights <= worker.memory_bytes
+    }
+
+    /// Whether a task fits on a worker that holds nothing else.
+    pub(super) fn could_fit(&self, id: WorkerId, task: TaskId) -> bool {
+        let Some(need) = self.need(id, task) else { return true };
+        let worker = &self.workers[&id];
+        need.inputs + need.running + worker.packed_bytes + need.weights <= worker.memory_bytes
+    }
+
+    /// Notes the weights that a worker will have for a stage.
+    pub(super) fn commit_weights(&mut self, id: WorkerId, plan: &Arc<ActivePlan>, stage: u32) {
+        let Some(body) = plan.plan.stages.get(stage as usize) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        for layer in body.first_layer..body.end_layer {
+            if worker.layers.insert((plan.model_hash, layer)) {
+                worker.packed_bytes += layer_bytes(plan, layer);
+            }
+        }
+    }
+
+    /// The stages of a plan that a worker shall prepare early: those it has tiles in, as long as
+    /// their weights fit beside a tile.
+    pub(super) fn stages_to_prepare(&self, id: WorkerId, plan: &Arc<ActivePlan>) -> Vec<u32> {
+        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
+        let mut packed = worker.packed_bytes;
+        let mut stages = Vec::new();
+        for stage in plan.stages_of(id) {
+            let Some(body) = plan.plan.stages.get(stage as usize) else { continue };
+            let fresh = (body.first_layer..body.end_layer)
+                .filter(|&layer| !worker.layers.contains(&(plan.model_hash, layer)));
+            let weights: u64 = fresh.map(|layer| layer_bytes(plan, layer)).sum();
+            if worker.memory_bytes == 0 || packed + weights <= worker.memory_bytes / 2 {
+                packed += weights;
+                stages.push(stage);
+            }
+        }
+        stages
+    }
+
+    /// Why a plan cannot run on anybody who is there; none when it can.
+    pub(super) fn too_large(&self, plan: &Arc<ActivePlan>) -> Option<String> {
+        let budgets: Vec<u64> =
+            self.workers.values().filter(|w| w.alive).map(|w| w.memory_bytes).collect();
+        let most = *budgets.iter().max()?;
+        if budgets.contains(&0) {
+            return None;
+        }
+        for (stage, body) in plan.plan.stages.iter().enumerate() {
+            let weights: u64 =
+                (body.first_layer..body.end_layer).map(|layer| layer_bytes(plan, layer)).sum();
+            for tile in 0..body.tiles() as u32 {
+                let stage = stage as u32;
+                let takes =
+                    weights + plan.input_bytes(stage, tile) + plan.running_bytes(stage, tile);
+                if takes > most {
+                    return Some(format!(
+                        "stage {stage} tile {tile} takes {} MB with its weights, and no worker has \
+                         more than {} MB; cut the stage into smaller tiles or add a worker with \
+                         more memory",
+                        takes.div_ceil(1_000_000),
+                        most / 1_000_000
+                    ));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn layer_bytes(plan: &ActivePlan, layer: u32) -> u64 {
+    let ids = plan.model.layer(LayerId(layer)).op.weight_ids();
+    ids.iter().map(|&id| plan.model.weight(id).bytes() as u64).sum()
+}

@@ -1,0 +1,168 @@
+//! From a result to the end of its frame, and to the start of the next.
+
+use super::{ActivePlan, Coordinator, Frame, Output};
+use crate::Nanos;
+use crate::ids::{FrameId, TaskId, WorkerId};
+use crate::message::{Bundle, BundleKind, Message};
+use std::sync::Arc;
+
+impl Coordinator {
+    /// Takes a frame in, or refuses it where too many wait.
+    pub(super) fn on_submit(&mut self, id: FrameId, plan: Arc<ActivePlan>) {
+        let bytes = plan.frame_bytes();
+        let config = &self.config;
+        let many = self.waiting.len() >= config.frames_waiting_max;
+        let large = self.waiting_bytes + bytes > config.frames_waiting_bytes_max
+            && !self.waiting.is_empty();
+        if many || large {
+            let reason = format!(
+                "the cluster is full: {} frames ({} MB) wait; submit it again when one has ended",
+                self.waiting.len(),
+                self.waiting_bytes / 1_000_000
+            );
+            return self.outputs.push_back(Output::FrameFailed(id, reason));
+        }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back((id, plan));
+    }
+
+    /// Starts the frames that waited longest.
+    pub(super) fn start_frames(&mut self, now: Nanos) {
+        while self.frames.len() < self.config.frames_in_flight_max {
+            let Some((id, plan)) = self.waiting.pop_front() else { return };
+            self.waiting_bytes -= plan.frame_bytes();
+            let frame = Frame::new(id, plan);
+            if frame.ended() {
+                // A model without layers gives back its inputs.
+                self.outputs.push_back(Output::Finished(id));
+                continue;
+            }
+            if let Some(reason) = self.too_large(frame.plan()) {
+                self.outputs.push_back(Output::FrameFailed(id, reason));
+                continue;
+            }
+            self.frames.insert(id, frame);
+            self.begin_stage(now, id);
+        }
+    }
+
+    /// Gives each tile of the current stage to its planned worker, or, where that one is gone, to
+    /// another.
+    fn begin_stage(&mut self, now: Nanos, id: FrameId) {
+        let Some(frame) = self.frames.get(&id) else { return };
+        let planned = frame.planned();
+        self.counters.tasks += planned.len() as u64;
+        for (task, owner) in planned {
+            self.choose_check(task);
+            self.enqueue(now, task, owner);
+        }
+    }
+
+    pub(super) fn on_bundle(&mut self, now: Nanos, id: WorkerId, bundle: Bundle, checksum: u64) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
+        worker.heard_ns = now;
+        let BundleKind::Result { busy_ns, waited_ns } = bundle.kind else {
+            return self.expel(now, id, format!("sent a bundle of kind {:?}", bundle.kind));
+        };
+        let task = bundle.task;
+        // A thief may be done before its victim's word that it yielded arrives.
+        if let Some((victim, attempt)) = self.promised_to(id, task, bundle.attempt) {
+            self.on_yielded(now, victim, task, attempt);
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(held) = worker.release(now, task, bundle.attempt) else {
+            return; // A stale attempt: another one gave the same bits first, or will.
+        };
+        worker.relieve();
+        self.touched.insert(id);
+        let bytes_out = bundle.byte_len().unwrap_or(0) as u64;
+        worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
+        self.withdraw_promise(task, bundle.attempt);
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        if let Err(reason) = frame.check_result(&bundle) {
+            self.take_back(now, &held);
+            return self.expel(now, id, reason);
+        }
+        frame.end_attempt(task, bundle.attempt);
+        let first = frame.gather(task);
+        let checked = frame.is_checked(task);
+        if first {
+            self.outputs.push_back(Output::Gather(task));
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.done(&held, busy_ns);
+                worker.moved(now, &held, bytes_out, busy_ns.saturating_add(waited_ns));
+            }
+        }
+        if checked {
+            self.answered(now, task, id, checksum);
+        } else if first {
+            self.settle(now, task);
+        }
+    }
+
+    /// A task is gathered and agreed on: nobody needs to go on with it.
+    pub(super) fn settle(&mut self, now: Nanos, task: TaskId) {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        frame.settle(task);
+        for (attempt, worker) in frame.attempts(task) {
+            self.cancel(now, worker, task, attempt);
+        }
+        self.finish_stage(now, task.frame);
+    }
+
+    fn cancel(&mut self, now: Nanos, worker: WorkerId, task: TaskId, attempt: u32) {
+        if let Some(frame) = self.frames.get_mut(&task.frame) {
+            frame.end_attempt(task, attempt);
+        }
+        self.promised.retain(|&(t, _), &mut p| t != task || p != (worker, attempt));
+        self.promised.remove(&(task, attempt));
+        let Some(state) = self.workers.get_mut(&worker).filter(|w| w.alive) else { return };
+        state.release(now, task, attempt);
+        self.touched.insert(worker);
+        self.send(worker, Message::Cancel { task, attempt });
+    }
+
+    /// Moves a frame on when the last tile of its stage is in.
+    fn finish_stage(&mut self, now: Nanos, id: FrameId) {
+        let Some(frame) = self.frames.get_mut(&id) else { return };
+        if !frame.stage_complete() {
+            return;
+        }
+        let released = frame.advance();
+        let ended = frame.ended();
+        self.outputs.extend(released.into_iter().map(|map| Output::Release(id, map)));
+        if ended {
+            self.end_frame(id);
+            self.outputs.push_back(Output::Finished(id));
+        } else {
+            self.begin_stage(now, id);
+        }
+    }
+
+    /// Forgets a frame here and on every worker that may hold a task of it: a hand-over whose
+    /// victim died may lie on a worker, or be on its way to one, that is not taken to hold it.
+    pub(super) fn end_frame(&mut self, id: FrameId) {
+        let Some(frame) = self.frames.remove(&id) else { return };
+        let plan = frame.plan().clone();
+        self.promised.retain(|(task, _), _| task.frame != id);
+        self.orphans.retain(|task| task.frame != id);
+        let mut told = Vec::new();
+        for (&worker, state) in &mut self.workers {
+            state.held.retain(|h| h.task.frame != id);
+            state.own.retain(|task| {
+                let stays = task.frame != id;
+                if !stays {
+                    state.own_multiply_adds -= plan.multiply_adds_of(task.stage, task.tile);
+                }
+                stays
+            });
+            if state.alive && state.announced.contains(&plan.id) {
+                told.push(worker);
+            }
+        }
+        for worker in told {
+            self.touched.insert(worker);
+            self.send(worker, Message::Forget { frame: id });
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the coordinator knows of one worker, and how long it thinks that things take.
+
+use super::{Coordinator, WorkerReport};
+use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use crate::{Nanos, SECOND};
+use std::collections::BTreeSet;
+
+/// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
+const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
+
+/// What a link is taken to carry until results tell.
+pub(super) const LINK_BYTES_PER_S: u64 = 11_800_000;
+
+/// Bounds of what is learned of a link: the numbers come over the wire.
+const LINK_BYTES_PER_S_MIN: u64 = 10_000;
+const LINK_BYTES_PER_S_MAX: u64 = 10_000_000_000;
+
+/// One task that a worker holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
+    pub(super) stolen: bool,
+    pub(super) issued_ns: Nanos,
+    pub(super) lease_ns: Nanos,
+    pub(super) bytes: u64,
+    pub(super) multiply_adds: u64,
+    pub(super) yielding_to: Option<WorkerId>,
+    /// Its worker was asked to hand it over and kept it. It is not asked again: where two workers
+    /// cannot reach each other, asking would go on for ever.
+    pub(super) kept: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct WorkerState {
+    pub(super) alive: bool,
+    pub(super) heard_ns: Nanos,
+    pub(super) hungry: bool,
+    /// In the order scattered; the first is taken to be running.
+    pub(super) held: Vec<Held>,
+    /// When the first of them is taken to have begun.
+    pub(super) running_since_ns: Nanos,
+    /// Tasks of its share that no attempt is at, oldest frame first.
+    pub(super) own: BTreeSet<TaskId>,
+    pub(super) own_multiply_adds: u64,
+    /// Multiply-adds a second, from its own measurement until its tasks tell.
+    pub(super) multiply_adds_per_s: u64,
+    pub(super) link_bytes_per_s: u64,
+    /// A task of its is late, and no result came since: it gets nothing more while others can.
+    pub(super) stuck: bool,
+    /// Leases that ran out since its last result.
+    pub(super) strikes: u32,
+    /// It was expelled for computing nothing: one task at a time, until it delivers.
+    pub(super) probation: bool,
+    /// It had no memory for a task: it gets none until this time, or until one of its tasks ends.
+    pub(super) full_until_ns: Nanos,
+    /// Budget for inputs, the running tile and packed weights; zero for no limit.
+    pub(super) memory_bytes: u64,
+    /// Layers whose weights it was made to prepare.
+    pub(super) layers: BTreeSet<(ModelHash, u32)>,
+    pub(super) packed_bytes: u64,
+    pub(super) announced: BTreeSet<PlanId>,
+    pub(super) report: WorkerReport,
+}
+
+impl WorkerState {
+    pub(super) fn find_held(&mut self, task: TaskId, attempt: u32) -> Option<&mut Held> {
+        self.held.iter_mut().find(|h| h.task == task && h.attempt == attempt)
+    }
+
+    pub(super) fn release(&mut self, now: Nanos, task: TaskId, attempt: u32) -> Option<Held> {
+        let position = self.held.iter().position(|h| h.task == task && h.attempt == attempt)?;
+        if position == 0 {
+            self.running_since_ns = now;
+        }
+        Some(self.held.remove(position))
+    }
+
+    /// Counts a gathered task and learns the worker's speed from it.
+    pub(super) fn done(&mut self, held: &Held, busy_ns: u64) {
+        self.report.tasks += 1;
+        self.report.stolen += u64::from(held.stolen);
+        self.report.multiply_adds += held.multiply_adds;
+        // The number comes over the wire.
+        self.report.busy_ns = self.report.busy_ns.saturating_add(busy_ns);
+        if held.multiply_adds > 0 && busy_ns > 0 {
+            let rate = held.multiply_adds as u128 * SECOND as u128 / busy_ns as u128;
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+            let old = self.multiply_adds_per_s;
+            // Half of what is new: a throttled CPU shows after one task, and one odd task is
+            // forgotten after three.
+            self.multiply_adds_per_s = if old == 0 { rate } else { old / 2 + rate / 2 };
+        }
+    }
+
+    /// Learns what its link carries: what a task took beyond waiting and computing was the network.
+    pub(super) fn moved(&mut self, now: Nanos, held: &Held, bytes_out: u64, known_ns: u64) {
+        let network_ns = now.saturating_sub(held.issued_ns).saturating_sub(known_ns);
+        let bytes = u128::from(held.bytes) + u128::from(bytes_out);
+        if network_ns == 0 || bytes == 0 {
+            return;
+        }
+        let rate = bytes * u128::from(SECOND) / u128::from(network_ns);
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let rate = rate.clamp(LINK_BYTES_PER_S_MIN, LINK_BYTES_PER_S_MAX);
+        self.link_bytes_per_s = self.link_bytes_per_s / 4 * 3 + rate / 4;
+    }
+}
+
+/// What is left of a worker's time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Remaining {
+    /// Of the running task.
+    pub(super) running_ns: Nanos,
+    /// Until everything that it holds and owns is done.
+    pub(super) all_ns: Nanos,
+    /// How many times as long as expected the running task takes, in thousandths.
+    pub(super) late_per_mille: u64,
+}
+
+impl Coordinator {
+    /// How long a worker should take for so many multiply-adds.
+    pub(super) fn takes(&self, id: WorkerId, multiply_adds: u64) -> Nanos {
+        let rate = self.workers.get(&id).map_or(0, |w| w.multiply_adds_per_s);
+        if rate == 0 {
+            return 0; // Nothing is known of it.
+        }
+        let ns = u128::from(multiply_adds) * u128::from(SECOND) / u128::from(rate);
+        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
+    }
+
+    /// How long a worker should take for a task; zero while its speed is unknown.
+    pub(super) fn expected(&self, id: WorkerId, task: TaskId) -> Nanos {
+        self.frames.get(&task.frame).map_or(0, |f| self.takes(id, f.multiply_adds(task)))
+    }
+
+    /// How long so many bytes should take to or from a worker.
+    pub(super) fn transfer(&self, id: WorkerId, bytes: u64) -> Nanos {
+        let rate = self.workers.get(&id).map_or(LINK_BYTES_PER_S, |w| w.link_bytes_per_s);
+        let ns = u128::from(bytes) * u128::from(SECOND) / u128::from(rate.max(1));
+        u64::try_from(ns).unwrap_or(u64::MAX).min(EXPECTED_NS_MAX)
+    }
+
+    /// How long a worker should need for what it holds and what waits in its share. A running task
+    /// that is overdue says that the worker is slower than was thought, and by how much at least.
+    pub(super) fn remaining(&self, now: Nanos, id: WorkerId) -> Remaining {
+        let Some(worker) = self.workers.get(&id) else { return Remaining::default() };
+        let queued: u64 = worker.held.iter().skip(1).map(|h| h.multiply_adds).sum();
+        let rest = self.takes(id, queued.saturating_add(worker.own_multiply_adds));
+        let Some(first) = worker.held.first() else {
+            return Remaining { running_ns: 0, all_ns: rest, late_per_mille: 1000 };
+        };
+        let expected = self.takes(id, first.multiply_adds);
+        let passed = now.saturating_sub(worker.running_since_ns);
+        if passed <= expected || expected == 0 {
+            let running_ns = expected.saturating_sub(passed);
+            return Remaining { running_ns, all_ns: running_ns + rest, late_per_mille: 1000 };
+        }
+        let late_per_mille =
+            (u128::from(passed) * 1000 / u128::from(expected)).min(1_000_000) as u64;
+        // It may end any moment, or take as long again: half of that.
+        let running_ns = passed / 2;
+        let all_ns = running_ns.saturating_add(rest.saturating_mul(late_per_mille) / 1000);
+        Remaining { running_ns, all_ns, late_per_mille }
+    }
+}

@@ -1,0 +1,309 @@
+//! A worker with nothing left takes work from the one that has most left to do.
+//!
+//! A worker asks when its last task starts, so that the answer arrives before it is idle. Tasks that
+//! wait here change their share for nothing; tasks that a victim has queued travel peer to peer, and
+//! only when that saves well more than it costs. In both cases the thief takes as much as lets it and
+//! its victim finish together. When nothing is left to move, an idle worker makes a second copy of
+//! the task that is likeliest to end last. *Sources*: DeepThings (TCAD 2018) for stealing tiles;
+//! dask/distributed#5390 for steals that cost more than they save; LATE (OSDI 2008) for copies.
+
+use super::Coordinator;
+use crate::ids::{TaskId, WorkerId};
+use crate::message::Message;
+use crate::{Nanos, SECOND};
+use std::collections::BTreeSet;
+
+/// The time saved by a steal must exceed the cost of moving the inputs by this factor.
+const STEAL_MARGIN: u64 = 2;
+
+/// What asking a victim costs on top of its bytes: three messages.
+const ASKING_NS: Nanos = SECOND / 500;
+
+/// A copy must be expected to end in this part of the original's time, in thousandths.
+const BACKUP_GAIN_PER_MILLE: u64 = 600;
+
+/// Idle workers that are looked at again in one call.
+const LOOKERS_MAX: usize = 16;
+
+/// How soon idle workers look again, at the earliest and at the latest.
+const REVIEW_MIN_NS: Nanos = SECOND / 50;
+const REVIEW_MAX_NS: Nanos = SECOND;
+
+impl Coordinator {
+    /// Looks for work for those who just ran out of it, and again for some who did before.
+    pub(super) fn look_for_work(&mut self, now: Nanos, touched: BTreeSet<WorkerId>) {
+        let mut lookers = touched;
+        if self.review_ns.is_some_and(|at| now >= at) {
+            self.review_ns = None;
+        }
+        let after = self
+            .idle
+            .range((std::ops::Bound::Excluded(self.idle_last), std::ops::Bound::Unbounded));
+        let again: Vec<WorkerId> =
+            after.chain(self.idle.iter()).copied().take(LOOKERS_MAX).collect();
+        self.idle_last = again.last().copied().unwrap_or(self.idle_last);
+        lookers.extend(again);
+        for id in lookers {
+            if !self.is_hungry(now, id) {
+                self.idle.remove(&id);
+                continue;
+            }
+            let news = !self.idle.contains(&id);
+            self.counters.steals_asked += u64::from(news);
+            if self.steal_for(now, id) {
+                self.counters.steals_granted += 1;
+                self.idle.remove(&id);
+            } else if !self.copy_for(now, id) {
+                self.counters.steals_refused += u64::from(news);
+                self.idle.insert(id);
+            }
+        }
+        if !self.idle.is_empty() && self.review_ns.is_none() {
+            self.plan_review(now);
+        }
+    }
+
+    /// Looks again when what runs now should be half done: a slow worker shows by then.
+    fn plan_review(&mut self, now: Nanos) {
+        let running = self.workers.iter().filter(|(_, w)| w.alive && !w.held.is_empty());
+        let takes = running.map(|(&id, w)| self.takes(id, w.held[0].multiply_adds));
+        if let Some(shortest) = takes.min() {
+            self.review_in(now, (shortest / 2).clamp(REVIEW_MIN_NS, REVIEW_MAX_NS));
+        }
+    }
+
+    pub(super) fn review_in(&mut self, now: Nanos, wait_ns: Nanos) {
+        let at = now + wait_ns;
+        self.review_ns = Some(self.review_ns.map_or(at, |known| known.min(at).max(now + 1)));
+    }
+
+    fn is_hungry(&self, now: Nanos, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|w| w.alive && !w.stuck) else {
+            return false;
+        };
+        let asks = worker.held.is_empty() || (worker.held.len() == 1 && worker.hungry);
+        asks && worker.own.is_empty()
+            && self.takes_work(now, id)
+            && !self.promised.values().any(|&(thief, _)| thief == id)
+    }
+
+    fn steal_for(&mut self, now: Nanos, thief: WorkerId) -> bool {
+        let others = || self.workers.iter().filter(|&(&id, w)| id != thief && w.alive);
+        let waiting = others().filter(|(_, w)| !w.own.is_empty());
+        let fullest = waiting.max_by_key(|&(&id, _)| (self.remaining(now, id).all_ns, id));
+        let fullest = fullest.map(|(&id, _)| id);
+        let queued = others().filter(|(_, w)| w.held.len() > 1).map(|(&id, _)| id);
+        let queued: Vec<WorkerId> = queued.collect();
+        if fullest.is_some_and(|victim| self.take_waiting(now, thief, victim)) {
+            return true;
+        }
+        let best = queued
+            .into_iter()
+            .filter_map(|victim| Some((self.saves(now, thief, victim)?, victim)))
+            .max();
+        let Some(((_, task, attempt), victim)) = best else { return false };
+        self.ask(thief, victim, task, attempt);
+        // As many more as the two need to finish together.
+        while self.workers[&thief].held.len() + self.promises(thief) < self.config.window_tasks_max
+            && let Some((_, task, attempt)) = self.saves(now, thief, victim)
+        {
+            self.ask(thief, victim, task, attempt);
+        }
+        true
+    }
+
+    fn promises(&self, thief: WorkerId) -> usize {
+        self.promised.values().filter(|&&(to, _)| to == thief).count()
+    }
+
+    /// Moves waiting tasks from one share to another, until both should end together.
+    fn take_waiting(&mut self, now: Nanos, thief: WorkerId, victim: WorkerId) -> bool {
+        let left = self.remaining(now, victim);
+        let mut there = left.all_ns;
+        let mut here = self.remaining(now, thief).all_ns;
+        let known = self.workers[&thief].multiply_adds_per_s > 0
+            && self.workers[&victim].multiply_adds_per_s > 0;
+        // Of speeds that nobody knows, half is a fair guess.
+        let most = if known { usize::MAX } else { self.workers[&victim].own.len().div_ceil(2) };
+        let mut moved = 0;
+        while moved < most
+            && let Some(task) = self.last_of_oldest(victim)
+        {
+            let cost_here = self.expected(thief, task);
+            let cost_there = self.expected(victim, task).saturating_mul(left.late_per_mille) / 1000;
+            // The first need only end sooner than its owner's last; then both meet.
+            let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
+            let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
+            if here + cost_here > until || killed || !self.could_fit(thief, task) {
+                break;
+            }
+            self.dequeue(task);
+            self.enqueue(now, task, Some(thief));
+            if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
+                tile.stolen = tile.owner == Some(thief);
+            }
+            here += cost_here;
+            there = there.saturating_sub(cost_there);
+            moved += 1;
+        }
+        self.counters.stolen_tasks += moved as u64;
+        if moved > 0 {
+            self.fill(now, thief);
+        }
+        moved > 0
+    }
+
+    /// The last waiting task of the oldest frame in a share: what is left stays in one piece, and
+    /// older frames go first.
+    fn last_of_oldest(&self, victim: WorkerId) -> Option<TaskId> {
+        let own = &self.workers[&victim].own;
+        let frame = own.first()?.frame;
+        let end = TaskId { frame, stage: u32::MAX, tile: u32::MAX };
+        own.range(..=end).next_back().copied()
+    }
+
+    /// The last queued task of a victim, with its attempt and the time that is saved when the thief
+    /// makes it, where that is well over what the move costs.
+    fn saves(&self, now: Nanos, thief: WorkerId, victim: WorkerId) -> Option<(Nanos, TaskId, u32)> {
+        let worker = self.workers.get(&victim)?;
+        let last = worker.held.iter().enumerate().rev();
+        let (position, held) = last.into_iter().find(|(i, h)| {
+            *i > 0
+                && h.yielding_to.is_none()
+                && !h.kept
+                && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
+        })?;
+        if !self.fits(thief, held.task) {
+            return None;
+        }
+        let moving = self.transfer(thief, held.bytes).max(self.transfer(victim, held.bytes));
+        let left = self.remaining(now, victim);
+        let stays = worker.held[1..=position].iter().filter(|h| h.yielding_to.is_none());
+        let queued: u64 = stays.map(|h| h.multiply_adds).sum();
+        let queued = self.takes(victim, queued).saturating_mul(left.late_per_mille) / 1000;
+        let promised: u64 = self
+            .promised
+            .iter()
+            .filter(|&(_, &(to, _))| to == thief)
+            .filter_map(|(&(task, _), _)| Some(self.frames.get(&task.frame)?.multiply_adds(task)))
+            .sum();
+        let there = left.running_ns + queued;
+        let here = self.remaining(now, thief).all_ns
+            + self.takes(thief, promised)
+            + self.expected(thief, held.task);
+        let saved = there.saturating_sub(here);
+        let worth = saved > (moving + ASKING_NS).saturating_mul(STEAL_MARGIN);
+        worth.then_some((saved, held.task, held.attempt))
+    }
+
+    /// Tells a victim to hand a task over.
+    fn ask(&mut self, thief: WorkerId, victim: WorkerId, task: TaskId, attempt: u32) {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        let Some(next_attempt) = frame.next_attempt(task, thief) else { return };
+        let plan = frame.plan().clone();
+        self.announce(thief, &plan);
+        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
+            held.yielding_to = Some(thief);
+        }
+        self.promised.insert((task, attempt), (thief, next_attempt));
+        self.send(victim, Message::Yield { task, attempt, thief, next_attempt });
+    }
+
+    /// Makes a second copy of the task that should end last, where that should end it much sooner.
+    fn copy_for(&mut self, now: Nanos, thief: WorkerId) -> bool {
+        let cap = self.counters.tasks * self.config.backups_per_mille_max / 1000;
+        if self.counters.backups >= cap || !self.workers[&thief].held.is_empty() {
+            return false;
+        }
+        let mut latest: Option<(Nanos, TaskId)> = None;
+        for (&id, worker) in self.workers.iter().filter(|&(&id, w)| id != thief && w.alive) {
+            let Some(held) = worker.held.first() else { continue };
+            let alone = |f: &super::Frame| f.live_attempts(held.task) == 1 && f.awaits(held.task);
+            if !self.frames.get(&held.task.frame).is_some_and(alone) {
+                continue;
+            }
+            let ends = self.remaining(now, id).running_ns + self.transfer(id, held.bytes) / 4;
+            if latest.is_none_or(|(best, _)| ends > best) {
+                latest = Some((ends, held.task));
+            }
+        }
+        let Some((there, task)) = latest else { return false };
+        let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
+        let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
+        let killed = self.frames.get(&task.frame).is_some_and(|f| f.killed(task, thief));
+        let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
+        if !worth || killed || !self.fits(thief, task) || self.expected(thief, task) == 0 {
+            return false;
+        }
+        self.counters.backups += 1;
+        self.scatter(now, thief, task);
+        true
+    }
+
+    /// The victim and its attempt, where a thief was promised this attempt of a task.
+    pub(super) fn promised_to(
+        &self,
+        thief: WorkerId,
+        task: TaskId,
+        next_attempt: u32,
+    ) -> Option<(WorkerId, u32)> {
+        let promises = self.promised.range((task, 0)..=(task, u32::MAX));
+        let mut promises = promises.filter(|&(_, &p)| p == (thief, next_attempt));
+        let (&(_, attempt), _) = promises.next()?;
+        let holds =
+            |w: &super::WorkerState| w.held.iter().any(|h| h.task == task && h.attempt == attempt);
+        let (&victim, _) = self.workers.iter().find(|(_, w)| holds(w))?;
+        Some((victim, attempt))
+    }
+
+    /// The victim handed the task over: the thief holds it now.
+    pub(super) fn on_yielded(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
+        let Some(worker) = self.workers.get_mut(&victim) else { return };
+        let Some(held) = worker.release(now, task, attempt) else { return };
+        self.touched.insert(victim);
+        let Some((thief, next_attempt)) = self.promised.remove(&(task, attempt)) else {
+            // The thief was lost meanwhile, or the worker was never asked: nobody has the task.
+            return self.take_back(now, &held);
+        };
+        if let Some(frame) = self.frames.get_mut(&task.frame) {
+            frame.end_attempt(task, attempt);
+        }
+        if let Some(worker) = self.workers.get_mut(&victim) {
+            worker.report.bytes_out += held.bytes;
+        }
+        self.counters.stolen_tasks += 1;
+        self.counters.stolen_bytes += held.bytes;
+        self.touched.insert(thief);
+        if self.workers.get(&thief).is_some_and(|w| w.alive) {
+            self.hold(now, thief, task, next_attempt, true);
+        } else {
+            self.touched.remove(&thief);
+            self.end_attempt(now, task, next_attempt);
+        }
+    }
+
+    /// The victim kept the task: the thief's attempt never was.
+    pub(super) fn on_kept(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
+        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
+            held.yielding_to = None;
+            held.kept = true;
+        }
+        if let Some(&(thief, _)) = self.promised.get(&(task, attempt)) {
+            self.counters.steals_kept += 1;
+            if self.workers.get(&thief).is_some_and(|w| w.alive) {
+                self.touched.insert(thief);
+            }
+            self.review_in(now, REVIEW_MIN_NS);
+        }
+        self.withdraw_promise(task, attempt);
+    }
+
+    /// Takes back what was promised to a thief out of an attempt that ended.
+    pub(super) fn withdraw_promise(&mut self, task: TaskId, attempt: u32) {
+        if let Some((_, next_attempt)) = self.promised.remove(&(task, attempt))
+            && let Some(frame) = self.frames.get_mut(&task.frame)
+        {
+            frame.end_attempt(task, next_attempt);
+        }
+    }
+}

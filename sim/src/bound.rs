@@ -1,0 +1,190 @@
+//! The least time that a plan, or any plan, can take on a set of devices.
+//!
+//! For any weights `m` of the devices that add up to one, all tiles together take at least
+//! `sum over tiles of min over devices of m * time`: the dual of the linear programme that spreads
+//! every tile over all devices at will. Any weights give a sound bound; a few rounds of making the
+//! busiest dearer give a good one. *Source*: Lenstra, Shmoys, Tardos, "Approximation algorithms for
+//! scheduling unrelated parallel machines", 1990 (the programme and its dual).
+
+use crate::physics::{LinkSpec, Medium, TileWork};
+use crate::scenario::WorkerSpec;
+use protocol::{ActivePlan, Nanos, SECOND};
+use serde::Serialize;
+
+/// Rounds in which the weights are made better.
+const ROUNDS: usize = 48;
+
+/// The least possible times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Bound {
+    /// One frame of this plan, alone.
+    pub frame_ns: Nanos,
+    /// What each further frame adds at least when frames overlap.
+    pub next_frame_ns: Nanos,
+    /// One frame of any plan, without halo and without a network.
+    pub any_plan_ns: Nanos,
+}
+
+impl Bound {
+    /// The least time of so many frames.
+    pub fn frames_ns(&self, frames: usize) -> Nanos {
+        self.frame_ns.max(self.next_frame_ns * frames as u64)
+    }
+}
+
+/// Devices of one kind, taken together.
+struct Kind<'a> {
+    spec: &'a WorkerSpec,
+    count: f64,
+}
+
+fn kinds(workers: &[WorkerSpec]) -> Vec<Kind<'_>> {
+    let mut kinds: Vec<Kind<'_>> = Vec::new();
+    for spec in workers {
+        match kinds.iter_mut().find(|k| k.spec.device == spec.device) {
+            Some(kind) => kind.count += 1.0,
+            None => kinds.push(Kind { spec, count: 1.0 }),
+        }
+    }
+    kinds
+}
+
+/// Least time to spread these items over these kinds of devices.
+fn spread(items: &[TileWork], kinds: &[Kind<'_>], overhead: bool) -> f64 {
+    if items.is_empty() || kinds.is_empty() {
+        return 0.0;
+    }
+    let time = |kind: &Kind<'_>, item: &TileWork| {
+        let device = &kind.spec.device;
+        device.tile_ns(item) - if overhead { 0.0 } else { device.overhead_ns as f64 }
+    };
+    let times: Vec<Vec<f64>> =
+        kinds.iter().map(|k| items.iter().map(|i| time(k, i)).collect()).collect();
+    // Where all devices differ by one factor, these weights are the best.
+    let mut weights: Vec<f64> =
+        times.iter().map(|t| 1.0 / t.iter().sum::<f64>().max(1e-9)).collect();
+    let mut best: f64 = 0.0;
+    for _ in 0..ROUNDS {
+        let total: f64 = weights.iter().zip(kinds).map(|(w, k)| w * k.count).sum();
+        weights.iter_mut().for_each(|w| *w /= total);
+        let mut load = vec![0.0; kinds.len()];
+        let mut bound = 0.0;
+        for i in 0..items.len() {
+            let dear = |k: &usize| weights[*k] * times[*k][i];
+            let cheapest = (0..kinds.len()).min_by(|a, b| dear(a).total_cmp(&dear(b)));
+            let cheapest = cheapest.unwrap_or(0);
+            bound += dear(&cheapest);
+            load[cheapest] += times[cheapest][i] / kinds[cheapest].count;
+        }
+        best = best.max(bound);
+        let mean = load.iter().sum::<f64>() / load.len() as f64;
+        for (weight, load) in weights.iter_mut().zip(&load) {
+            *weight *= 1.0 + 0.1 * (load / mean.max(1e-9) - 1.0).clamp(-0.9, 2.0);
+        }
+    }
+    best
+}
+
+fn seconds_to_ns(seconds: f64) -> f64 {
+    seconds * SECOND as f64
+}
+
+/// The least time of a plan whose tiles ask for `works`, and of any plan whose layers do.
+pub(crate) fn bound(
+    plan: &ActivePlan,
+    works: &[Vec<TileWork>],
+    layers: &[TileWork],
+    workers: &[WorkerSpec],
+    head: LinkSpec,
+) -> Bound {
+    let kinds = kinds(workers);
+    let bytes = |regions: &[(model::MapId, tiling::Region)]| -> f64 {
+        let one = |&(map, region): &(model::MapId, tiling::Region)| {
+            (region.positions() * plan.model.pixel_bytes(map)) as f64
+        };
+        regions.iter().map(one).sum()
+    };
+    let fastest = |rate: fn(&LinkSpec) -> u64| {
+        workers.iter().map(|w| rate(&w.link)).max().unwrap_or(1).max(1) as f64
+    };
+    let (down, up) = (fastest(|l| l.receive_bytes_per_s), fastest(|l| l.send_bytes_per_s));
+    let (head_out, head_in) = (head.send_bytes_per_s as f64, head.receive_bytes_per_s as f64);
+    let way = workers.iter().map(|w| w.link.round_trip.min_ns / 2).min().unwrap_or(0) as f64
+        + head.round_trip.min_ns as f64 / 2.0;
+    // With all workers in one air, everything that is sent shares it.
+    let airs: std::collections::BTreeSet<Medium> = workers.iter().map(|w| w.link.medium).collect();
+    let one_air = airs.len() == 1 && matches!(airs.first(), Some(Medium::Air(_)));
+    let mut frame = 0.0;
+    let mut moved = 0.0;
+    for (geometry, works) in plan.geometry().iter().zip(works) {
+        let in_bytes: Vec<f64> = geometry.tiles.iter().map(|t| bytes(&t.inputs)).collect();
+        let out_bytes: Vec<f64> = geometry.tiles.iter().map(|t| bytes(&t.outputs)).collect();
+        let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
+        let first = way + seconds_to_ns(least(&in_bytes) / down.min(head_out));
+        let last = way + seconds_to_ns(least(&out_bytes) / up.min(head_in));
+        let alone = |work: &TileWork| {
+            kinds.iter().map(|k| k.spec.device.tile_ns(work)).fold(f64::INFINITY, f64::min)
+        };
+        let longest = works.iter().map(alone).fold(0.0, f64::max);
+        let shortest = works.iter().map(alone).fold(f64::INFINITY, f64::min);
+        let (scattered, gathered): (f64, f64) = (in_bytes.iter().sum(), out_bytes.iter().sum());
+        let scatter = seconds_to_ns(scattered / head_out);
+        let gather = seconds_to_ns(gathered / head_in);
+        let air = seconds_to_ns(scattered / down + gathered / up);
+        let air = if one_air { air } else { 0.0 };
+        let compute = spread(works, &kinds, true).max(longest) + first + last;
+        frame += compute
+            .max(way + scatter + shortest + last)
+            .max(first + shortest + gather)
+            .max(air + 2.0 * way);
+        moved += scatter.max(gather).max(air);
+    }
+    let all: Vec<TileWork> = works.iter().flatten().copied().collect();
+    Bound {
+        frame_ns: frame as Nanos,
+        next_frame_ns: spread(&all, &kinds, true).max(moved) as Nanos,
+        any_plan_ns: spread(layers, &kinds, false) as Nanos,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::physics::DeviceModel;
+
+    fn workers(rates: &[u64]) -> Vec<WorkerSpec> {
+        let plain = |&r: &u64| DeviceModel { overhead_ns: 0, ..DeviceModel::plain(r) };
+        rates.iter().map(|r| WorkerSpec::of(plain(r), LinkSpec::unlimited())).collect()
+    }
+
+    fn items(of: &[u64]) -> Vec<TileWork> {
+        of.iter().map(|&conv3x3| TileWork { conv3x3, ..TileWork::default() }).collect()
+    }
+
+    #[test]
+    fn speeds_add_up() {
+        let workers = workers(&[100, 300, 100]);
+        let bound = spread(&items(&[200, 300]), &kinds(&workers), true);
+        assert!((bound - 1e9).abs() < 1.0, "500 multiply-adds at 500 a second: {bound}");
+    }
+
+    #[test]
+    fn each_device_does_what_it_does_best() {
+        // Two devices, each ten times faster than the other at one of two operators.
+        let mut workers = workers(&[100, 100]);
+        workers[0].device.conv1x1_per_s = 1000.0;
+        workers[1].device.conv_per_s = 1000.0;
+        let items = [
+            TileWork { conv1x1: 1000, ..TileWork::default() },
+            TileWork { conv: 1000, ..TileWork::default() },
+        ];
+        let bound = spread(&items, &kinds(&workers), true);
+        assert!((0.95e9..=1.0e9 + 1.0).contains(&bound), "{bound}");
+    }
+
+    #[test]
+    fn frames_that_overlap_take_at_least_their_work() {
+        let bound = Bound { frame_ns: 100, next_frame_ns: 40, any_plan_ns: 0 };
+        assert_eq!((bound.frames_ns(1), bound.frames_ns(10)), (100, 400));
+    }
+}

@@ -1,0 +1,123 @@
+//! Which devices there are, and how they are connected.
+
+use super::find::{self, FileError, Kind};
+use super::{DeviceFile, LinkFile, nanos};
+use crate::physics::LinkSpec;
+use crate::scenario::WorkerSpec;
+use serde::Deserialize;
+
+/// More than anybody has, and few enough for the memory of the simulator.
+const WORKERS_MAX: usize = 100_000;
+
+/// A file of `configs/clusters`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterFile {
+    /// What people call it.
+    pub name: String,
+    coordinator: CoordinatorSection,
+    #[serde(rename = "worker", default)]
+    workers: Vec<WorkerSection>,
+    /// Multiplies the rate of every link; for sweeps.
+    #[serde(skip)]
+    pub link_scale: Option<f64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CoordinatorSection {
+    link: String,
+    #[serde(default)]
+    access_point: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkerSection {
+    device: String,
+    link: String,
+    #[serde(default = "one")]
+    count: usize,
+    name: Option<String>,
+    threads: Option<usize>,
+    memory_mb: Option<u64>,
+    #[serde(default)]
+    access_point: u32,
+    #[serde(default)]
+    joins_s: f64,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl ClusterFile {
+    /// Opens a cluster by name or path.
+    ///
+    /// *Errors*: no such file, an unknown key.
+    pub fn open(reference: &str) -> Result<Self, FileError> {
+        find::open(Kind::Cluster, reference)
+    }
+
+    /// The coordinator's link.
+    ///
+    /// *Errors*: an unknown link.
+    pub fn head_link(&self) -> Result<LinkSpec, FileError> {
+        let section = &self.coordinator;
+        Ok(LinkFile::open(&section.link)?.spec(section.access_point, self.scale()))
+    }
+
+    fn scale(&self) -> f64 {
+        self.link_scale.unwrap_or(1.0)
+    }
+
+    /// Its workers, in order.
+    ///
+    /// *Errors*: an unknown device or link, or none at all.
+    pub fn workers(&self) -> Result<Vec<WorkerSpec>, FileError> {
+        let mut workers: Vec<WorkerSpec> = Vec::new();
+        for section in &self.workers {
+            let mut device = DeviceFile::open(&section.device)?.model();
+            if let Some(threads) = section.threads {
+                device.threads = threads.clamp(1, device.speedup_by_threads.len());
+            }
+            if let Some(memory_mb) = section.memory_mb {
+                device.memory_bytes = memory_mb * 1_000_000;
+            }
+            let link = LinkFile::open(&section.link)?.spec(section.access_point, self.scale());
+            if workers.len() + section.count > WORKERS_MAX {
+                let what = format!("cluster `{}` has over {WORKERS_MAX} workers", self.name);
+                return Err(FileError::Value(what));
+            }
+            let base = section.name.clone().unwrap_or_else(|| section.device.clone());
+            for _ in 0..section.count {
+                let alike = workers.iter().filter(|w| w.name.starts_with(&base)).count();
+                let many = section.count > 1 || alike > 0;
+                let name = if many { format!("{base}-{}", alike + 1) } else { base.clone() };
+                let joins_ns = nanos(section.joins_s);
+                let worker = WorkerSpec::of(device.clone(), link);
+                workers.push(WorkerSpec { name, joins_ns, ..worker });
+            }
+        }
+        if workers.is_empty() {
+            let what = format!("cluster `{}` has no [[worker]]", self.name);
+            return Err(FileError::Value(what));
+        }
+        Ok(workers)
+    }
+
+    /// The same cluster with so many workers: the first kinds again and again, or fewer.
+    pub fn workers_limited(&self, count: usize) -> Result<Vec<WorkerSpec>, FileError> {
+        let all = self.workers()?;
+        let repeated = all.iter().cycle().take(count.clamp(1, WORKERS_MAX)).enumerate();
+        let named = repeated.map(|(i, worker)| {
+            let again = i / all.len();
+            let name = match again {
+                0 => worker.name.clone(),
+                _ => format!("{}+{again}", worker.name),
+            };
+            WorkerSpec { name, ..worker.clone() }
+        });
+        Ok(named.collect())
+    }
+}

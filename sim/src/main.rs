@@ -1,0 +1,5 @@
+//! `tilehive-sim`.
+
+fn main() -> std::process::ExitCode {
+    sim::command::main()
+}
