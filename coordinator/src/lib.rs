@@ -10,6 +10,7 @@
 //! | `locals.rs` | worker processes on this machine |
 //! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
 //! | `memory.rs` | how much memory a process takes |
+//! | `say.rs` | words on stdout |
 //! | `rows.rs` | pictures in and out of files row by row |
 //! | `usage.rs` | how a model is used: conventions and task, and who said so |
 //! | `results.rs` | answers as people want them, and into files |
@@ -31,6 +32,7 @@ mod memory;
 mod pictures;
 mod results;
 mod rows;
+mod say;
 mod store;
 mod table;
 mod trace;

@@ -1,7 +1,7 @@
 //! Real worker processes on loopback: kills, pauses, any start order, joins in mid-run. Every frame
 //! ends with the bits of one device.
 
-use coordinator::{Answer, Cluster, ClusterConfig, HostedModel, Job, LocalWorkers, Reach};
+use coordinator::{Answer, BandJob, Cluster, ClusterConfig, HostedModel, Job, LocalWorkers, Reach};
 use kernels::{Engine, PackedModel, Piece};
 use model::{LoadOptions, MapId};
 use net::{Identity, Multiaddr, NetConfig, Role, Token};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tiling::Numerics;
+use tiling::{Grid, Numerics};
 use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +104,62 @@ async fn a_killed_worker_costs_its_tiles_and_nothing_else() {
     let (reports, reassigned) = cluster.reports().await.unwrap();
     assert_eq!(reports.values().filter(|r| !r.alive).count(), 1);
     assert!(reassigned > 0, "the dead worker held tasks");
+}
+
+/// Bands are frames: what a lost worker held is computed elsewhere, and the rows of all bands
+/// together are the answer of one device.
+#[tokio::test(flavor = "multi_thread")]
+async fn bands_of_a_picture_survive_a_killed_worker() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@128x128");
+    let (cluster, locals) = with_locals(3, state.path()).await;
+    let victim = locals.process_ids()[0];
+    signal(victim, "-STOP");
+    let bands = (0..4).map(|row| {
+        let (model, inputs) = (problem.model.clone(), problem.inputs.clone());
+        let (grid, numerics) = (Grid::even(4, 4), Numerics::Exact);
+        cluster.submit_band(BandJob { model, inputs, grid, row, numerics })
+    });
+    let (answers, ()) = tokio::join!(futures_of(bands), async {
+        tiles(&cluster, 1).await;
+        signal(victim, "-KILL");
+    });
+    let [(_, expected)] = problem.expected.as_slice() else { panic!("one output") };
+    let mut stitched = Piece::zeroed(expected.region, expected.channels);
+    let mut rows = 0;
+    for answer in answers {
+        let outputs = answer.unwrap().outputs;
+        let [(_, band)] = outputs.as_slice() else { panic!("one output") };
+        rows += band.region.rows.len();
+        stitched.paste(band);
+    }
+    assert_eq!(rows, 128, "each row once");
+    assert!(stitched.as_bytes() == expected.as_bytes());
+    let (reports, reassigned) = cluster.reports().await.unwrap();
+    assert_eq!(reports.values().filter(|r| !r.alive).count(), 1);
+    assert!(reassigned > 0, "the dead worker held tasks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_lack_rows_of_a_band_are_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@64x64");
+    let (cluster, _locals) = with_locals(1, state.path()).await;
+    let band = |inputs, row| BandJob {
+        model: problem.model.clone(),
+        inputs,
+        grid: Grid::even(4, 1),
+        row,
+        numerics: Numerics::Exact,
+    };
+    let (map, whole) = problem.inputs[0].clone();
+    let top = tiling::Region::new(tiling::Span::new(0, 16), whole.region.cols);
+    let inputs = vec![(map, Arc::new(whole.crop(top)))];
+    let refused = cluster.submit_band(band(inputs, 3)).await.unwrap_err().to_string();
+    assert!(refused.contains("lacks"), "{refused}");
+    let refused = cluster.submit_band(band(problem.inputs.clone(), 4)).await.unwrap_err();
+    assert!(refused.to_string().contains("band 4 of 4"), "{refused}");
+    assert!(cluster.submit_band(band(problem.inputs.clone(), 3)).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

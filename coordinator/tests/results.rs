@@ -164,6 +164,22 @@ fn what_cannot_be_is_refused_before_anything_runs() {
     run("zoo:unet@64x64", &[&["-o"], folder_beside.as_slice()].concat(), &["beside", "hint:"]);
 }
 
+/// `tilehive ... | head`: the reader leaves before the report is written.
+#[test]
+fn a_reader_who_leaves_is_no_panic() {
+    let folder = Folder::new();
+    let mut child = folder
+        .command(&["model", "inspect", "zoo:resnet50@64x64"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let talk = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && !talk.contains("panicked"), "{talk}");
+}
+
 #[test]
 fn inspect_tells_what_can_be_tiled_and_draws_it() {
     let folder = Folder::new();

@@ -10,6 +10,7 @@ use crate::cli::{Context, DemoArguments};
 use crate::cluster::{Answer, Cluster, HostedModel, Job};
 use crate::failure::{Failure, bad_model};
 use crate::input::Input;
+use crate::say::say;
 use crate::table;
 use anyhow::Context as _;
 use image::imageops::{FilterType, crop_imm, replace, resize};
@@ -86,20 +87,20 @@ pub(crate) async fn run(context: &Context, arguments: DemoArguments) -> Result<(
             "cores": cores(),
             "picture": files.enlarged,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{}", table::workers(&last.workers));
-        println!(
+        say!("{}", table::workers(&last.workers));
+        say!(
             "one device          {:>10}   (median of {ROUNDS}, interleaved)",
             table::time(one_device)
         );
-        println!("{workers} devices, makespan {:>10}", table::time(makespan));
+        say!("{workers} devices, makespan {:>10}", table::time(makespan));
         let speed_up = one_device.as_secs_f64() / makespan.as_secs_f64();
-        println!("speed-up            {speed_up:>9.2}x   {}", bound_by_cores(workers));
-        println!("redundancy          {redundancy:>10.3}");
+        say!("speed-up            {speed_up:>9.2}x   {}", bound_by_cores(workers));
+        say!("redundancy          {redundancy:>10.3}");
         let verdict = if check.identical { "yes" } else { "NO" };
-        println!("bit-identical to one device: {verdict}");
-        println!("\nwrote {} and {}", files.enlarged.display(), files.comparison.display());
+        say!("bit-identical to one device: {verdict}");
+        say!("\nwrote {} and {}", files.enlarged.display(), files.comparison.display());
         next_steps(&files);
     }
     if check.identical {
@@ -218,7 +219,7 @@ fn compare_pictures(files: &Files) -> anyhow::Result<()> {
 
 fn next_steps(files: &Files) {
     let (model, photo) = (files.model.display(), files.photo.display());
-    println!(
+    say!(
         "
 Try next:
   tilehive run {model} {photo} -o big.png --workers 4 --check

@@ -3,6 +3,7 @@
 use super::{listen, open_locals, spinner};
 use crate::cli::{Context, DevicesArguments};
 use crate::failure::Failure;
+use crate::say::say;
 use crate::table;
 use protocol::CoordinatorConfig;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
         }
     };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&devices)?);
+        say!("{}", serde_json::to_string_pretty(&devices)?);
     } else if devices.is_empty() {
         eprintln!("no device joined");
         eprintln!("hint: `tilehive token` prints the line to run on each device");
@@ -44,7 +45,7 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
                 d.addresses.first().cloned().unwrap_or_default(),
             ]
         });
-        println!("{}", table::table(&header, rows));
+        say!("{}", table::table(&header, rows));
     }
     if let Some(opened) = opened {
         opened.stop().await;

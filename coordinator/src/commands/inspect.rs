@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::graph_svg;
+use crate::say::say;
 use crate::table;
 use anyhow::Context;
 use model::{LayerId, LoadedModel, MapId, Model, Op};
@@ -95,21 +96,21 @@ impl Inspection {
                 tiled,
             ]
         });
-        println!("{}", table::table(&header, rows));
+        say!("{}", table::table(&header, rows));
         for (what, ports) in [("input ", &self.inputs), ("output", &self.outputs)] {
             for port in ports {
-                println!("{what}       {} {} {}", port.name, dims(&port.dims), port.element);
+                say!("{what}       {} {} {}", port.name, dims(&port.dims), port.element);
             }
         }
         let (layers, work) = (self.layers.len(), table::amount(self.multiply_adds));
-        println!("layers       {layers}, {work} multiply-adds");
-        println!("weights      {}", table::bytes(self.weight_bytes));
-        println!("peak of maps {} on one device, untiled", table::bytes(self.peak_map_bytes));
-        println!("tiled        {}", self.verdict());
+        say!("layers       {layers}, {work} multiply-adds");
+        say!("weights      {}", table::bytes(self.weight_bytes));
+        say!("peak of maps {} on one device, untiled", table::bytes(self.peak_map_bytes));
+        say!("tiled        {}", self.verdict());
         for (key, value) in &self.metadata {
             let short: String = value.chars().take(80).collect();
             let more = if short.len() < value.len() { " ..." } else { "" };
-            println!("metadata     {key}: {short}{more}");
+            say!("metadata     {key}: {short}{more}");
         }
     }
 
@@ -144,7 +145,7 @@ pub(crate) fn run(
         eprintln!("wrote {}", path.display());
     }
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&inspection)?),
+        true => say!("{}", serde_json::to_string_pretty(&inspection)?),
         false => inspection.print(),
     }
     Ok(())

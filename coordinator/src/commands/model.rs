@@ -3,6 +3,7 @@
 use super::{inspect, open_model};
 use crate::cli::ModelCommand;
 use crate::failure::{Failure, bad_model};
+use crate::say::say;
 use crate::table;
 use model::onnx::{OPERATORS, Sharing};
 use model::zoo;
@@ -12,7 +13,7 @@ pub(crate) fn run(command: ModelCommand) -> Result<(), Failure> {
     match command {
         ModelCommand::List => {
             for name in zoo::names() {
-                println!("zoo:{name}");
+                say!("zoo:{name}");
             }
             eprintln!(
                 "Another input size: zoo:NAME@ROWSxCOLS. The weights are random, with a fixed seed."
@@ -53,13 +54,13 @@ fn operators(as_json: bool) -> Result<(), Failure> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        say!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
     let rows = OPERATORS.iter().map(|operator| {
         let restrictions = operator.restrictions.to_owned();
         vec![operator.name.to_owned(), sharing(operator.sharing).to_owned(), restrictions]
     });
-    println!("{}", table::table(&["operator", "computed", "restrictions"], rows));
+    say!("{}", table::table(&["operator", "computed", "restrictions"], rows));
     Ok(())
 }

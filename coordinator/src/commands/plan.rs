@@ -3,6 +3,7 @@
 use super::open_model;
 use crate::cli::PlanArguments;
 use crate::failure::Failure;
+use crate::say::say;
 use crate::table;
 use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
@@ -17,29 +18,29 @@ pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let (strategy, options) = arguments.strategy.resolve(devices.len());
     let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
+        say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
         return Ok(());
     }
     let (count, like) =
         (devices.len(), if arguments.speeds.is_empty() { " like this one" } else { "" });
     let link = table::bits(devices[0].link_bytes_per_s);
-    println!("{} by `{}` on {count} devices{like}, {link} each\n", graph.name, plan.strategy);
-    println!("{}\n", stages(graph, &plan, &cost));
-    println!("{}\n", loads(&devices, &cost));
+    say!("{} by `{}` on {count} devices{like}, {link} each\n", graph.name, plan.strategy);
+    say!("{}\n", stages(graph, &plan, &cost));
+    say!("{}\n", loads(&devices, &cost));
     let ns = Duration::from_nanos;
-    println!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
-    println!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
-    println!("redundancy  {:>10.3}", cost.redundancy());
+    say!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
+    say!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
+    say!("redundancy  {:>10.3}", cost.redundancy());
     if let Some(why) = one_device(&plan, &cost, devices.len()) {
-        println!("\n{why}");
+        say!("\n{why}");
         match planner::turning_link(graph, &devices, options) {
             Some(link) => {
-                println!("From links of {} on, several devices would be faster.", table::bits(link))
+                say!("From links of {} on, several devices would be faster.", table::bits(link))
             }
-            None => println!("No faster link would change that."),
+            None => say!("No faster link would change that."),
         }
     } else if cost.makespan_ns >= cost.one_device_ns {
-        println!("\nUse one device: this plan would not be faster.");
+        say!("\nUse one device: this plan would not be faster.");
     }
     Ok(())
 }

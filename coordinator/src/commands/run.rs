@@ -7,6 +7,7 @@ use crate::failure::{Failure, bad_model};
 use crate::input::Input;
 use crate::pictures;
 use crate::results::{self, Outcome, Question};
+use crate::say::say;
 use crate::table;
 use crate::usage::{Hinted, Usage};
 use anyhow::{Context as _, anyhow};
@@ -119,7 +120,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let timing = Timing { makespans: &makespans, took, reassigned };
     let report = Report::new(&last, strategy, timing, &reports, check, answers);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         report.print(&reports);
     }
@@ -136,13 +137,13 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 fn announce(path: &Path, count: usize, outcome: &Outcome, json: bool) {
     match (json, count, outcome.lines.as_slice()) {
         (true, ..) => {}
-        (_, 1, lines) => lines.iter().for_each(|line| println!("{line}")),
+        (_, 1, lines) => lines.iter().for_each(|line| say!("{line}")),
         (_, _, [first, rest @ ..]) => {
             let more = match rest.len() {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
-            println!("{}: {}{more}", path.display(), first.trim());
+            say!("{}: {}{more}", path.display(), first.trim());
         }
         _ => {}
     }
@@ -462,7 +463,7 @@ impl Report {
     }
 
     fn print(&self, reports: &BTreeMap<protocol::WorkerId, WorkerReport>) {
-        println!("{}", table::workers(reports));
+        say!("{}", table::workers(reports));
         let ms = |ms: f64| table::time(Duration::from_secs_f64(ms / 1e3));
         let mut sorted = self.makespan_ms.clone();
         sorted.sort_by(f64::total_cmp);
@@ -475,18 +476,18 @@ impl Report {
             let (n, fps) = (self.frames, self.frames_per_s);
             format!("{n} frames, median makespan {}, {fps:.2} frames/s", ms(median))
         };
-        println!("{frames}, redundancy {:.3}, by `{}`", self.redundancy, self.strategy);
+        say!("{frames}, redundancy {:.3}, by `{}`", self.redundancy, self.strategy);
         let (plan, one) = (self.predicted_makespan_ms, self.predicted_one_device_ms);
-        println!("predicted {}; one device alone {}", ms(plan), ms(one));
+        say!("predicted {}; one device alone {}", ms(plan), ms(one));
         if let Some(why) = &self.one_device {
-            println!("{why}");
+            say!("{why}");
         }
         if self.reassigned > 0 {
-            println!("{} tasks were reassigned", self.reassigned);
+            say!("{} tasks were reassigned", self.reassigned);
         }
         match self.check {
-            Some(Check { identical: true, .. }) => println!("bit-identical to one device: yes"),
-            Some(Check { relative, .. }) => println!(
+            Some(Check { identical: true, .. }) => say!("bit-identical to one device: yes"),
+            Some(Check { relative, .. }) => say!(
                 "differs from the exact answer of one device by {relative:.1e} of the largest value \
                  (`--numerics exact` gives equal bits)"
             ),

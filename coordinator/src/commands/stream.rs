@@ -14,6 +14,7 @@ use crate::failure::{Failure, bad_model};
 use crate::input::picture_input;
 use crate::memory;
 use crate::rows::{RowSink, RowSource};
+use crate::say::say;
 use crate::table;
 use crate::usage::{Hinted, Usage};
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -108,18 +109,18 @@ pub(crate) async fn run(
             "peak_resident_bytes": { "coordinator": ours, "workers": theirs },
             "workers": reports.values().map(worker_json).collect::<Vec<_>>(),
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
-    println!("{}", table::workers(&reports));
-    println!("{} tiles in {}, wrote {}", rows * cols, table::time(took), out.display());
+    say!("{}", table::workers(&reports));
+    say!("{} tiles in {}, wrote {}", rows * cols, table::time(took), out.display());
     let shown = |bytes: &Option<u64>| bytes.map_or("unknown".into(), table::bytes);
     let workers: Vec<String> = theirs.iter().map(shown).collect();
     let workers = match workers.is_empty() {
         true => String::new(),
         false => format!(", workers {}", workers.join(", ")),
     };
-    println!("peak of memory: this process {}{workers}", shown(&ours));
+    say!("peak of memory: this process {}{workers}", shown(&ours));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::key_file;
 use crate::cli::{Context, TokenArguments};
 use crate::failure::Failure;
+use crate::say::say;
 use net::{Identity, NetConfig, Role, Token};
 
 pub(crate) async fn run(context: &Context, arguments: TokenArguments) -> Result<(), Failure> {
@@ -29,6 +30,6 @@ pub(crate) async fn run(context: &Context, arguments: TokenArguments) -> Result<
     let token = Token::of(&identity, addresses);
     eprintln!("On each device, run:\n\n  tilehive-worker --join {token}\n");
     eprintln!("Whoever has this line can join. The token alone:");
-    println!("{token}");
+    say!("{token}");
     Ok(())
 }

@@ -33,11 +33,15 @@ impl Folder {
     }
 
     pub(crate) fn tilehive(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilehive"));
         // A key would make `run` wait for devices; this folder has none.
         command.args(arguments).env("TILEHIVE_STATE", self.path("state")).env_remove("RUST_LOG");
         command.env("TILEHIVE_WORKER", coordinator::worker_binary().unwrap());
-        command.output().unwrap()
+        command
     }
 
     /// Runs, expects an exit code and words on stderr, and never a panic.
