@@ -7,6 +7,19 @@ use std::time::Duration;
 
 /// A table with a header; all columns but the first are aligned right.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    aligned(header, rows, CellAlignment::Right)
+}
+
+/// A table of words: all columns are aligned left.
+pub(crate) fn words(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    aligned(header, rows, CellAlignment::Left)
+}
+
+fn aligned(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    others: CellAlignment,
+) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
     table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -14,7 +27,7 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for row in rows {
         table.add_row(row.into_iter().enumerate().map(|(i, text)| {
             let cell = Cell::new(text);
-            if i == 0 { cell } else { cell.set_alignment(CellAlignment::Right) }
+            if i == 0 { cell } else { cell.set_alignment(others) }
         }));
     }
     table

@@ -61,6 +61,6 @@ fn operators(as_json: bool) -> Result<(), Failure> {
         let restrictions = operator.restrictions.to_owned();
         vec![operator.name.to_owned(), sharing(operator.sharing).to_owned(), restrictions]
     });
-    say!("{}", table::table(&["operator", "computed", "restrictions"], rows));
+    say!("{}", table::words(&["operator", "computed", "restrictions"], rows));
     Ok(())
 }

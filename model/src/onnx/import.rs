@@ -299,6 +299,11 @@ impl<'a> Importer<'a> {
         })
     }
 
+    /// Counts elements that a small file could ask for many of.
+    pub(super) fn spend(&mut self, node: &Node<'_>, count: usize) -> Result<(), ModelError> {
+        self.budget.spend(node, &[count]).map(drop)
+    }
+
     /// Lets an input stand for something else; returns what it stood for.
     pub(super) fn replace(&mut self, name: &str, value: Value) -> Option<Value> {
         self.values.get_mut(name).map(|slot| std::mem::replace(slot, value))

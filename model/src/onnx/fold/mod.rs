@@ -19,7 +19,11 @@ use std::sync::Arc;
 pub(super) struct Budget(pub(super) usize);
 
 impl Budget {
-    fn spend(&mut self, node: &Node<'_>, dims: &[usize]) -> Result<usize, ModelError> {
+    pub(in crate::onnx) fn spend(
+        &mut self,
+        node: &Node<'_>,
+        dims: &[usize],
+    ) -> Result<usize, ModelError> {
         let count = limits::elements(dims).filter(|count| *count <= self.0);
         let Some(count) = count else {
             return Err(ModelError::TooLarge {

@@ -75,18 +75,24 @@ pub(super) fn scaled_elu(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowere
     };
     let mut map = importer.map(node, 0)?;
     if before != 1.0 {
-        let op = scale(importer, map, before)?;
+        let op = scale(importer, node, map, before)?;
         map = importer.emit_helper(node, op, &[map], None)?;
     }
     let elu = Op::Activate(Activation::Elu { alpha });
     let map = importer.emit_helper(node, elu, &[map], None)?;
-    let op = scale(importer, map, after)?;
+    let op = scale(importer, node, map, after)?;
     importer.emit(node, op, &[map], None)
 }
 
 /// The product with a number.
-fn scale(importer: &mut Importer<'_>, map: MapId, factor: f32) -> Result<Op, ModelError> {
+fn scale(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+    map: MapId,
+    factor: f32,
+) -> Result<Op, ModelError> {
     let channels = importer.builder.shape(map).channels();
+    importer.spend(node, channels)?;
     Ok(Op::ChannelAffine {
         scale: importer.builder.weight(vec![factor; channels], &[channels])?,
         shift: importer.builder.weight(vec![0.0; channels], &[channels])?,

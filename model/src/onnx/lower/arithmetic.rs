@@ -95,6 +95,7 @@ pub(super) fn negative(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered 
     node.allow(&[])?;
     let map = importer.map(node, 0)?;
     let channels = importer.builder.shape(map).channels();
+    importer.spend(node, channels)?;
     let op = channel_affine(importer, vec![-1.0; channels], vec![0.0; channels])?;
     importer.emit(node, op, &[map], None)
 }

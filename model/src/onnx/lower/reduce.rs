@@ -84,8 +84,9 @@ pub(super) fn layer_norm_op(
     }
     let mut constant = |index: usize, what: &str| -> Result<WeightId, ModelError> {
         let values = match node.input(index) {
-            None => vec![0.0; length],
-            Some(_) => super::float_list(importer, node, index, what, length)?,
+            // Only the shift may be left out; by then the scale has that length.
+            None if index == 2 => vec![0.0; length],
+            _ => super::float_list(importer, node, index, what, length)?,
         };
         importer.builder.weight(values, &[length])
     };
@@ -105,6 +106,8 @@ pub(super) fn instance_norm(importer: &mut Importer<'_>, node: &Node<'_>) -> Low
     let length = shape.elements() / channels;
     let gamma = super::float_list(importer, node, 1, "scale", channels)?;
     let beta = super::float_list(importer, node, 2, "B", channels)?;
+    // Ones and zeros for each element, and perhaps a scale and a shift.
+    importer.spend(node, shape.elements().saturating_add(length))?;
     let rows = importer.reshape(node, map, &[channels, length])?;
     let norm = Op::LayerNorm {
         scale: importer.builder.weight(vec![1.0; length], &[length])?,

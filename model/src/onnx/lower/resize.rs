@@ -104,8 +104,8 @@ fn repeated(
             (None, _) => 0,
             (Some(_), _) => last,
         };
-        let places = (0..before[axis] + length + after[axis]).map(|at| place(at) as u32);
-        selections.push((axis, places.collect()));
+        let count = before[axis].saturating_add(length).saturating_add(after[axis]);
+        selections.push((axis, super::select::places(importer, node, count, place)?));
     }
     super::select::chain(importer, node, map, selections)
 }

@@ -11,6 +11,19 @@ use crate::op::{Activation, Op};
 
 type Lowered = Result<MapId, ModelError>;
 
+/// Places along one axis, by a rule.
+///
+/// *Errors*: with those before they are more than a file may ask for.
+pub(super) fn places(
+    importer: &mut Importer<'_>,
+    node: &Node<'_>,
+    count: usize,
+    place: impl Fn(usize) -> usize,
+) -> Result<Vec<u32>, ModelError> {
+    importer.spend(node, count)?;
+    Ok((0..count).map(|i| place(i) as u32).collect())
+}
+
 pub(super) fn slice(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     node.allow(&["starts", "ends", "axes"])?;
     let map = importer.map(node, 0)?;
@@ -25,10 +38,11 @@ pub(super) fn slice(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     };
     let selections = cuts.iter().filter(|cut| cut.step != 1 || cut.count != dims[cut.axis]);
     let selections = selections.map(|cut| {
-        let places = (0..cut.count as i64).map(|i| (cut.start + i * cut.step) as u32);
-        (cut.axis, places.collect())
+        let place = |i: usize| (cut.start + i as i64 * cut.step) as usize;
+        Ok((cut.axis, places(importer, node, cut.count, place)?))
     });
-    chain(importer, node, map, selections.collect())
+    let selections = selections.collect::<Result<_, _>>()?;
+    chain(importer, node, map, selections)
 }
 
 pub(super) fn split(
@@ -40,7 +54,7 @@ pub(super) fn split(
     let (axis, parts) = split_parts(node, &dims, importer.constant(node, 1, "split")?)?;
     let mut values = Vec::with_capacity(parts.len());
     for (index, (start, length)) in parts.into_iter().enumerate() {
-        let indices = (start as u32..(start + length) as u32).collect();
+        let indices = places(importer, node, length, |i| start + i)?;
         let op = Op::Select { axis, indices };
         values.push(Value::Map(importer.emit_output(node, index, op, &[map], None)?));
     }
@@ -89,7 +103,34 @@ pub(super) fn expand(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
     let from = [vec![1; to.len() - dims.len()], dims].concat();
     let map = importer.reshape(node, map, &from)?;
     let repeated = (0..to.len()).filter(|axis| from[*axis] != to[*axis]);
-    let selections = repeated.map(|axis| (axis, vec![0; to[axis]])).collect();
+    let selections = repeated.map(|axis| Ok((axis, places(importer, node, to[axis], |_| 0)?)));
+    let selections = selections.collect::<Result<_, _>>()?;
+    chain(importer, node, map, selections)
+}
+
+/// The whole some times over along each axis.
+pub(super) fn tile(importer: &mut Importer<'_>, node: &Node<'_>) -> Lowered {
+    node.allow(&[])?;
+    let map = importer.map(node, 0)?;
+    let dims = importer.builder.shape(map).dims();
+    let Some(repeats) = importer.constant(node, 1, "repeats")?.cloned() else {
+        return node.unsupported("repeats", "a constant", "none");
+    };
+    let repeats = node.int_list("repeats", &repeats)?;
+    let times: Option<Vec<usize>> = repeats.iter().map(|t| usize::try_from(*t).ok()).collect();
+    let lengths = times.filter(|times| times.len() == dims.len()).and_then(|times| {
+        let product = |(dim, times): (&usize, &usize)| dim.checked_mul(*times);
+        dims.iter().zip(&times).map(product).collect::<Option<Vec<usize>>>()
+    });
+    // Before anything is made of that size.
+    let Some(to) = lengths.filter(|l| limits::elements(l).is_some_and(|count| count > 0)) else {
+        return node
+            .bad_shape(format!("a repeat from 1 for each of {dims:?}"), format!("{repeats:?}"));
+    };
+    let repeated = (0..to.len()).filter(|axis| dims[*axis] != to[*axis]);
+    let selections =
+        repeated.map(|axis| Ok((axis, places(importer, node, to[axis], |at| at % dims[axis])?)));
+    let selections = selections.collect::<Result<_, _>>()?;
     chain(importer, node, map, selections)
 }
 

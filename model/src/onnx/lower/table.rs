@@ -203,7 +203,7 @@ pub const OPERATORS: &[Operator] = &[
     one("Sum", Tiles, "", arithmetic::arithmetic),
     one("Swish", Tiles, "alpha 1", activation::activate),
     one("Tanh", Tiles, "", activation::activate),
-    constants("Tile"),
+    one("Tile", PICKS, "constant repeats", select::tile),
     one(
         "Transpose",
         Depends("between channels second and last it costs nothing; else whole"),

@@ -119,6 +119,33 @@ fn pads_of_the_map_itself_select() {
 }
 
 #[test]
+fn a_tile_repeats_places() {
+    let repeats = |values: &[i64]| TensorProto {
+        name: Some("times".into()),
+        dims: vec![4],
+        data_type: Some(DataType::INT64),
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    };
+    let tile = |times: &[i64]| {
+        let nodes = vec![node("Tile", &["x", "times"], "y")];
+        file(&PICTURE, nodes, vec![repeats(times)], "y")
+    };
+    let model = read(&tile(&[1, 2, 1, 1]), &LoadOptions::default()).unwrap();
+    let op = &model.graph.layers[0].op;
+    assert_eq!(*op, Op::Select { axis: 1, indices: vec![0, 1, 0, 1] });
+    // A small file must not ask for much memory.
+    for times in [[1, 1 << 40, 1, 1], [1, i64::MAX, 2, 2], [1, 0, 1, 1], [1, -1, 1, 1]] {
+        let failed = error(&tile(&times));
+        assert!(matches!(failed, ModelError::UnsupportedShape { .. }), "{failed}");
+    }
+    let pad = with_string(node("Pad", &["x"], "y"), "mode", "edge");
+    let pad = with_ints(pad, "pads", &[0, 0, 1 << 40, 0, 0, 0, 0, 0]);
+    let failed = error(&file(&PICTURE, vec![pad], vec![], "y"));
+    assert!(matches!(failed, ModelError::TooLarge { .. }), "{failed}");
+}
+
+#[test]
 fn half_floats_are_widened() {
     let weights = TensorProto {
         name: Some("w".into()),
