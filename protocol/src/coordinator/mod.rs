@@ -396,6 +396,7 @@ impl Coordinator {
     }
 
     fn on_failed(&mut self, now: Nanos, id: WorkerId, task: TaskId, attempt: u32, reason: String) {
+        self.hear_of_promise(now, id, task, attempt);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(held) = worker.release(now, task, attempt) else { return };
         let relieved = worker.relieve();
@@ -415,6 +416,7 @@ impl Coordinator {
     }
 
     fn on_refused(&mut self, now: Nanos, id: WorkerId, task: TaskId, attempt: u32) {
+        self.hear_of_promise(now, id, task, attempt);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(held) = worker.release(now, task, attempt) else { return };
         worker.full_until_ns = now + FULL_NS;

@@ -65,10 +65,7 @@ impl Coordinator {
             return self.expel(now, id, format!("sent a bundle of kind {:?}", bundle.kind));
         };
         let task = bundle.task;
-        // A thief may be done before its victim's word that it yielded arrives.
-        if let Some((victim, attempt)) = self.promised_to(id, task, bundle.attempt) {
-            self.on_yielded(now, victim, task, attempt);
-        }
+        self.hear_of_promise(now, id, task, bundle.attempt);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(held) = worker.release(now, task, bundle.attempt) else {
             return; // A stale attempt: another one gave the same bits first, or will.

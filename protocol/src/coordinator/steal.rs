@@ -260,7 +260,7 @@ impl Coordinator {
     }
 
     /// The victim and its attempt, where a thief was promised this attempt of a task.
-    pub(super) fn promised_to(
+    fn promised_to(
         &self,
         thief: WorkerId,
         task: TaskId,
@@ -298,6 +298,20 @@ impl Coordinator {
         } else {
             self.touched.remove(&thief);
             self.end_attempt(now, task, next_attempt);
+        }
+    }
+
+    /// A thief speaks of an attempt that it was promised: so the victim has handed it over, whose own
+    /// word is still on its way, and will be stale.
+    pub(super) fn hear_of_promise(
+        &mut self,
+        now: Nanos,
+        thief: WorkerId,
+        task: TaskId,
+        attempt: u32,
+    ) {
+        if let Some((victim, yielded)) = self.promised_to(thief, task, attempt) {
+            self.on_yielded(now, victim, task, yielded);
         }
     }
 
