@@ -83,6 +83,10 @@ enum Loss {
     Left,
 }
 
+/// So often a task is refused before its frame is given up: the two ends count memory differently,
+/// and would go on for ever.
+const REFUSALS_MAX: usize = 256;
+
 impl Coordinator {
     /// A coordinator without workers or frames.
     pub fn new(config: CoordinatorConfig) -> Self {
@@ -424,8 +428,20 @@ impl Coordinator {
         if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
             tile.refused.push(id);
         }
+        let refusals = self
+            .frames
+            .get_mut(&task.frame)
+            .and_then(|f| f.tile(task))
+            .map_or(0, |t| t.refused.len());
         self.touched.insert(id);
         self.review_in(now, FULL_NS);
         self.take_back(now, &held);
+        if refusals >= REFUSALS_MAX {
+            let reason = format!(
+                "{task} was refused {refusals} times: the workers that are left lack the memory"
+            );
+            self.end_frame(task.frame);
+            self.outputs.push_back(Output::FrameFailed(task.frame, reason));
+        }
     }
 }
