@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
-use tiling::Numerics;
+use tiling::{Handover, Numerics};
 use vision::{ChannelOrder, FitMode, Head, Normalize, Task};
 
 /// Runs one convolutional network over the devices you already own.
@@ -110,6 +110,19 @@ pub(crate) struct StrategyArguments {
     /// How many of the first layers to fuse [default: chosen]
     #[arg(long, value_name = "LAYERS")]
     pub fuse: Option<usize>,
+
+    /// What happens to maps between stages [default: chosen by auto, gather with the others]
+    #[arg(long, value_enum)]
+    pub handover: Option<HandoverName>,
+}
+
+/// What happens between stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HandoverName {
+    /// The coordinator collects every map and hands it out again
+    Gather,
+    /// Maps stay on the workers, which send each other what they need
+    Exchange,
 }
 
 /// The strategies by the names of their papers.
@@ -162,6 +175,10 @@ impl StrategyArguments {
                 grid,
                 fused_layers: self.fuse,
                 numerics: self.numerics.unwrap_or(NumericsName::Fast).into(),
+                handover: self.handover.map(|name| match name {
+                    HandoverName::Gather => Handover::Gather,
+                    HandoverName::Exchange => Handover::Exchange,
+                }),
             },
         )
     }

@@ -6,7 +6,7 @@ use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
 use net::{Identity, Multiaddr, Net, NetConfig, Role, Token};
 use planner::{Cost, PlanOptions, Strategy};
-use protocol::{ActivePlan, CoordinatorConfig, Hello, ModelHash, WorkerId, WorkerReport};
+use protocol::{ActivePlan, CoordinatorConfig, Counters, Hello, ModelHash, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -214,6 +214,11 @@ impl Cluster {
     /// What each worker did so far, and the number of tasks reassigned.
     pub async fn reports(&self) -> Result<(BTreeMap<WorkerId, WorkerReport>, u64)> {
         self.ask(Request::Reports).await
+    }
+
+    /// What the scheduler did so far.
+    pub async fn counters(&self) -> Result<Counters> {
+        self.ask(Request::Counters).await
     }
 
     /// Writes down what happens from now on, for [`Cluster::timeline`].

@@ -9,14 +9,15 @@ use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::coordinator::{Input, Output};
-use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, FrameId, Member, Message};
+use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
+use protocol::{Member, Message};
 use protocol::{PlanId, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tiling::{Grid, Numerics};
+use tiling::{Grid, Handover, Numerics};
 use tokio::sync::{mpsc, oneshot};
 
 type Reply<T> = oneshot::Sender<T>;
@@ -26,6 +27,7 @@ pub(crate) enum Request {
     Submit(Work, Reply<Result<Answer, String>>),
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
+    Counters(Reply<Counters>),
     Record,
     Timeline(Reply<timeline::Timeline>),
     Stop,
@@ -38,6 +40,7 @@ pub(crate) struct Work {
     wanted: Wanted,
 }
 
+#[derive(Clone)]
 enum Wanted {
     Strategy(Strategy, PlanOptions),
     Band { grid: Grid, row: usize, numerics: Numerics },
@@ -90,6 +93,7 @@ struct Planned {
 
 struct Driver {
     machine: Coordinator,
+    spot_checks: bool,
     tracer: Option<Tracer>,
     commands: mpsc::UnboundedSender<Command>,
     started: Instant,
@@ -115,6 +119,7 @@ pub(crate) async fn drive(
 ) {
     let incarnation = incarnation();
     let mut driver = Driver {
+        spot_checks: config.spot_checks_per_mille > 0,
         machine: Coordinator::new(config),
         tracer: None,
         commands: net.commands,
@@ -153,6 +158,9 @@ pub(crate) async fn drive(
                 }
                 Some(Request::Reports(reply)) => {
                     let _ = reply.send((driver.machine.reports(), driver.machine.reassigned()));
+                }
+                Some(Request::Counters(reply)) => {
+                    let _ = reply.send(driver.machine.counters());
                 }
                 Some(Request::Record) => driver.record(),
                 Some(Request::Timeline(reply)) => {
@@ -280,6 +288,7 @@ impl Driver {
                 tracing::warn!("ending the connection to {id}: {reason}");
                 self.command(id, |peer| Command::Disconnect(peer, reason));
             }
+            Output::ReachChanged => self.planned.clear(),
             Output::MembershipChanged => {
                 // Frames that follow are planned for those who are there now.
                 self.planned.clear();
@@ -367,9 +376,22 @@ impl Driver {
         }
     }
 
+    /// Where workers cannot all send each other pieces, or answers are to be compared, every map is
+    /// gathered.
+    fn within_reach(&self, wanted: &Wanted) -> Wanted {
+        let mut wanted = wanted.clone();
+        if let Wanted::Strategy(_, options) = &mut wanted
+            && (self.spot_checks || !self.machine.all_reach_all())
+        {
+            options.handover = Some(Handover::Gather);
+        }
+        wanted
+    }
+
     /// The plan for the workers that are there now.
     fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
-        if let Wanted::Strategy(strategy, options) = work.wanted {
+        let wanted = self.within_reach(&work.wanted);
+        if let Wanted::Strategy(strategy, options) = wanted {
             let known = self.planned.iter().find(|p| {
                 p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
             });
@@ -383,7 +405,7 @@ impl Driver {
             .live()
             .map(|(id, report, rate)| (id, self.profile(id, report.name.clone(), rate)))
             .unzip();
-        let made = match &work.wanted {
+        let made = match &wanted {
             Wanted::Strategy(strategy, options) => {
                 planner::plan(graph, &devices, *strategy, *options)
             }
@@ -397,7 +419,7 @@ impl Driver {
         let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
         let plan = Arc::new(plan.map_err(|e| e.to_string())?);
         // Each band has a plan of its own, made once.
-        if let Wanted::Strategy(strategy, options) = work.wanted {
+        if let Wanted::Strategy(strategy, options) = wanted {
             let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
             self.planned.push(Planned { model, strategy, options, plan, cost });
         }

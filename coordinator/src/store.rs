@@ -71,7 +71,8 @@ impl FrameMaps {
         let mut payload = Payload::new();
         for header in pieces {
             let map = self.maps.get(&header.map).expect("a scattered map is complete");
-            push_region(&mut payload, map, header.region);
+            let owner: Owner = Arc::new(PieceBytes(map.clone()));
+            map.runs(header.region).for_each(|run| payload.push(owner.clone(), run));
         }
         payload
     }
@@ -84,24 +85,6 @@ impl FrameMaps {
     /// Takes the maps that the caller wants.
     pub(crate) fn take(mut self, maps: &[MapId]) -> Pieces {
         maps.iter().filter_map(|&map| Some((map, self.maps.remove(&map)?))).collect()
-    }
-}
-
-/// Full rows are one run of bytes, narrower regions one a row.
-fn push_region(payload: &mut Payload, map: &Arc<Piece>, region: Region) {
-    let owner: Owner = Arc::new(PieceBytes(map.clone()));
-    let Region { rows, cols } = map.region;
-    let pixel = map.channels * map.element().bytes();
-    let offset =
-        |row: usize, col: usize| ((row - rows.start) * cols.len() + (col - cols.start)) * pixel;
-    if region.cols == cols && !region.is_empty() {
-        let start = offset(region.rows.start, cols.start);
-        payload.push(owner, start..start + region.positions() * pixel);
-        return;
-    }
-    for row in region.rows.indices() {
-        let start = offset(row, region.cols.start);
-        payload.push(owner.clone(), start..start + region.cols.len() * pixel);
     }
 }
 

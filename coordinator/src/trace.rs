@@ -128,7 +128,7 @@ impl Tracer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::{FrameId, PlanId};
+    use protocol::{FrameId, Orders, PlanId};
 
     #[test]
     fn the_parts_of_a_task_add_up_to_what_passed_here() {
@@ -136,7 +136,14 @@ mod tests {
         tracer.name(WorkerId(1), "pi");
         let task = TaskId { frame: FrameId(7 << 32 | 2), stage: 0, tile: 3 };
         let kind = BundleKind::Scatter;
-        let mut bundle = Bundle { kind, plan: PlanId(1), task, attempt: 1, pieces: Vec::new() };
+        let mut bundle = Bundle {
+            kind,
+            plan: PlanId(1),
+            task,
+            attempt: 1,
+            pieces: Vec::new(),
+            orders: Orders::default(),
+        };
         tracer.output(&Output::SendBundle(WorkerId(1), bundle.clone()));
         // Even where a worker lies about its times.
         bundle.kind = BundleKind::Result { busy_ns: u64::MAX, waited_ns: u64::MAX };

@@ -293,6 +293,23 @@ impl Piece {
         self.paste_strips(piece.region, piece.as_bytes());
     }
 
+    /// Where the bytes of a region lie in [`Piece::as_bytes`]: full rows are one run, narrower
+    /// regions one a row.
+    ///
+    /// *Panics* when the region is not inside the piece.
+    pub fn runs(&self, region: Region) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        assert!(self.region.contains(region), "{region} inside {}", self.region);
+        let pixel = self.channels * self.element.bytes();
+        let own = self.region;
+        let full = region.cols == own.cols && !region.is_empty();
+        let rows = if full { 1 } else { region.rows.len() };
+        let long = region.positions() / rows.max(1) * pixel;
+        (0..rows).map(move |row| {
+            let start = offset(own, pixel, region.rows.start + row, region.cols.start);
+            start..start + long
+        })
+    }
+
     /// Copies the values of a region of the same map, as they came over the wire, into this piece.
     ///
     /// *Errors*: their number is not positions times channels.

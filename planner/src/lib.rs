@@ -16,7 +16,7 @@ pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Grid, Locality, Numerics, Plan, PlanError, locality};
+use tiling::{Grid, Handover, Locality, Numerics, Plan, PlanError, locality};
 
 /// What is known of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,11 +89,14 @@ pub struct PlanOptions {
     pub fused_layers: Option<usize>,
     /// Which answers the plan may give.
     pub numerics: Numerics,
+    /// What happens between stages; chosen when not given.
+    pub handover: Option<Handover>,
 }
 
 impl PlanOptions {
     /// Everything chosen, and the bits of one device.
-    pub const EXACT: Self = Self { grid: None, fused_layers: None, numerics: Numerics::Exact };
+    pub const EXACT: Self =
+        Self { grid: None, fused_layers: None, numerics: Numerics::Exact, handover: None };
 }
 
 /// Why there is no plan.
@@ -147,12 +150,15 @@ pub fn plan(
     if devices.is_empty() {
         return Err(PlannerError::NoDevice);
     }
-    let plan = match strategy {
+    let mut plan = match strategy {
         Strategy::Auto => auto::plan(model, devices, options),
         Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
     };
+    if let Some(handover) = options.handover {
+        plan.stages.iter_mut().for_each(|stage| stage.handover = handover);
+    }
     let mut cost = Cost::of(model, devices, &plan)?;
     if advice::is_due(strategy, devices.len(), &plan) {
         cost.turned_down = advice::turned_down(model, devices, options);

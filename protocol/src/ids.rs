@@ -38,6 +38,11 @@ impl FrameId {
     pub fn number(self) -> u64 {
         self.0 & u64::from(u32::MAX)
     }
+
+    /// Which coordinator process it belongs to.
+    pub(crate) fn incarnation(self) -> u64 {
+        self.0 >> 32
+    }
 }
 
 impl fmt::Display for WorkerId {

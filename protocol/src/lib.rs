@@ -25,7 +25,8 @@ pub mod worker;
 
 pub use coordinator::{ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerReport};
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-pub use message::{Bundle, BundleKind, Hello, Member, Message, PieceHeader, VERSION};
+pub use message::{Bundle, BundleKind, Delivery, Hello, Member, Message, Orders, PieceHeader};
+pub use message::{Source, VERSION};
 pub use survey::{Survey, Surveys};
 pub use worker::Worker;
 

@@ -1,13 +1,13 @@
 //! What goes over the wire. Small messages travel on the control stream of a connection; bundles
 //! (a header and the tensors it names) and blobs (weights, graphs) on its bulk stream.
 
-use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
 use tiling::{Plan, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub enum Message {
     Welcome {
         /// The worker's id.
         worker: WorkerId,
+        /// Frames before this one are over.
+        oldest: Option<FrameId>,
     },
     /// Coordinator to workers: who may hand tasks to whom.
     Roster(Vec<Member>),
@@ -120,7 +122,39 @@ pub enum Message {
     /// Coordinator to workers: drop what you hold of this frame.
     Forget {
         /// The frame.
-        frame: crate::ids::FrameId,
+        frame: FrameId,
+        /// Frames before this one are over, too.
+        oldest: Option<FrameId>,
+    },
+    /// Coordinator to workers: no task of the frame will read these maps any more.
+    Release {
+        /// The frame.
+        frame: FrameId,
+        /// The maps.
+        maps: Vec<MapId>,
+    },
+    /// Worker to worker: send me these pieces that you hold.
+    Pull {
+        /// The task that needs them.
+        task: TaskId,
+        /// Its plan.
+        plan: PlanId,
+        /// The pieces.
+        pieces: Vec<PieceHeader>,
+    },
+    /// Worker to coordinator: a piece that this attempt needs does not come from its holder.
+    Lacking {
+        /// The task.
+        task: TaskId,
+        /// The attempt that is given up.
+        attempt: u32,
+        /// Who should have sent it.
+        holder: WorkerId,
+    },
+    /// Worker to coordinator: the workers that it is connected to now.
+    Reaches {
+        /// All of them.
+        peers: Vec<WorkerId>,
     },
     /// Either way: I live.
     Heartbeat,
@@ -146,6 +180,39 @@ pub enum BundleKind {
         /// knows what the network took, although the clocks of two devices never agree.
         waited_ns: u64,
     },
+    /// Worker to worker: pieces that the receiver will need, or asked for.
+    Exchange,
+}
+
+/// A piece of a task's inputs that lies on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The piece.
+    pub piece: PieceHeader,
+    /// Who holds it.
+    pub holder: WorkerId,
+    /// Its holder sends it unasked.
+    pub coming: bool,
+}
+
+/// Pieces of a task's outputs that another worker needs next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The worker.
+    pub to: WorkerId,
+    /// The pieces.
+    pub pieces: Vec<PieceHeader>,
+}
+
+/// Where a task's inputs come from beside its bundle, and what becomes of its outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Inputs that lie on workers, the one that gets the task included.
+    pub sources: Vec<Source>,
+    /// The outputs stay where they are made; only those of the model go to the coordinator.
+    pub keep: bool,
+    /// Of what stays, pieces to send on at once.
+    pub deliveries: Vec<Delivery>,
 }
 
 /// One piece of a feature map; its values follow the header, little endian, in the order rows,
@@ -184,9 +251,24 @@ pub struct Bundle {
     pub attempt: u32,
     /// The pieces that follow, in this order.
     pub pieces: Vec<PieceHeader>,
+    /// What else a worker must know to do the task.
+    pub orders: Orders,
 }
 
 impl Bundle {
+    /// Bytes of a result that its worker holds for nothing but to send them. What stays there anyway
+    /// is counted there.
+    pub fn unsent_bytes(&self) -> u64 {
+        let result = matches!(self.kind, BundleKind::Result { .. });
+        if result && !self.orders.keep { self.byte_len().unwrap_or(0) as u64 } else { 0 }
+    }
+
+    /// Bytes of the inputs that lie on workers; none when they overflow.
+    pub fn source_bytes(&self) -> Option<usize> {
+        let sources = self.orders.sources.iter();
+        sources.map(|s| s.piece.byte_len()).try_fold(0usize, |sum, b| sum.checked_add(b?))
+    }
+
     /// Bytes of all values; none when they overflow.
     pub fn byte_len(&self) -> Option<usize> {
         self.pieces.iter().try_fold(0usize, |sum, p| sum.checked_add(p.byte_len()?))

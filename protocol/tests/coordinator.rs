@@ -13,13 +13,17 @@ fn config() -> CoordinatorConfig {
     CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() }
 }
 
+/// What is said when the only frame so far is over.
+const FORGET_0: Message = Message::Forget { frame: FrameId(0), oldest: Some(FrameId(1)) };
+
 #[test]
 fn nobody_is_there_until_somebody_joins() {
     let mut bench = Bench::new(&[0, 1, 0, 1], config());
     assert_eq!(bench.submit(0), []);
     assert_eq!(bench.machine.next_deadline(), None);
     let joined = bench.join(W1, 1_000_000);
-    assert_eq!(joined[0], Output::Send(W1, Message::Welcome { worker: W1 }));
+    let oldest = Some(FrameId(0));
+    assert_eq!(joined[0], Output::Send(W1, Message::Welcome { worker: W1, oldest }));
     // Its own share and that of the one who is not there.
     assert_eq!(scattered(&joined).len(), 3);
     bench.finish();
@@ -194,11 +198,11 @@ fn what_a_worker_may_not_send_expels_it() {
             multiply_adds_per_s: 1,
             memory_bytes: 0,
         }),
-        Message::Welcome { worker: W0 },
+        Message::Welcome { worker: W0, oldest: None },
         Message::Roster(Vec::new()),
         Message::Retire { plan: PlanId(1) },
         Message::Yield { task: task(0, 0, 0), attempt: 1, thief: W1, next_attempt: 2 },
-        Message::Forget { frame: FrameId(0) },
+        FORGET_0,
     ];
     for message in forbidden {
         let mut bench = Bench::new(&[0], config());
@@ -250,7 +254,7 @@ fn a_task_that_fails_everywhere_fails_its_frame() {
     });
     let failed = failed.expect("the frame failed");
     assert!(failed.contains("failed 5 times, last on w0: out of memory"), "{failed}");
-    assert_eq!(told(&bench.outputs, &Message::Forget { frame: FrameId(0) }), [W0]);
+    assert_eq!(told(&bench.outputs, &FORGET_0), [W0]);
     assert_eq!((bench.machine.unfinished(), bench.machine.held().count()), (0, 0));
 }
 
@@ -262,7 +266,7 @@ fn an_ended_frame_is_forgotten_by_all_who_know_its_plan() {
     }
     bench.submit(0);
     bench.finish();
-    assert_eq!(told(&bench.outputs, &Message::Forget { frame: FrameId(0) }), [W0, W1]);
+    assert_eq!(told(&bench.outputs, &FORGET_0), [W0, W1]);
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod support;
 
 use model::{Model, WeightHash};
 use protocol::worker::{Input, Output, Peer};
-use protocol::{Bundle, BundleKind, FrameId, Hello, Message, Nanos, PlanId, SECOND, TaskId};
+use protocol::{
+    Bundle, BundleKind, FrameId, Hello, Message, Nanos, Orders, PlanId, SECOND, TaskId,
+};
 use protocol::{Worker, WorkerId};
 use std::sync::Arc;
 use support::{MODEL, W0, W1, headers, model, plan, task};
@@ -29,7 +31,7 @@ impl Bench {
     fn welcomed() -> Self {
         let mut bench = Self::new();
         bench.handle(Input::Connected);
-        let outputs = bench.told(Message::Welcome { worker: W0 });
+        let outputs = bench.told(Message::Welcome { worker: W0, oldest: None });
         assert_eq!(outputs, [Output::Send(HEAD, Message::Hungry)]);
         bench.handle(Input::PeerUp(W1));
         bench
@@ -58,7 +60,7 @@ impl Bench {
             StageGeometry::new(&self.model, Numerics::Exact, 0, &plan(&[0, 0, 0, 0]).stages[0])
                 .unwrap();
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize % 4].inputs);
-        Bundle { kind, plan: PlanId(1), task, attempt: 1, pieces }
+        Bundle { kind, plan: PlanId(1), task, attempt: 1, pieces, orders: Orders::default() }
     }
 
     fn scatter(&mut self, task: TaskId) -> Vec<Output> {
@@ -193,7 +195,7 @@ fn a_forgotten_frame_is_dropped_now_and_later() {
     for tile in 0..3 {
         bench.scatter(task(0, 0, tile));
     }
-    let outputs = bench.told(Message::Forget { frame: FrameId(0) });
+    let outputs = bench.told(Message::Forget { frame: FrameId(0), oldest: None });
     let dropped = [Output::Drop(task(0, 0, 1), 1), Output::Drop(task(0, 0, 2), 1)];
     assert_eq!(outputs[..2], dropped);
     // The running one cannot be stopped; nobody wants its result.
@@ -244,7 +246,7 @@ fn a_lost_coordinator_leaves_nothing_behind() {
     assert!(matches!(outputs[..], [Output::Send(HEAD, Message::Hello(_))]), "{outputs:?}");
     let outputs = bench.handle(Input::Executed { task: task(0, 0, 0), busy_ns: 9 });
     assert_eq!(outputs, [Output::Drop(task(0, 0, 0), 1)]);
-    bench.told(Message::Welcome { worker: W0 });
+    bench.told(Message::Welcome { worker: W0, oldest: None });
     bench.told(announce(vec![0]));
     // The same blobs are asked for again: the answer to the last time never came.
     let outputs = bench.handle(Input::Missing(hashes.clone()));
@@ -279,7 +281,10 @@ fn what_nobody_may_send_ends_the_connection() {
         assert_eq!(disconnects(&bench.told(message)), [HEAD]);
         assert_eq!(bench.machine.id(), None);
     }
-    for message in [Message::Welcome { worker: W1 }, Message::Forget { frame: FrameId(0) }] {
+    for message in [
+        Message::Welcome { worker: W1, oldest: None },
+        Message::Forget { frame: FrameId(0), oldest: None },
+    ] {
         let mut bench = Bench::ready();
         let outputs = bench.handle(Input::Message(Peer::Worker(W1), message));
         assert_eq!(disconnects(&outputs), [Peer::Worker(W1)]);

@@ -8,8 +8,11 @@
 
 use crate::physics::{LinkSpec, Medium, TileWork};
 use crate::scenario::WorkerSpec;
+use model::MapId;
 use protocol::{ActivePlan, Nanos, SECOND};
 use serde::Serialize;
+use std::ops::Range;
+use tiling::{Handover, Plan, Region, TileGeometry};
 
 /// Rounds in which the weights are made better.
 const ROUNDS: usize = 48;
@@ -98,8 +101,8 @@ pub(crate) fn bound(
     head: LinkSpec,
 ) -> Bound {
     let kinds = kinds(workers);
-    let bytes = |regions: &[(model::MapId, tiling::Region)]| -> f64 {
-        let one = |&(map, region): &(model::MapId, tiling::Region)| {
+    let bytes = |regions: &[(MapId, Region)]| -> f64 {
+        let one = |&(map, region): &(MapId, Region)| {
             (region.positions() * plan.model.pixel_bytes(map)) as f64
         };
         regions.iter().map(one).sum()
@@ -116,15 +119,32 @@ pub(crate) fn bound(
     let one_air = airs.len() == 1 && matches!(airs.first(), Some(Medium::Air(_)));
     let mut frame = 0.0;
     let mut moved = 0.0;
-    for (geometry, works) in plan.geometry().iter().zip(works) {
-        let in_bytes: Vec<f64> = geometry.tiles.iter().map(|t| bytes(&t.inputs)).collect();
-        let out_bytes: Vec<f64> = geometry.tiles.iter().map(|t| bytes(&t.outputs)).collect();
+    for run in exchanging_runs(&plan.plan) {
+        let tiles: Vec<&TileGeometry> =
+            plan.geometry()[run.clone()].iter().flat_map(|g| &g.tiles).collect();
+        // What passes from worker to worker costs something, too: this is a bound.
+        let made_within = |map: &MapId| {
+            let made = plan.geometry()[run.clone()].iter();
+            made.take(run.len() - 1).any(|g| g.output_maps.contains(map))
+        };
+        let comes = |map: &MapId| !made_within(map);
+        let goes = |map: &MapId| !made_within(map) || plan.model.outputs.contains(map);
+        let sum = |regions: &[(MapId, Region)], counts: &dyn Fn(&MapId) -> bool| -> f64 {
+            let counted: Vec<_> = regions.iter().filter(|(m, _)| counts(m)).copied().collect();
+            bytes(&counted)
+        };
+        let in_bytes: Vec<f64> = tiles.iter().map(|t| sum(&t.inputs, &comes)).collect();
+        let out_bytes: Vec<f64> = tiles.iter().map(|t| sum(&t.outputs, &goes)).collect();
+        let ends = plan.geometry()[run.end - 1].tiles.len();
+        let starts = plan.geometry()[run.start].tiles.len();
         let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-        let first = way + seconds_to_ns(least(&in_bytes) / down.min(head_out));
-        let last = way + seconds_to_ns(least(&out_bytes) / up.min(head_in));
+        let first = way + seconds_to_ns(least(&in_bytes[..starts]) / down.min(head_out));
+        let last_out = &out_bytes[out_bytes.len() - ends..];
+        let last = way + seconds_to_ns(least(last_out) / up.min(head_in));
         let alone = |work: &TileWork| {
             kinds.iter().map(|k| k.spec.device.tile_ns(work)).fold(f64::INFINITY, f64::min)
         };
+        let works: Vec<TileWork> = works[run].iter().flatten().copied().collect();
         let longest = works.iter().map(alone).fold(0.0, f64::max);
         let shortest = works.iter().map(alone).fold(f64::INFINITY, f64::min);
         let (scattered, gathered): (f64, f64) = (in_bytes.iter().sum(), out_bytes.iter().sum());
@@ -132,7 +152,7 @@ pub(crate) fn bound(
         let gather = seconds_to_ns(gathered / head_in);
         let air = seconds_to_ns(scattered / down + gathered / up);
         let air = if one_air { air } else { 0.0 };
-        let compute = spread(works, &kinds, true).max(longest) + first + last;
+        let compute = spread(&works, &kinds, true).max(longest) + first + last;
         frame += compute
             .max(way + scatter + shortest + last)
             .max(first + shortest + gather)
@@ -145,6 +165,18 @@ pub(crate) fn bound(
         next_frame_ns: spread(&all, &kinds, true).max(moved) as Nanos,
         any_plan_ns: spread(layers, &kinds, false) as Nanos,
     }
+}
+
+/// Stages in a row that do not wait for a gather in between.
+fn exchanging_runs(plan: &Plan) -> Vec<Range<usize>> {
+    let ends = plan.stages.iter().enumerate();
+    let ends = ends.filter(|(_, stage)| stage.handover == Handover::Gather).map(|(i, _)| i + 1);
+    let mut ends: Vec<usize> = ends.collect();
+    if ends.last() != Some(&plan.stages.len()) {
+        ends.push(plan.stages.len());
+    }
+    let starts = std::iter::once(0).chain(ends.clone());
+    starts.zip(ends).map(|(start, end)| start..end).collect()
 }
 
 #[cfg(test)]

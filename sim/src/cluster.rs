@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::record::Recorder;
 use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::Engine;
-use protocol::{Nanos, PlanId, SECOND};
+use protocol::{BundleKind, Nanos, PlanId, SECOND};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -253,7 +253,8 @@ impl Cluster {
             self.hash.words(&[self.now, 15, transfer.from as u64, transfer.to as u64]);
             if let Event::ToHead { from, parcel: Parcel::Bundle(bundle, _), .. } = &transfer.payload
             {
-                self.devices[*from].result_left(bundle);
+                let (from, bundle) = (*from, bundle.clone());
+                self.result_left(from, &bundle);
             }
             self.schedule(arrival, transfer.payload);
         }
@@ -308,6 +309,7 @@ impl Cluster {
             Event::ToHead { from, session, parcel } => self.reach_head(from, session, parcel),
             Event::ToDevice { to, from, parcel } => self.reach_device(to, from, parcel),
             Event::Computed { device, life, job } => self.computed(device, life, job),
+            Event::Sent { device, life, bytes } => self.sent(device, life, bytes),
             Event::Warm { device, life } => self.warm(device, life),
             Event::Load { device, on } => self.load(device, on),
             Event::Connect { device, life } => self.connect(device, life),
@@ -347,7 +349,9 @@ impl Cluster {
                 self.schedule(at, event);
             }
             Parcel::Bundle(bundle, _) => {
-                self.invariants.accounted.bundle_sent(bundle);
+                if bundle.kind != BundleKind::Exchange {
+                    self.invariants.accounted.bundle_sent(bundle);
+                }
                 self.network.send(self.now, ends, Priority::Bundle, bytes, event);
             }
             Parcel::Blob(..) => self.network.send(self.now, ends, Priority::Blob, bytes, event),
@@ -392,6 +396,7 @@ impl Cluster {
     pub(crate) fn landed(&mut self, parcel: &Parcel) {
         match parcel {
             Parcel::Message(message) => self.invariants.accounted.message_landed(message),
+            Parcel::Bundle(bundle, _) if bundle.kind == BundleKind::Exchange => {}
             Parcel::Bundle(bundle, _) => self.invariants.accounted.bundle_landed(bundle),
             Parcel::Blob(..) => {}
         }
@@ -402,7 +407,9 @@ impl Cluster {
         if sent {
             self.landed(parcel);
         }
-        if let Parcel::Bundle(bundle, _) = parcel {
+        if let Parcel::Bundle(bundle, _) = parcel
+            && bundle.kind != BundleKind::Exchange
+        {
             self.invariants.accounted.lose(bundle);
         }
     }
@@ -411,7 +418,8 @@ impl Cluster {
         match event {
             Event::ToHead { parcel, from, .. } => {
                 if let Parcel::Bundle(bundle, _) = &parcel {
-                    self.devices[from].result_left(bundle);
+                    let bundle = bundle.clone();
+                    self.result_left(from, &bundle);
                 }
                 self.lose(&parcel, sent);
             }

@@ -6,9 +6,11 @@ use crate::job::{Job, Outcome};
 use crate::physics::Heat;
 use crate::scenario::{Sabotage, WorkerSpec};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{LayerId, Model, WeightHash, WeightStore};
+use model::{LayerId, MapId, Model, WeightHash, WeightStore};
 use protocol::worker::{Input, Output, Peer};
-use protocol::{Bundle, BundleKind, Hello, ModelHash, Nanos, PlanId, Surveys};
+use protocol::{
+    Bundle, BundleKind, FrameId, Hello, ModelHash, Nanos, PieceHeader, PlanId, Surveys,
+};
 use protocol::{TaskId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +24,8 @@ const PREPARE_NS: f64 = 100_000.0;
 pub(crate) struct Held {
     pieces: Pieces,
     bytes: u64,
+    /// Bytes of the inputs that lie among what is kept.
+    source_bytes: u64,
 }
 
 /// One process on one device.
@@ -41,6 +45,8 @@ pub(crate) struct Device {
     pub(crate) running_bytes: u64,
     /// Results that were not sent yet.
     unsent_bytes: u64,
+    /// The plan of the task that ran last.
+    ran: Option<PlanId>,
     packed_bytes: u64,
     packed: BTreeSet<u32>,
     pub(crate) peak_bytes: u64,
@@ -61,8 +67,18 @@ pub(crate) struct Device {
     cached: bool,
     blobs: BTreeSet<WeightHash>,
     models: BTreeMap<ModelHash, Arc<PackedModel>>,
-    /// The outputs of the task that ended last.
-    outputs: Option<(TaskId, Pieces)>,
+    /// Pieces of frames that stay here.
+    pub(crate) kept: BTreeMap<FrameId, Vec<(PieceHeader, Option<Arc<Piece>>)>>,
+    kept_bytes: u64,
+    /// What came with the input just given: the outputs of a task, the pieces of an exchange.
+    given: Given,
+}
+
+/// Pieces and, where values are simulated, what is in them.
+#[derive(Debug, Default)]
+struct Given {
+    headers: Vec<PieceHeader>,
+    pieces: Pieces,
 }
 
 impl Device {
@@ -92,6 +108,7 @@ impl Device {
             inputs_bytes: 0,
             running_bytes: 0,
             unsent_bytes: 0,
+            ran: None,
             packed_bytes: 0,
             packed: BTreeSet::new(),
             peak_bytes: 0,
@@ -110,7 +127,9 @@ impl Device {
             cached: !cache.is_empty(),
             blobs: cache,
             models: BTreeMap::new(),
-            outputs: None,
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
+            given: Given::default(),
         }
     }
 
@@ -141,17 +160,45 @@ impl Device {
 
     /// What counts against its memory budget.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.inputs_bytes + self.running_bytes + self.packed_bytes
+        let tensors = self.inputs_bytes + self.kept_bytes + self.unsent_bytes;
+        tensors + self.running_bytes + self.packed_bytes
     }
 
     fn note_peak(&mut self) {
-        self.peak_bytes = self.peak_bytes.max(self.held_bytes() + self.unsent_bytes);
+        self.peak_bytes = self.peak_bytes.max(self.held_bytes());
+    }
+
+    fn keep_given(&mut self, frame: FrameId) {
+        let kept = self.kept.entry(frame).or_default();
+        for (i, header) in self.given.headers.iter().enumerate() {
+            self.kept_bytes += header.byte_len().unwrap_or(0) as u64;
+            kept.push((*header, self.given.pieces.get(i).map(|(_, piece)| piece.clone())));
+        }
+        self.note_peak();
+    }
+
+    /// Lets go of what is kept of a frame, as far as it is of these maps.
+    fn let_go_kept(&mut self, frame: FrameId, gone: impl Fn(MapId) -> bool) {
+        let Some(kept) = self.kept.get_mut(&frame) else { return };
+        for (header, _) in kept.extract_if(.., |(header, _)| gone(header.map)) {
+            self.kept_bytes -= header.byte_len().unwrap_or(0) as u64;
+        }
+        if kept.is_empty() {
+            self.kept.remove(&frame);
+        }
+    }
+
+    /// The values that are kept of a frame.
+    fn kept_values(&self, frame: FrameId) -> impl Iterator<Item = (MapId, Arc<Piece>)> {
+        let kept = self.kept.get(&frame).into_iter().flatten();
+        kept.filter_map(|(header, piece)| Some((header.map, piece.clone()?)))
     }
 
     fn keep(&mut self, bundle: &Bundle, pieces: Pieces) {
         let bytes = bundle.byte_len().unwrap_or(0) as u64;
         let key = (bundle.task, bundle.attempt);
-        if let Some(old) = self.inputs.insert(key, Held { pieces, bytes }) {
+        let source_bytes = bundle.source_bytes().unwrap_or(0) as u64;
+        if let Some(old) = self.inputs.insert(key, Held { pieces, bytes, source_bytes }) {
             self.inputs_bytes -= old.bytes;
         }
         self.inputs_bytes += bytes;
@@ -170,14 +217,10 @@ impl Device {
         self.session = None;
         self.inputs.clear();
         self.jobs.clear();
+        self.kept.clear();
+        self.kept_bytes = 0;
         (self.inputs_bytes, self.running_bytes, self.unsent_bytes) = (0, 0, 0);
         self.stalled_until_ns = 0;
-    }
-
-    /// A result is off this device.
-    pub(crate) fn result_left(&mut self, bundle: &Bundle) {
-        let bytes = bundle.byte_len().unwrap_or(0) as u64;
-        self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
     }
 
     /// The hashes of weights that it lacks for these layers.
@@ -257,6 +300,19 @@ impl Cluster {
                 }
                 self.invariants.accounted.suspect(task);
             }
+            Output::Keep(frame) => {
+                if self.scenario.sabotage != Sabotage::LoseKept {
+                    self.devices[i].keep_given(frame);
+                }
+            }
+            Output::Release(frame, maps) => {
+                self.devices[i].let_go_kept(frame, |map| maps.contains(&map));
+            }
+            Output::Forget(frame) => {
+                if self.scenario.sabotage != Sabotage::NeverForget {
+                    self.devices[i].let_go_kept(frame, |_| true);
+                }
+            }
             Output::Members(members) => {
                 let others = members.into_iter().map(|m| m.worker.0 as usize);
                 for peer in others.filter(|&p| p != i).collect::<Vec<_>>() {
@@ -306,21 +362,26 @@ impl Cluster {
         let is_result = matches!(bundle.kind, BundleKind::Result { .. });
         let mut pieces = Pieces::new();
         if matches!(self.scenario.payload, crate::scenario::Payload::Values(_)) {
-            let held = if is_result {
-                device.outputs.as_ref().filter(|(task, _)| *task == bundle.task).map(|(_, p)| p)
-            } else {
-                let held = device.inputs.iter().find(|((task, _), _)| *task == bundle.task);
-                held.map(|(_, held)| &held.pieces)
+            let mut held: Pieces = match bundle.kind {
+                BundleKind::Result { .. } => device.given.pieces.clone(),
+                BundleKind::Handover => {
+                    let mut held = device.inputs.iter();
+                    let held = held.find(|((task, _), _)| *task == bundle.task);
+                    held.map(|(_, held)| held.pieces.clone()).unwrap_or_default()
+                }
+                _ => Pieces::new(),
             };
-            let held = held.expect("the machine sends only what is held");
+            held.extend(device.kept_values(bundle.task.frame));
             for header in &bundle.pieces {
-                let fits =
-                    |(map, p): &&(_, Arc<Piece>)| *map == header.map && p.region == header.region;
-                pieces.push(held.iter().find(fits).expect("the piece that was named").clone());
+                let fits = |(map, p): &&(_, Arc<Piece>)| {
+                    *map == header.map && p.region.contains(header.region)
+                };
+                let (map, piece) = held.iter().find(fits).expect("the piece that was named");
+                pieces.push((*map, Arc::new(piece.crop(header.region))));
             }
         }
         if is_result {
-            device.unsent_bytes += bundle.byte_len().unwrap_or(0) as u64;
+            device.unsent_bytes += bundle.unsent_bytes();
             device.note_peak();
         }
         match (self.scenario.sabotage, bundle.kind) {
@@ -356,6 +417,7 @@ impl Cluster {
         let device = &self.devices[i];
         let (stage, tile) = (task.stage as usize, task.tile as usize);
         let held = device.inputs.get(&(task, attempt));
+        let pasted = held.map_or(0, |held| held.source_bytes);
         let (Some(survey), Some(held), Some(works)) =
             (device.machine.survey(plan), held, self.works.get(&plan))
         else {
@@ -363,7 +425,7 @@ impl Cluster {
             return self.device_handle(i, Input::Broke { task, reason });
         };
         let cost = device.spec.device.cost(&works[stage][tile]);
-        let running_bytes = survey.running_bytes(&self.scenario.model.graph, stage, tile);
+        let running_bytes = survey.running_bytes(&self.scenario.model.graph, stage, tile) + pasted;
         let mut outputs = Ok(Pieces::new());
         if self.has_values() {
             let model = device.machine.model(plan).and_then(|hash| device.models.get(&hash));
@@ -371,7 +433,9 @@ impl Cluster {
                 let reason = "its model was closed".into();
                 return self.device_handle(i, Input::Broke { task, reason });
             };
-            let run = self.engine.run_tile(model, &survey.stages[stage], tile, &held.pieces);
+            let mut inputs = held.pieces.clone();
+            inputs.extend(device.kept_values(task.frame));
+            let run = self.engine.run_tile(model, &survey.stages[stage], tile, &inputs);
             outputs = run
                 .map(|maps| maps.into_iter().map(|(map, p)| (map, Arc::new(p))).collect())
                 .map_err(|error| error.to_string());
@@ -382,6 +446,7 @@ impl Cluster {
         };
         let device = &mut self.devices[i];
         device.running_bytes = running_bytes;
+        device.ran = Some(plan);
         device.note_peak();
         let fast = if self.scenario.sabotage == Sabotage::TooFast { 0.1 } else { 1.0 };
         self.compute(i, Job::new((cost.clock_ns * fast, cost.memory_ns * fast), outcome));
@@ -394,15 +459,47 @@ impl Cluster {
             Outcome::Missing(hashes) => self.device_handle(i, Input::Missing(hashes)),
             Outcome::Executed { task, outputs, .. } => {
                 self.devices[i].running_bytes = 0;
-                self.devices[i].outputs = Some((task, outputs));
+                let headers = self.made_by(i, task);
+                self.devices[i].given = Given { headers, pieces: outputs };
                 self.device_handle(i, Input::Executed { task, busy_ns });
-                self.devices[i].outputs = None;
+                self.devices[i].given = Given::default();
             }
             Outcome::Broke { task, reason } => {
                 self.devices[i].running_bytes = 0;
                 self.device_handle(i, Input::Broke { task, reason });
             }
         }
+    }
+
+    /// A result is off its device, or lost with its connection.
+    pub(crate) fn result_left(&mut self, i: usize, bundle: &Bundle) {
+        let bytes = bundle.unsent_bytes();
+        let device = &mut self.devices[i];
+        device.unsent_bytes = device.unsent_bytes.saturating_sub(bytes);
+        if bytes > 0 && device.up {
+            let life = device.life;
+            self.schedule(self.now, Event::Sent { device: i, life, bytes });
+        }
+    }
+
+    pub(crate) fn sent(&mut self, i: usize, life: u32, bytes: u64) {
+        if self.devices[i].up && self.devices[i].life == life {
+            self.device_handle(i, Input::Sent(bytes));
+        }
+    }
+
+    /// The pieces that a task makes.
+    fn made_by(&self, i: usize, task: TaskId) -> Vec<PieceHeader> {
+        let graph = &self.scenario.model.graph;
+        let device = &self.devices[i];
+        let geometry = device.ran.and_then(|plan| device.machine.geometry(plan));
+        let tile = geometry.and_then(|g| g.get(task.stage as usize)?.tiles.get(task.tile as usize));
+        let outputs = tile.map_or(&[][..], |tile| tile.outputs.as_slice());
+        let header = |&(map, region): &(MapId, tiling::Region)| {
+            let (channels, element) = (graph.shape(map).channels() as u32, graph.element(map));
+            PieceHeader { map, region, channels, element }
+        };
+        outputs.iter().map(header).collect()
     }
 
     pub(crate) fn reach_device(&mut self, i: usize, from: Sender, parcel: Parcel) {
@@ -421,10 +518,15 @@ impl Cluster {
         let input = match parcel {
             Parcel::Message(message) => Input::Message(peer, *message),
             Parcel::Bundle(bundle, pieces) => {
-                if let Err(violation) = self.invariants.arrive(device.id(), &bundle) {
+                let exchange = bundle.kind == BundleKind::Exchange;
+                if !exchange && let Err(violation) = self.invariants.arrive(device.id(), &bundle) {
                     self.violation.get_or_insert(violation);
                 }
-                device.keep(&bundle, pieces);
+                if exchange {
+                    device.given = Given { headers: bundle.pieces.clone(), pieces };
+                } else {
+                    device.keep(&bundle, pieces);
+                }
                 Input::Bundle(peer, *bundle)
             }
             Parcel::Blob(hash, _) => {
@@ -433,6 +535,7 @@ impl Cluster {
             }
         };
         self.device_handle(i, input);
+        self.devices[i].given = Given::default();
         self.devices[i].note_peak();
     }
 

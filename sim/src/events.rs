@@ -26,17 +26,62 @@ pub(crate) enum Parcel {
 pub(crate) enum Event {
     Submit(usize),
     Fault(usize),
-    ToHead { from: usize, session: u32, parcel: Parcel },
-    ToDevice { to: usize, from: Sender, parcel: Parcel },
-    Computed { device: usize, life: u32, job: u32 },
-    Warm { device: usize, life: u32 },
-    Load { device: usize, on: bool },
-    Connect { device: usize, life: u32 },
-    HeadLost { device: usize, session: u32 },
-    DeviceLost { device: usize, session: u32 },
-    PeerUp { device: usize, life: u32, peer: usize, peer_life: u32 },
-    PeerLost { device: usize, peer: usize, peer_life: u32 },
-    Unblock { device: usize, at_ns: Nanos },
+    ToHead {
+        from: usize,
+        session: u32,
+        parcel: Parcel,
+    },
+    ToDevice {
+        to: usize,
+        from: Sender,
+        parcel: Parcel,
+    },
+    Computed {
+        device: usize,
+        life: u32,
+        job: u32,
+    },
+    /// So many bytes of results are off a device.
+    Sent {
+        device: usize,
+        life: u32,
+        bytes: u64,
+    },
+    Warm {
+        device: usize,
+        life: u32,
+    },
+    Load {
+        device: usize,
+        on: bool,
+    },
+    Connect {
+        device: usize,
+        life: u32,
+    },
+    HeadLost {
+        device: usize,
+        session: u32,
+    },
+    DeviceLost {
+        device: usize,
+        session: u32,
+    },
+    PeerUp {
+        device: usize,
+        life: u32,
+        peer: usize,
+        peer_life: u32,
+    },
+    PeerLost {
+        device: usize,
+        peer: usize,
+        peer_life: u32,
+    },
+    Unblock {
+        device: usize,
+        at_ns: Nanos,
+    },
     Resubmit,
     Roster,
 }
@@ -89,6 +134,7 @@ impl Event {
         match self {
             Event::ToDevice { to: device, .. }
             | Event::Computed { device, .. }
+            | Event::Sent { device, .. }
             | Event::Connect { device, .. }
             | Event::DeviceLost { device, .. }
             | Event::PeerUp { device, .. }
@@ -118,6 +164,7 @@ impl Event {
             Event::Unblock { device, .. } => (13, *device, 0),
             Event::Resubmit => (14, 0, 0),
             Event::Roster => (17, 0, 0),
+            Event::Sent { device, bytes, .. } => (18, *device, *bytes as u32),
         };
         hash.words(&[now, kind, a as u64, u64::from(b)]);
         if let Event::ToHead { parcel, .. } | Event::ToDevice { parcel, .. } = self {

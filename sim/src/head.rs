@@ -15,7 +15,7 @@ use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelH
 use protocol::{PieceHeader, PlanId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::{Region, StageGeometry};
+use tiling::{Handover, Region, StageGeometry};
 
 type Maps = BTreeMap<MapId, Arc<Piece>>;
 
@@ -213,6 +213,7 @@ impl Cluster {
                     self.hang_up(device);
                 }
             }
+            Output::ReachChanged => self.head.planned = None,
             Output::MembershipChanged => {
                 // Frames that follow are planned for those who are there now.
                 self.head.planned = None;
@@ -389,8 +390,12 @@ impl Cluster {
             (id, profile)
         };
         let (slots, profiles): (Vec<WorkerId>, Vec<DeviceProfile>) = live.map(profile).unzip();
-        let Scenario { model, strategy, options, .. } = &self.scenario;
-        let planned = planner::plan(&model.graph, &profiles, *strategy, *options);
+        let Scenario { model, strategy, mut options, .. } = self.scenario.clone();
+        let checks = self.scenario.machine.spot_checks_per_mille > 0;
+        if checks || !self.head.machine.all_reach_all() {
+            options.handover = Some(Handover::Gather);
+        }
+        let planned = planner::plan(&model.graph, &profiles, strategy, options);
         let (plan, _) = planned.map_err(|e| Violation::Plan(e.to_string()))?;
         self.head.next_plan += 1;
         self.head.last_plan = Some(plan.clone());

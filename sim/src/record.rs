@@ -14,6 +14,8 @@ pub struct Traffic {
     pub gather_bytes: u64,
     /// Inputs of tasks from victims to thieves.
     pub handover_bytes: u64,
+    /// Pieces that workers send each other between stages.
+    pub exchange_bytes: u64,
     /// Weights and graphs.
     pub weight_bytes: u64,
     /// Control messages.
@@ -65,6 +67,7 @@ impl Recorder {
                     BundleKind::Scatter => traffic.scatter_bytes += bytes,
                     BundleKind::Handover => traffic.handover_bytes += bytes,
                     BundleKind::Result { .. } => traffic.gather_bytes += bytes,
+                    BundleKind::Exchange => traffic.exchange_bytes += bytes,
                 }
                 let activity = if to_head { Activity::Send } else { Activity::Receive };
                 (activity, Some(try_of(bundle.task, bundle.attempt)))

@@ -173,9 +173,10 @@ impl Report {
         line(
             "sent",
             format!(
-                "{} scattered, {} gathered, {} handed over, {} weights, {} control",
+                "{} scattered, {} gathered, {} exchanged, {} handed over, {} weights, {} control",
                 bytes(traffic.scatter_bytes),
                 bytes(traffic.gather_bytes),
+                bytes(traffic.exchange_bytes),
                 bytes(traffic.handover_bytes),
                 bytes(traffic.weight_bytes),
                 bytes(traffic.control_bytes)

@@ -105,6 +105,10 @@ pub enum Sabotage {
     FlipBit,
     /// What a worker should let go of stays.
     NeverDrop,
+    /// What a worker keeps of a frame stays when the frame is over.
+    NeverForget,
+    /// What a worker should keep for the next stage is let go of.
+    LoseKept,
     /// The workers claim ten times the memory that they have.
     IgnoreMemory,
     /// Tiles take a tenth of their time.

@@ -41,8 +41,11 @@ pub fn scenario(seed: u64, built: &Built, strategy: Strategy, options: PlanOptio
     let payload = Payload::Values(built.frames.clone());
     let frame_interval_ns = random.pick(&[0, 1_000_000, SECOND]);
     let base = Scenario::new(built.model.clone(), Vec::new(), &[]);
+    // Workers exchange pieces as soon as all have found each other.
+    let exchange = options.handover == Some(tiling::Handover::Exchange);
     Scenario {
         seed,
+        frames_from_ns: if exchange { SECOND / 100 } else { 0 },
         payload,
         frame_interval_ns,
         strategy,

@@ -238,3 +238,34 @@ fn a_flipped_bit_is_caught() {
     let wrong = wrong.filter(|(i, got)| difference(&runners::naive(&built, *i), got).is_some());
     assert_eq!(wrong.count(), 1);
 }
+
+/// Two layers whose maps stay on the workers, by an honest driver or one that is not.
+fn exchanging(sabotage: Sabotage) -> Scenario {
+    let handover = Some(tiling::Handover::Exchange);
+    let options = PlanOptions { handover, ..PlanOptions::EXACT };
+    let scenario = stealing(sabotage);
+    Scenario { strategy: Strategy::Modnn, options, frames_from_ns: SECOND, ..scenario }
+}
+
+#[test]
+fn the_honest_drivers_exchange() {
+    let outcome = Cluster::new(exchanging(Sabotage::None)).run().expect("all promises kept");
+    assert!(outcome.counters.exchanged_bytes > 0, "{:?}", outcome.counters);
+    let built = built(2);
+    for (frame, got) in outcome.outputs.iter().enumerate() {
+        assert_eq!(difference(&runners::naive(&built, frame), got), None);
+    }
+}
+
+#[test]
+fn pieces_that_are_not_kept_are_caught() {
+    let payload = Payload::Sizes(2);
+    let ended = Cluster::new(Scenario { payload, ..exchanging(Sabotage::LoseKept) }).run();
+    assert!(matches!(ended, Err(Violation::NotKept { .. })), "{ended:?}");
+}
+
+#[test]
+fn pieces_that_are_never_let_go_of_are_caught() {
+    let ended = Cluster::new(exchanging(Sabotage::NeverForget)).run();
+    assert!(matches!(ended, Err(Violation::Leak { .. })), "{ended:?}");
+}

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use tests::loopback::Loopback;
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
-use tiling::Numerics;
+use tiling::{Handover, Numerics};
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(1).expect("one thread"));
 
@@ -22,6 +22,10 @@ fn config(cases: u32) -> Config {
     let soak = std::env::var("SOAK_CASES").ok().and_then(|cases| cases.parse().ok());
     Config { failure_persistence: None, ..Config::with_cases(soak.unwrap_or(cases)) }
 }
+
+/// Maps stay on the workers between all stages.
+const EXCHANGING: PlanOptions =
+    PlanOptions { handover: Some(Handover::Exchange), ..PlanOptions::EXACT };
 
 /// Strategies with the settings that cut most.
 fn strategies() -> Vec<(Scheme, PlanOptions)> {
@@ -33,6 +37,8 @@ fn strategies() -> Vec<(Scheme, PlanOptions)> {
     vec![
         (Scheme::Local, PlanOptions::EXACT),
         (Scheme::Modnn, PlanOptions::EXACT),
+        (Scheme::Modnn, EXCHANGING),
+        (Scheme::DeepThings, PlanOptions { grid: Some((2, 2)), ..EXCHANGING }),
         (Scheme::DeepThings, PlanOptions::EXACT),
         (Scheme::DeepThings, grid(2, 2)),
         (Scheme::DeepThings, grid(3, 1)),
@@ -105,8 +111,12 @@ proptest! {
 fn fast_answers_depend_on_the_plan_alone() {
     let model = model::zoo::open("zoo:unet@32x32", &model::LoadOptions::default()).unwrap();
     let built = Built::new(model, 1, Random::new(7));
-    let options =
-        PlanOptions { grid: Some((2, 2)), fused_layers: Some(5), numerics: Numerics::Fast };
+    let options = PlanOptions {
+        grid: Some((2, 2)),
+        fused_layers: Some(5),
+        numerics: Numerics::Fast,
+        ..PlanOptions::EXACT
+    };
     let plan = runners::plan(&built, Scheme::DeepThings, options, 2).unwrap();
     let expected = runners::tiled(&built, &ENGINE, 0, &plan, |_| {}).unwrap();
     assert_ne!(expected[0].1.values(), runners::naive(&built, 0)[0].1.values());
@@ -235,4 +245,27 @@ async fn six_models_in_turn() {
         }
     }
     loopback.stop().await.unwrap();
+}
+
+/// Real workers send each other the halo, and one of them leaves with what it kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_loopback_maps_stay_on_the_workers() {
+    let mut loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
+    let tail = Tail::Classifier;
+    let problem = GraphProblem { seed: 11, layers: 8, channels: 4, rows: 14, cols: 14, tail };
+    let built = problem.build(40);
+    let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
+    let mut exchanged = 0;
+    for frame in 0..40 {
+        if frame == 20 {
+            loopback.stop_worker(1);
+        }
+        let run = loopback.run(&hosted, &built.frames[frame], Scheme::Modnn, EXCHANGING);
+        let got = run.await.unwrap_or_else(|e| panic!("frame {frame}: {e:#}"));
+        assert_equal(&runners::naive(&built, frame), &got, &format!("frame {frame}"));
+        exchanged = loopback.cluster.counters().await.expect("a live cluster").exchanged_bytes;
+    }
+    // The workers find each other within the first frames.
+    assert!(exchanged > 0, "the workers never sent each other anything");
+    loopback.stop().await.expect("an orderly end");
 }

@@ -51,9 +51,13 @@ pub enum Split {
 
 /// What happens to a stage's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Handover {
     /// The coordinator collects and stitches, then scatters to the next stage.
     Gather,
+    /// The output stays on the workers that made it, and the tiles of later stages take what they
+    /// need from them, peer to peer. Outputs of the model go to the coordinator all the same.
+    Exchange,
 }
 
 /// A fused group of consecutive layers, its split and its placement.

@@ -126,6 +126,16 @@ impl StageGeometry {
             .expect("an uncut stage has nothing that could fail")
     }
 
+    /// The tiles that make a region of one of the stage's output maps, each with its part of it.
+    pub fn makers(&self, map: MapId, region: Region) -> impl Iterator<Item = (usize, Region)> {
+        let part = move |tile: &TileGeometry| {
+            let made = tile.outputs.iter().find(|(made, _)| *made == map);
+            made.map_or(Region::EMPTY, |(_, made)| made.intersect(region))
+        };
+        let parts = self.tiles.iter().map(part).enumerate();
+        parts.filter(|(_, part)| !part.is_empty())
+    }
+
     /// Multiply-adds of direct convolution that take as long as one tile.
     pub fn tile_work(&self, model: &Model, tile: usize) -> u64 {
         let layers = self.tiles[tile].layers.iter().zip(&self.algorithms).enumerate();

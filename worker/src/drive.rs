@@ -4,10 +4,11 @@
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
 use kernels::{Engine, PackedModel, Piece, Pieces};
-use model::Model;
+use model::{MapId, Model};
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use protocol::worker::{Input, Output, Peer};
-use protocol::{Bundle, BundleKind, Hello, Member, Message, ModelHash, TaskId, Worker, WorkerId};
+use protocol::{Bundle, BundleKind, FrameId, Hello, Member, Message, ModelHash, TaskId};
+use protocol::{Worker, WorkerId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub async fn drive(
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<Ended> {
     let (outcome_tx, mut outcomes) = mpsc::unbounded_channel();
+    let (sent_tx, mut sent) = mpsc::unbounded_channel();
     let jobs = compute::start(engine.clone(), cache.clone(), outcome_tx)?;
     let mut driver = Driver {
         machine: Worker::new(hello),
@@ -53,7 +55,9 @@ pub async fn drive(
         peers: BTreeMap::new(),
         models: Vec::new(),
         inputs: BTreeMap::new(),
-        outputs: None,
+        kept: BTreeMap::new(),
+        given: Pieces::new(),
+        sent: sent_tx,
     };
     let mut events = net.events;
     tokio::pin!(stop);
@@ -91,6 +95,7 @@ pub async fn drive(
                 }
             },
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
+            Some(bytes) = sent.recv() => driver.handle(Input::Sent(bytes)),
             () = tick => driver.handle(Input::Tick),
         }
     }
@@ -111,8 +116,12 @@ struct Driver {
     models: Vec<(ModelHash, Arc<PackedModel>)>,
     /// The inputs of queued and running tasks.
     inputs: BTreeMap<(TaskId, u32), Pieces>,
-    /// The outputs of the task that ended last.
-    outputs: Option<(TaskId, Pieces)>,
+    /// Pieces of frames that stay here.
+    kept: BTreeMap<FrameId, Pieces>,
+    /// What came with the input just given: the outputs of a task, the pieces of an exchange.
+    given: Pieces,
+    /// Tells when results are off this device.
+    sent: mpsc::UnboundedSender<u64>,
 }
 
 /// A piece as bytes to send. When it is sent, its memory goes back to the engine: fresh memory costs
@@ -120,6 +129,8 @@ struct Driver {
 struct PieceBytes {
     piece: Option<Arc<Piece>>,
     engine: Arc<Engine>,
+    /// Where to tell that so many bytes of a result are out.
+    sent: Option<(mpsc::UnboundedSender<u64>, u64)>,
 }
 
 impl AsRef<[u8]> for PieceBytes {
@@ -133,6 +144,9 @@ impl Drop for PieceBytes {
         if let Some(piece) = self.piece.take().and_then(Arc::into_inner) {
             self.engine.recycle(piece);
         }
+        if let Some((sent, bytes)) = self.sent.take() {
+            let _ = sent.send(bytes);
+        }
     }
 }
 
@@ -143,6 +157,19 @@ impl Driver {
         while let Some(output) = self.machine.poll_output() {
             self.carry_out(output);
         }
+    }
+
+    /// As [`Driver::handle`], with pieces that the machine may want to send or to keep.
+    fn handle_given(&mut self, input: Input, pieces: Pieces) {
+        self.given = pieces;
+        self.handle(input);
+        self.given.clear();
+    }
+
+    /// Gives the memory of pieces that nobody needs any more back to the engine.
+    fn recycle(&self, pieces: Pieces) {
+        let alone = pieces.into_iter().filter_map(|(_, piece)| Arc::into_inner(piece));
+        alone.for_each(|piece| self.engine.recycle(piece));
     }
 
     fn name_of(&self, peer: PeerId) -> Option<Peer> {
@@ -204,6 +231,9 @@ impl Driver {
             piece.map(|p| (header.map, Arc::new(p)))
         });
         match pieces.collect::<Result<Vec<_>, _>>() {
+            Ok(pieces) if bundle.kind == BundleKind::Exchange => {
+                self.handle_given(Input::Bundle(from, bundle), pieces);
+            }
             Ok(pieces) => {
                 self.inputs.insert((bundle.task, bundle.attempt), pieces);
                 self.handle(Input::Bundle(from, bundle));
@@ -217,9 +247,7 @@ impl Driver {
             Outcome::Prepared(plan, stage) => self.handle(Input::Prepared(plan, stage)),
             Outcome::Missing(hashes) => self.miss(hashes),
             Outcome::Executed { task, outputs, busy_ns } => {
-                self.outputs = Some((task, outputs));
-                self.handle(Input::Executed { task, busy_ns });
-                self.outputs = None;
+                self.handle_given(Input::Executed { task, busy_ns }, outputs);
             }
             Outcome::Broke { task, reason } => {
                 tracing::error!("{task}: {reason}");
@@ -255,6 +283,19 @@ impl Driver {
             Output::Drop(task, attempt) => {
                 self.inputs.remove(&(task, attempt));
             }
+            Output::Keep(frame) => {
+                self.kept.entry(frame).or_default().extend(self.given.iter().cloned());
+            }
+            Output::Release(frame, maps) => {
+                let mut gone = self.kept.remove(&frame).unwrap_or_default();
+                let over = gone.extract_if(.., |(map, _)| maps.contains(map)).collect();
+                self.recycle(over);
+                self.kept.insert(frame, gone);
+            }
+            Output::Forget(frame) => {
+                let gone = self.kept.remove(&frame).unwrap_or_default();
+                self.recycle(gone);
+            }
             Output::Members(members) => self.on_members(members),
             Output::Disconnect(peer, reason) => {
                 tracing::warn!("ending the connection to {peer:?}: {reason}");
@@ -272,27 +313,32 @@ impl Driver {
     }
 
     /// Sends pieces from where they lie: the inputs of a task that is handed over, the outputs of
-    /// one that ended.
+    /// one that ended, what is kept of a frame.
     fn send_bundle(&self, to: Peer, bundle: Bundle) {
-        let held = match bundle.kind {
-            BundleKind::Result { .. } => {
-                self.outputs.as_ref().filter(|(task, _)| *task == bundle.task).map(|(_, p)| p)
-            }
+        let Some(peer) = self.peer_of(to) else { return };
+        let own: &[(MapId, Arc<Piece>)] = match bundle.kind {
+            BundleKind::Result { .. } => &self.given,
             // The attempt of a hand-over is the thief's; ours is any that we hold.
-            _ => self.inputs.iter().find(|((task, _), _)| *task == bundle.task).map(|(_, p)| p),
+            BundleKind::Handover => {
+                let held = self.inputs.iter().find(|((task, _), _)| *task == bundle.task);
+                held.map_or(&[], |(_, pieces)| pieces)
+            }
+            _ => &[],
         };
-        let (Some(held), Some(peer)) = (held, self.peer_of(to)) else { return };
+        let kept = self.kept.get(&bundle.task.frame).map_or(&[][..], Vec::as_slice);
+        let tells = bundle.unsent_bytes() > 0;
         let mut payload = Payload::new();
         for header in &bundle.pieces {
-            let piece =
-                held.iter().find(|(map, p)| *map == header.map && p.region == header.region);
+            let mut all = own.iter().chain(kept);
+            let piece = all.find(|(map, p)| *map == header.map && p.region.contains(header.region));
             let Some((_, piece)) = piece else {
                 return tracing::error!("{}: {:?} is not held", bundle.task, header);
             };
-            let bytes = piece.byte_len();
+            let bytes = header.byte_len().unwrap_or(0) as u64;
+            let sent = tells.then(|| (self.sent.clone(), bytes));
             let engine = self.engine.clone();
-            let owner: Owner = Arc::new(PieceBytes { piece: Some(piece.clone()), engine });
-            payload.push(owner, 0..bytes);
+            let owner: Owner = Arc::new(PieceBytes { piece: Some(piece.clone()), engine, sent });
+            piece.runs(header.region).for_each(|run| payload.push(owner.clone(), run));
         }
         let _ = self.commands.send(Command::SendBundle(peer, bundle, payload));
     }
@@ -326,7 +372,10 @@ impl Driver {
     fn execute(&mut self, task: TaskId, attempt: u32, plan: protocol::PlanId) {
         let model = self.machine.model(plan);
         let model = self.models.iter().find(|(hash, _)| Some(*hash) == model);
-        let inputs = self.inputs.get(&(task, attempt)).cloned();
+        let mut inputs = self.inputs.get(&(task, attempt)).cloned();
+        if let (Some(inputs), Some(kept)) = (&mut inputs, self.kept.get(&task.frame)) {
+            inputs.extend(kept.iter().cloned());
+        }
         match (model, self.machine.geometry(plan).cloned(), inputs) {
             (Some((_, model)), Some(geometry), Some(inputs)) => {
                 let model = model.clone();

@@ -20,12 +20,13 @@ fn scramble(seed: u64, task: TaskId) -> u64 {
 
 impl Coordinator {
     /// Decides whether two answers to a task shall be compared. With one worker there is nobody to
-    /// compare with.
+    /// compare with, and what stays on a worker nobody sees.
     pub(super) fn choose_check(&mut self, task: TaskId) {
         let per_mille = self.config.spot_checks_per_mille;
         if per_mille == 0
             || scramble(self.config.seed, task) % 1000 >= per_mille
             || self.live().nth(1).is_none()
+            || self.frames.get(&task.frame).is_some_and(|f| f.exchanges(task.stage as usize))
         {
             return;
         }

@@ -29,6 +29,7 @@ impl Coordinator {
         if self.config.stealing {
             self.look_for_work(now, touched, review);
         }
+        self.unblock(now);
     }
 
     /// Gives those who had no memory for a task another chance, when it is time. Returns whether it
@@ -90,7 +91,8 @@ impl Coordinator {
                 return; // There is room when what it holds is done.
             }
             self.dequeue(task);
-            if self.best_owner(now, task).is_none_or(|other| other == id) {
+            let nobody = self.best_owner(now, task).is_none_or(|other| other == id);
+            if nobody && !self.may_fall_back(task.frame) {
                 // Its weights fill every memory: this cannot go on.
                 let reason = format!("{task} fits into the memory of no worker that is there");
                 self.end_frame(task.frame);
@@ -105,7 +107,7 @@ impl Coordinator {
     pub(super) fn enqueue(&mut self, now: Nanos, task: TaskId, wanted: Option<WorkerId>) {
         let able = |id: &WorkerId| {
             let ready = |w: &WorkerState| w.alive && !w.stuck && now >= w.full_until_ns;
-            self.workers.get(id).is_some_and(ready) && self.could_fit(*id, task)
+            self.workers.get(id).is_some_and(ready) && self.able(*id, task)
         };
         let owner = wanted.filter(able).or_else(|| self.best_owner(now, task));
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
@@ -115,6 +117,10 @@ impl Coordinator {
         let multiply_adds = frame.multiply_adds(task);
         let Some(tile) = frame.tile(task) else { return };
         (tile.owner, tile.stolen) = (owner, false);
+        if owner.is_none() && self.may_fall_back(task.frame) {
+            // Perhaps those who have room cannot reach those who hold its pieces.
+            return self.fall_back(now, task.frame);
+        }
         let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id)) else {
             self.orphans.insert(task);
             return;
@@ -143,7 +149,7 @@ impl Coordinator {
     pub(super) fn best_owner(&self, now: Nanos, task: TaskId) -> Option<WorkerId> {
         let suits_ill = |id| self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, id));
         let live = self.workers.iter().filter(|(_, w)| w.alive);
-        let able = live.filter(|(id, _)| self.could_fit(**id, task));
+        let able = live.filter(|(id, _)| self.able(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
             let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
             let full = now < w.full_until_ns;
@@ -155,13 +161,21 @@ impl Coordinator {
     /// Sends a task with its inputs.
     pub(super) fn scatter(&mut self, now: Nanos, id: WorkerId, task: TaskId) {
         self.dequeue(task);
+        let Some(frame) = self.frames.get(&task.frame) else { return };
+        let orders = frame.orders(task, id, |from, to| self.reaches(from, to));
+        let pieces = frame.attached(task);
+        let sends_to = orders.deliveries.iter().map(|d| d.to).collect();
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let Some((attempt, pieces)) = frame.begin_attempt(task, id) else { return };
+        let Some(attempt) = frame.begin_attempt(task, id, sends_to) else { return };
         let stolen = frame.tile(task).is_some_and(|t| t.stolen && t.owner == Some(id));
         let plan = frame.plan().clone();
         self.announce(id, &plan);
-        let bundle = Bundle { kind: BundleKind::Scatter, plan: plan.id, task, attempt, pieces };
-        self.hold(now, id, task, attempt, stolen);
+        let kind = BundleKind::Scatter;
+        let bundle = Bundle { kind, plan: plan.id, task, attempt, pieces, orders };
+        let bytes = bundle.byte_len().unwrap_or(0) as u64;
+        self.note_made(id, task);
+        self.note_exchange(id, &bundle);
+        self.hold(now, (id, bytes), task, attempt, stolen);
         self.outputs.push_back(Output::SendBundle(id, bundle));
     }
 
@@ -192,11 +206,11 @@ impl Coordinator {
         self.send(id, message);
     }
 
-    /// Notes that a worker has a task, or will as soon as it arrives.
+    /// Notes that a worker has a task, or will as soon as it arrives with so many bytes.
     pub(super) fn hold(
         &mut self,
         now: Nanos,
-        id: WorkerId,
+        (id, sent): (WorkerId, u64),
         task: TaskId,
         attempt: u32,
         stolen: bool,
@@ -212,7 +226,7 @@ impl Coordinator {
         let lease_ns = now.saturating_add(lease);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
-        worker.report.bytes_in += bytes;
+        worker.report.bytes_in += sent;
         if worker.held.is_empty() {
             worker.running_since_ns = now.saturating_add(travels);
         }

@@ -1,106 +1,16 @@
 //! One frame on its way through the stages of its plan.
+//!
+//! A stage begins when every stage before it has begun, and those whose outputs are gathered are
+//! complete. A tile is ready when, beyond that, the tiles that it takes pieces from are made and their
+//! pieces are held by live workers. What keeps a frame whole when holders are lost is in `mend.rs`.
 
-use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, PieceHeader};
-use crate::survey::Survey;
-use model::{MapId, Model};
+use super::plan::ActivePlan;
+use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
+use crate::message::{Bundle, Delivery, Orders, PieceHeader, Source};
+use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::{Plan, PlanError, Slot, StageGeometry, TileGeometry};
-
-/// A plan bound to a model and to the workers it was made for.
-#[derive(Debug)]
-pub struct ActivePlan {
-    /// Its id.
-    pub id: PlanId,
-    /// The model.
-    pub model: Arc<Model>,
-    /// Content hash of the model's graph in its wire form.
-    pub model_hash: ModelHash,
-    /// The plan.
-    pub plan: Plan,
-    survey: Survey,
-    /// The worker of each slot.
-    pub slots: Vec<WorkerId>,
-    /// For each stage, the maps that no later stage reads.
-    last_read: Vec<Vec<MapId>>,
-    /// For each stage and tile, its multiply-adds.
-    work: Vec<Vec<u64>>,
-}
-
-impl ActivePlan {
-    /// Checks a plan against a model and works out its geometry.
-    ///
-    /// *Errors*: a plan that does not fit the model.
-    pub fn new(
-        id: PlanId,
-        model: Arc<Model>,
-        model_hash: ModelHash,
-        plan: Plan,
-        slots: Vec<WorkerId>,
-    ) -> Result<Self, PlanError> {
-        let survey = Survey::new(&model, &plan)?;
-        let geometry = &survey.stages;
-        let mut seen: BTreeSet<MapId> = model.outputs.iter().copied().collect();
-        let mut last_read = vec![Vec::new(); geometry.len()];
-        for (stage, maps) in geometry.iter().zip(&mut last_read).rev() {
-            maps.extend(stage.input_maps.iter().copied().filter(|&map| seen.insert(map)));
-        }
-        let tiles = |s: &StageGeometry| {
-            (0..s.tiles.len()).map(|tile| s.tile_multiply_adds(&model, tile)).collect()
-        };
-        let work = geometry.iter().map(tiles).collect();
-        Ok(Self { id, model, model_hash, plan, survey, slots, last_read, work })
-    }
-
-    /// The geometry of its stages.
-    pub fn geometry(&self) -> &[StageGeometry] {
-        &self.survey.stages
-    }
-
-    /// Bytes of the inputs of a tile.
-    pub fn input_bytes(&self, stage: u32, tile: u32) -> u64 {
-        let bytes = |&(map, region): &(MapId, tiling::Region)| {
-            (region.positions() * self.model.pixel_bytes(map)) as u64
-        };
-        self.geometry()[stage as usize].tiles[tile as usize].inputs.iter().map(bytes).sum()
-    }
-
-    /// Bytes that a tile takes while it runs, on top of its inputs.
-    pub fn running_bytes(&self, stage: u32, tile: u32) -> u64 {
-        self.survey.running_bytes(&self.model, stage as usize, tile as usize)
-    }
-
-    /// Bytes of the model's inputs.
-    pub(super) fn frame_bytes(&self) -> u64 {
-        let bytes = |&map: &MapId| {
-            (self.model.shape(map).elements() * self.model.element(map).bytes()) as u64
-        };
-        self.model.inputs.iter().map(bytes).sum()
-    }
-
-    /// The stages in which a worker has a tile.
-    pub fn stages_of(&self, worker: WorkerId) -> Vec<u32> {
-        let stages = self.plan.stages.iter().enumerate();
-        let placed =
-            stages.filter(|(_, s)| s.placement.iter().any(|&p| self.bound(p) == Some(worker)));
-        placed.map(|(i, _)| i as u32).collect()
-    }
-
-    /// Multiply-adds that the plan executes, halo included.
-    pub fn multiply_adds(&self) -> u64 {
-        self.work.iter().flatten().sum()
-    }
-
-    /// Multiply-adds of a tile.
-    pub(super) fn multiply_adds_of(&self, stage: u32, tile: u32) -> u64 {
-        self.work[stage as usize][tile as usize]
-    }
-
-    fn bound(&self, slot: Slot) -> Option<WorkerId> {
-        self.slots.get(slot.0 as usize).copied()
-    }
-}
+use tiling::TileGeometry;
 
 #[derive(Debug, Default)]
 pub(super) struct TileState {
@@ -113,58 +23,125 @@ pub(super) struct TileState {
     failures: u32,
     /// Workers that were lost while they ran it.
     deaths: Vec<WorkerId>,
-    /// Attempts that go on, and who makes them.
-    live_attempts: BTreeMap<u32, WorkerId>,
-    gathered: bool,
+    /// Attempts that go on.
+    live_attempts: BTreeMap<u32, Attempt>,
+    /// Its result is in.
+    pub(super) done: bool,
+    /// Who holds its outputs, where they stay on workers.
+    pub(super) kept_by: Option<WorkerId>,
+    /// Whom that worker sends parts of them.
+    pub(super) sent_to: Vec<WorkerId>,
     /// Leases of its that ran out.
     pub(super) lapses: u32,
     /// Workers that had no memory for it.
     pub(super) refused: Vec<WorkerId>,
     /// What was answered so far, where two are asked.
     pub(super) answers: Option<Vec<(WorkerId, u64)>>,
+    /// What it made for the coordinator was stitched in.
+    pub(super) gathered: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    worker: WorkerId,
+    sends_to: Vec<WorkerId>,
+}
+
+/// The tiles of a stage that has begun.
+#[derive(Debug)]
+pub(super) struct StageState {
+    pub(super) tiles: Vec<TileState>,
+    /// Tiles that are not done, or not agreed on.
+    pub(super) open: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Frame {
     id: FrameId,
-    plan: Arc<ActivePlan>,
-    stage: usize,
-    tiles: Vec<TileState>,
-    /// Tiles of the stage that are not gathered, or not agreed on.
-    open: usize,
+    pub(super) plan: Arc<ActivePlan>,
+    /// Those that have begun.
+    pub(super) stages: Vec<StageState>,
+    /// Workers could not pass on what they kept: from then on everything is gathered.
+    pub(super) relayed: bool,
+    /// The first stage that is not complete and whose outputs are gathered.
+    barrier: usize,
+    /// Maps that nothing reads any more.
+    released: BTreeSet<MapId>,
 }
 
 impl Frame {
     pub(super) fn new(id: FrameId, plan: Arc<ActivePlan>) -> Self {
-        let mut frame = Self { id, plan, stage: 0, tiles: Vec::new(), open: 0 };
-        frame.lay_out();
-        frame
+        let (stages, released) = (Vec::new(), BTreeSet::new());
+        Self { id, plan, stages, relayed: false, barrier: 0, released }
     }
 
-    fn lay_out(&mut self) {
-        let tiles = self.plan.geometry().get(self.stage).map_or(0, |s| s.tiles.len());
-        self.tiles = (0..tiles).map(|_| TileState::default()).collect();
-        self.open = tiles;
+    /// Lays out the stages that may begin now, and returns them.
+    pub(super) fn advance(&mut self) -> std::ops::Range<usize> {
+        self.find_barrier();
+        let first = self.stages.len();
+        while let Some(geometry) = self.plan.geometry().get(self.stages.len())
+            && self.barrier >= self.stages.len()
+        {
+            let open = geometry.tiles.len();
+            let tiles = (0..open).map(|_| TileState::default()).collect();
+            self.stages.push(StageState { tiles, open });
+            self.find_barrier();
+        }
+        first..self.stages.len()
     }
 
-    /// The tasks of the current stage with their planned workers.
-    pub(super) fn planned(&self) -> Vec<(TaskId, Option<WorkerId>)> {
-        let Some(stage) = self.plan.plan.stages.get(self.stage) else { return Vec::new() };
-        let slots = stage.placement.iter().enumerate();
-        slots.map(|(i, &slot)| (self.task(i), self.plan.bound(slot))).collect()
+    pub(super) fn find_barrier(&mut self) {
+        let incomplete = |(i, stage): (usize, &StageState)| stage.open > 0 && !self.exchanges(i);
+        self.barrier =
+            self.stages.iter().enumerate().position(incomplete).unwrap_or(self.stages.len());
     }
 
-    fn task(&self, tile: usize) -> TaskId {
-        TaskId { frame: self.id, stage: self.stage as u32, tile: tile as u32 }
+    /// Whether the outputs of a stage stay on the workers.
+    pub(super) fn exchanges(&self, stage: usize) -> bool {
+        !self.relayed && self.plan.exchanges(stage)
+    }
+
+    /// The tasks of a stage that has begun, with their planned workers.
+    pub(super) fn planned(&self, stage: usize) -> Vec<(TaskId, Option<WorkerId>)> {
+        let tiles = self.stages.get(stage).map_or(0, |s| s.tiles.len());
+        (0..tiles).map(|tile| (self.task(stage, tile), self.plan.planned(stage, tile))).collect()
+    }
+
+    /// All tasks of the stages that have begun.
+    pub(super) fn begun(&self) -> Vec<TaskId> {
+        let stages = self.stages.iter().enumerate();
+        stages.flat_map(|(s, state)| (0..state.tiles.len()).map(move |t| self.task(s, t))).collect()
+    }
+
+    pub(super) fn task(&self, stage: usize, tile: usize) -> TaskId {
+        TaskId { frame: self.id, stage: stage as u32, tile: tile as u32 }
     }
 
     pub(super) fn tile(&mut self, task: TaskId) -> Option<&mut TileState> {
-        let index = self.tile_index(task)?;
-        self.tiles.get_mut(index)
+        let stage = self.stages.get_mut(task.stage as usize).filter(|_| task.frame == self.id)?;
+        stage.tiles.get_mut(task.tile as usize)
     }
 
+    pub(super) fn look(&self, task: TaskId) -> Option<&TileState> {
+        let stage = self.stages.get(task.stage as usize).filter(|_| task.frame == self.id)?;
+        stage.tiles.get(task.tile as usize)
+    }
+
+    /// Whether all that a tile reads is there.
+    pub(super) fn ready(&self, task: TaskId) -> bool {
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
+        stage <= self.barrier
+            && (self.relayed
+                || self.plan.needs(stage, tile).iter().all(|need| {
+                    let made = &self.stages[need.stage].tiles[need.tile];
+                    made.done && made.kept_by.is_some()
+                }))
+    }
+
+    /// Whether a task could be given to a worker, and nobody is at it.
     pub(super) fn waits(&self, task: TaskId) -> bool {
-        self.tile_index(task).is_some_and(|i| self.tiles[i].waits())
+        self.look(task).is_some_and(|tile| !tile.done && tile.live_attempts.is_empty())
+            && self.ready(task)
     }
 
     pub(super) fn plan(&self) -> &Arc<ActivePlan> {
@@ -175,160 +152,242 @@ impl Frame {
         self.plan.id
     }
 
-    fn tile_index(&self, task: TaskId) -> Option<usize> {
-        let current = task.frame == self.id && task.stage as usize == self.stage;
-        (current && (task.tile as usize) < self.tiles.len()).then_some(task.tile as usize)
+    fn geometry(&self, task: TaskId) -> &TileGeometry {
+        &self.plan.geometry()[task.stage as usize].tiles[task.tile as usize]
     }
 
-    fn geometry(&self, tile: usize) -> &TileGeometry {
-        &self.plan.geometry()[self.stage].tiles[tile]
+    /// The pieces that the coordinator sends with a task.
+    pub(super) fn attached(&self, task: TaskId) -> Vec<PieceHeader> {
+        let inputs = self.geometry(task).inputs.iter();
+        let here = inputs
+            .filter(|(map, _)| self.plan.maker(*map).is_none_or(|stage| !self.exchanges(stage)));
+        here.map(|&(map, region)| self.plan.header(map, region)).collect()
     }
 
-    /// Starts an attempt and returns its number and the pieces it needs.
+    /// What a worker must know of the inputs and outputs of a task that stay on workers; `reaches`
+    /// says whether one can send pieces to another.
+    pub(super) fn orders(
+        &self,
+        task: TaskId,
+        worker: WorkerId,
+        reaches: impl Fn(WorkerId, WorkerId) -> bool,
+    ) -> Orders {
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
+        let mut orders = Orders { keep: self.exchanges(stage), ..Orders::default() };
+        if self.relayed {
+            return orders;
+        }
+        for need in self.plan.needs(stage, tile) {
+            let made = &self.stages[need.stage].tiles[need.tile];
+            let Some(holder) = made.kept_by else { continue };
+            let coming = made.sent_to.contains(&worker) && reaches(holder, worker);
+            orders.sources.push(Source { piece: need.piece, holder, coming });
+        }
+        let mut deliveries: BTreeMap<WorkerId, Vec<PieceHeader>> = BTreeMap::new();
+        for reader in self.plan.readers(stage, tile) {
+            let Some(to) = self.plan.planned(reader.stage, reader.tile) else { continue };
+            if to != worker && reaches(worker, to) {
+                let pieces = deliveries.entry(to).or_default();
+                let covers = |a: &PieceHeader, b: &PieceHeader| {
+                    a.map == b.map && a.region.contains(b.region)
+                };
+                if !pieces.iter().any(|p| covers(p, &reader.piece)) {
+                    pieces.retain(|p| !covers(&reader.piece, p));
+                    pieces.push(reader.piece);
+                }
+            }
+        }
+        let deliveries = deliveries.into_iter();
+        orders.deliveries = deliveries.map(|(to, pieces)| Delivery { to, pieces }).collect();
+        orders
+    }
+
+    /// Starts an attempt and returns its number.
     pub(super) fn begin_attempt(
         &mut self,
         task: TaskId,
         worker: WorkerId,
-    ) -> Option<(u32, Vec<PieceHeader>)> {
-        let index = self.tile_index(task)?;
-        let attempt = self.next_attempt(task, worker)?;
-        let model = &self.plan.model;
-        let header = |&(map, region): &(MapId, tiling::Region)| PieceHeader {
-            map,
-            region,
-            channels: model.shape(map).channels() as u32,
-            element: model.element(map),
-        };
-        let pieces = self.geometry(index).inputs.iter().map(header).collect();
-        Some((attempt, pieces))
+        sends_to: Vec<WorkerId>,
+    ) -> Option<u32> {
+        let tile = self.tile(task)?;
+        tile.attempts += 1;
+        tile.live_attempts.insert(tile.attempts, Attempt { worker, sends_to });
+        Some(tile.attempts)
     }
 
-    /// Starts an attempt whose inputs come from elsewhere.
-    pub(super) fn next_attempt(&mut self, task: TaskId, worker: WorkerId) -> Option<u32> {
-        let index = self.tile_index(task)?;
-        let tile = &mut self.tiles[index];
-        tile.attempts += 1;
-        tile.live_attempts.insert(tile.attempts, worker);
-        Some(tile.attempts)
+    /// Starts an attempt that goes on with the orders of another.
+    pub(super) fn next_attempt(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        worker: WorkerId,
+    ) -> Option<u32> {
+        let before = self.look(task)?.live_attempts.get(&attempt);
+        let sends_to = before.map(|a| a.sends_to.clone()).unwrap_or_default();
+        self.begin_attempt(task, worker, sends_to)
     }
 
     /// Ends an attempt without a result; whether the task now waits again.
     pub(super) fn end_attempt(&mut self, task: TaskId, attempt: u32) -> bool {
-        let Some(index) = self.tile_index(task) else { return false };
-        let tile = &mut self.tiles[index];
-        tile.live_attempts.remove(&attempt).is_some() && tile.waits()
+        let Some(tile) = self.tile(task) else { return false };
+        tile.live_attempts.remove(&attempt).is_some() && self.waits(task)
     }
 
     /// Counts an attempt that ended in an error, and returns how many did.
     pub(super) fn count_failure(&mut self, task: TaskId) -> u32 {
-        let Some(index) = self.tile_index(task) else { return 0 };
-        self.tiles[index].failures += 1;
-        self.tiles[index].failures
+        let Some(tile) = self.tile(task) else { return 0 };
+        tile.failures += 1;
+        tile.failures
     }
 
     /// Counts a worker that was lost while it ran a task, and returns all who were.
     pub(super) fn count_death(&mut self, task: TaskId, worker: WorkerId) -> &[WorkerId] {
-        let Some(index) = self.tile_index(task) else { return &[] };
-        self.tiles[index].deaths.push(worker);
-        &self.tiles[index].deaths
+        let Some(tile) = self.tile(task) else { return &[] };
+        tile.deaths.push(worker);
+        &tile.deaths
     }
 
     /// Whether a worker was lost while it ran a task, or had no memory for it: others go first.
     pub(super) fn suits_ill(&self, task: TaskId, worker: WorkerId) -> bool {
-        self.tile_index(task).is_some_and(|i| {
-            let tile = &self.tiles[i];
-            tile.deaths.contains(&worker) || tile.refused.contains(&worker)
-        })
+        self.look(task)
+            .is_some_and(|tile| tile.deaths.contains(&worker) || tile.refused.contains(&worker))
     }
 
     /// Attempts that go on, and who makes them.
     pub(super) fn attempts(&self, task: TaskId) -> Vec<(u32, WorkerId)> {
-        let Some(index) = self.tile_index(task) else { return Vec::new() };
-        self.tiles[index].live_attempts.iter().map(|(&a, &w)| (a, w)).collect()
+        let Some(tile) = self.look(task) else { return Vec::new() };
+        tile.live_attempts.iter().map(|(&number, attempt)| (number, attempt.worker)).collect()
     }
 
     /// Whether a second answer to a task is wanted, or why it was agreed on.
     pub(super) fn is_checked(&self, task: TaskId) -> bool {
-        self.tile_index(task).is_some_and(|i| self.tiles[i].answers.is_some())
+        self.look(task).is_some_and(|tile| tile.answers.is_some())
     }
 
-    /// A tile is gathered and agreed on.
+    /// A tile is done and agreed on.
     pub(super) fn settle(&mut self, task: TaskId) {
         if let Some(tile) = self.tile(task) {
             tile.answers = None;
-            self.open -= 1;
+            self.stages[task.stage as usize].open -= 1;
         }
     }
 
     pub(super) fn live_attempts(&self, task: TaskId) -> usize {
-        self.tile_index(task).map_or(0, |i| self.tiles[i].live_attempts.len())
+        self.look(task).map_or(0, |tile| tile.live_attempts.len())
     }
 
     /// Whether the result of a task is still to come.
     pub(super) fn awaits(&self, task: TaskId) -> bool {
-        self.tile_index(task).is_some_and(|i| !self.tiles[i].gathered)
+        self.look(task).is_some_and(|tile| !tile.done)
     }
 
-    /// Bytes that must move to compute a task elsewhere.
+    /// Bytes of all inputs of a task.
     pub(super) fn input_bytes(&self, task: TaskId) -> u64 {
-        self.tile_index(task).map_or(0, |_| self.plan.input_bytes(task.stage, task.tile))
+        self.look(task).map_or(0, |_| self.plan.input_bytes(task.stage, task.tile))
     }
 
     pub(super) fn multiply_adds(&self, task: TaskId) -> u64 {
-        self.plan.work[task.stage as usize][task.tile as usize]
+        self.plan.multiply_adds_of(task.stage, task.tile)
     }
 
     /// Whether a result has exactly the pieces that its task owes.
     pub(super) fn check_result(&self, bundle: &Bundle) -> Result<(), String> {
         let task = bundle.task;
-        let Some(index) = self.tile_index(task) else { return Ok(()) };
-        let owed = &self.geometry(index).outputs;
+        if self.look(task).is_none() {
+            return Ok(());
+        }
         let model = &self.plan.model;
-        let sound = owed.len() == bundle.pieces.len()
-            && owed.iter().zip(&bundle.pieces).all(|(&(map, region), p)| {
-                p.map == map
-                    && p.region == region
-                    && p.channels as usize == model.shape(map).channels()
-            });
-        if sound { Ok(()) } else { Err(format!("sent other pieces than {task} has")) }
+        let keeps = self.exchanges(task.stage as usize);
+        let owed = self.geometry(task).outputs.iter();
+        let owed = owed.filter(|(map, _)| !keeps || model.outputs.contains(map));
+        let owed = owed.map(|&(map, region)| (map, region, model.shape(map).channels()));
+        let got = bundle.pieces.iter().map(|p| (p.map, p.region, p.channels as usize));
+        if owed.eq(got) { Ok(()) } else { Err(format!("sent other pieces than {task} has")) }
     }
 
-    /// Takes a result; false when the task is already gathered.
-    pub(super) fn gather(&mut self, task: TaskId) -> bool {
-        self.tile(task).is_some_and(|tile| !std::mem::replace(&mut tile.gathered, true))
+    /// Takes the result of an attempt; false when the task is already done.
+    pub(super) fn accept(&mut self, task: TaskId, attempt: u32, worker: WorkerId) -> bool {
+        let keeps = self.exchanges(task.stage as usize);
+        let Some(tile) = self.tile(task) else { return false };
+        let ended = tile.live_attempts.remove(&attempt);
+        if std::mem::replace(&mut tile.done, true) {
+            return false;
+        }
+        if keeps {
+            tile.kept_by = Some(worker);
+            tile.sent_to = ended.map(|a| a.sends_to).unwrap_or_default();
+        }
+        true
+    }
+
+    /// The tasks that take pieces from one that is done, and wait for nothing else.
+    pub(super) fn woken_by(&self, task: TaskId) -> Vec<(TaskId, Option<WorkerId>)> {
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
+        if !self.exchanges(stage) {
+            return Vec::new();
+        }
+        let readers = self.plan.readers(stage, tile).iter();
+        let mut tasks: Vec<(TaskId, Option<WorkerId>)> = readers
+            .map(|r| (self.task(r.stage, r.tile), self.plan.planned(r.stage, r.tile)))
+            .collect();
+        tasks.dedup();
+        tasks.retain(|(task, _)| self.waits(*task));
+        tasks
     }
 
     /// Leases of a task that ran out.
     pub(super) fn lapses(&self, task: TaskId) -> u32 {
-        self.tile_index(task).map_or(0, |i| self.tiles[i].lapses)
+        self.look(task).map_or(0, |tile| tile.lapses)
     }
 
     pub(super) fn describe(&self) -> String {
-        let open =
-            self.tiles.iter().enumerate().filter(|(_, t)| !t.gathered || t.answers.is_some());
-        let open: Vec<_> = open.map(|(i, t)| (i, t.owner, &t.live_attempts, &t.answers)).collect();
-        format!("frame {} stage {}: open {open:?}", self.id.number(), self.stage)
+        let mut text = format!("frame {} relayed {}:", self.id.number(), self.relayed);
+        for (s, stage) in self.stages.iter().enumerate() {
+            let open = stage.tiles.iter().enumerate();
+            let open = open.filter(|(_, t)| !t.done || t.answers.is_some());
+            let ready = |t: usize| self.ready(self.task(s, t));
+            let open: Vec<_> = open
+                .map(|(t, tile)| (t, tile.owner, &tile.live_attempts, &tile.answers, ready(t)))
+                .collect();
+            text += &format!(" stage {s}: open {open:?}");
+        }
+        text
     }
 
-    pub(super) fn stage_complete(&self) -> bool {
-        !self.ended() && self.open == 0
+    /// For each stage, whether nothing can ask for its work again: it is complete, and what it made
+    /// was gathered, or was read by stages of which the same is true.
+    pub(super) fn safe(&self) -> Vec<bool> {
+        let mut safe: Vec<bool> = self.stages.iter().map(|s| s.open == 0).collect();
+        for stage in (0..safe.len()).rev().filter(|&s| self.exchanges(s)) {
+            let mut read =
+                self.plan.reads().filter(|(map, _)| self.plan.maker(*map) == Some(stage));
+            let readers_safe =
+                |readers: &[usize]| readers.iter().all(|&r| safe.get(r).copied().unwrap_or(false));
+            safe[stage] &= read.all(|(_, readers)| readers_safe(readers));
+        }
+        safe
     }
 
-    /// Goes to the next stage; returns the maps that nothing reads any more.
-    pub(super) fn advance(&mut self) -> Vec<MapId> {
-        let released = self.plan.last_read[self.stage].clone();
-        self.stage += 1;
-        self.lay_out();
-        released
+    /// The maps that nothing reads any more, and did until now; those that are kept on workers apart.
+    pub(super) fn take_released(&mut self) -> (Vec<MapId>, Vec<MapId>) {
+        let safe = self.safe();
+        let outputs = &self.plan.model.outputs;
+        let over =
+            |readers: &[usize]| readers.iter().all(|&r| safe.get(r).copied().unwrap_or(false));
+        let gone = self.plan.reads().filter(|(map, readers)| {
+            !outputs.contains(map) && !self.released.contains(map) && over(readers)
+        });
+        let gone: Vec<MapId> = gone.map(|(map, _)| map).collect();
+        self.released.extend(&gone);
+        let kept = |map: &MapId| self.plan.maker(*map).is_some_and(|stage| self.exchanges(stage));
+        gone.into_iter().partition(|map| !kept(map))
+    }
+
+    pub(super) fn is_released(&self, map: MapId) -> bool {
+        self.released.contains(&map)
     }
 
     pub(super) fn ended(&self) -> bool {
-        self.stage >= self.plan.geometry().len()
-    }
-}
-
-impl TileState {
-    fn waits(&self) -> bool {
-        !self.gathered && self.live_attempts.is_empty()
+        self.stages.len() >= self.plan.geometry().len() && self.stages.iter().all(|s| s.open == 0)
     }
 }

@@ -104,6 +104,9 @@ pub enum Output {
     Disconnect(WorkerId, String),
     /// The set of live workers changed: the next frames deserve a new plan.
     MembershipChanged,
+    /// Whether all live workers can send pieces to each other changed: so do the plans that they
+    /// could carry out.
+    ReachChanged,
 }
 
 /// What one worker did, for the table at the end.
@@ -154,4 +157,10 @@ pub struct Counters {
     pub spot_checks: u64,
     /// Attempts that a worker had no memory for.
     pub refused: u64,
+    /// Bytes of pieces that travelled from worker to worker between stages.
+    pub exchanged_bytes: u64,
+    /// Tiles that were computed again because the worker that kept them was lost.
+    pub recomputed: u64,
+    /// Frames that gave up exchanging pieces between workers.
+    pub fallbacks: u64,
 }

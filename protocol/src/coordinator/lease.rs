@@ -90,7 +90,7 @@ impl Coordinator {
         // With no other worker it goes to the same one again: what is late may be lost, as a
         // hand-over is whose victim vanished with it.
         let others = self.workers.iter().filter(|&(&w, s)| w != id && s.alive);
-        let able = others.filter(|(w, _)| self.could_fit(**w, task));
+        let able = others.filter(|(w, _)| self.able(**w, task));
         let other = able.min_by_key(|(_, s)| (s.stuck, s.held.len())).map_or(id, |(&w, _)| w);
         self.reassigned += 1;
         self.scatter(now, other, task);

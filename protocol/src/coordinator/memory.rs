@@ -38,7 +38,13 @@ impl Coordinator {
             Some(plan.running_bytes(h.task.stage, h.task.tile))
         });
         let running = running.max().unwrap_or(0).max(need.running);
-        inputs + need.inputs + running + worker.packed_bytes + need.weights <= worker.memory_bytes
+        let stay = worker.packed_bytes + need.weights + worker.kept_bytes;
+        inputs + need.inputs + running + stay <= worker.memory_bytes
+    }
+
+    /// Whether a worker could do a task: it has the memory, and gets the pieces.
+    pub(super) fn able(&self, id: WorkerId, task: TaskId) -> bool {
+        self.could_fit(id, task) && self.reaches_sources(id, task)
     }
 
     /// Whether a task fits on a worker that holds nothing else.

@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `mod.rs` | who is there, liveness, what they say |
 //! | `io.rs` | settings, inputs and outputs, counters |
-//! | `frame.rs` | one frame: its stage, its tiles, what is gathered |
+//! | `plan.rs` | a plan bound to workers, and what follows from it |
+//! | `frame.rs` | one frame: its stages, its tiles, what is done and who holds it |
+//! | `mend.rs` | pieces that stay on workers, and the loss of their holders |
 //! | `state.rs` | one worker: what it holds, how fast it is taken to be |
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
@@ -20,12 +22,14 @@ mod frame;
 mod io;
 mod lease;
 mod memory;
+mod mend;
+mod plan;
 mod progress;
 mod state;
 mod steal;
 
-pub use frame::ActivePlan;
 pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerReport};
+pub use plan::ActivePlan;
 
 use crate::ids::{FrameId, TaskId, WorkerId};
 use crate::message::{Hello, Message};
@@ -50,6 +54,8 @@ pub struct Coordinator {
     frames: BTreeMap<FrameId, Frame>,
     waiting: VecDeque<(FrameId, Arc<ActivePlan>)>,
     waiting_bytes: u64,
+    /// The frame that was submitted last.
+    newest: Option<FrameId>,
     /// Tasks for which no worker is there.
     orphans: BTreeSet<TaskId>,
     /// What a victim was told to hand over: its attempt, then the thief and the thief's attempt.
@@ -87,6 +93,9 @@ enum Loss {
 /// and would go on for ever.
 const REFUSALS_MAX: usize = 256;
 
+/// After so many refusals of a task its frame keeps no pieces on workers any more.
+const REFUSALS_KEPT: usize = 16;
+
 impl Coordinator {
     /// A coordinator without workers or frames.
     pub fn new(config: CoordinatorConfig) -> Self {
@@ -96,6 +105,7 @@ impl Coordinator {
             frames: BTreeMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            newest: None,
             orphans: BTreeSet::new(),
             promised: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -161,7 +171,8 @@ impl Coordinator {
             let (stuck, probation, full) = (w.stuck, w.probation, w.full_until_ns);
             text += &format!(
                 "{id}: holds {held:?}, owns {own:?}, stuck {stuck}, probation {probation}, \
-                 full until {full}\n"
+                 full until {full}, keeps {:?}\n",
+                w.kept
             );
         }
         text += &format!("orphans {:?}, promised {:?}\n", self.orphans, self.promised);
@@ -245,6 +256,9 @@ impl Coordinator {
             layers: BTreeSet::new(),
             packed_bytes: 0,
             announced: BTreeSet::new(),
+            reaches: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
             report: WorkerReport {
                 name: hello.name,
                 threads: hello.threads,
@@ -255,7 +269,8 @@ impl Coordinator {
         self.workers.insert(id, worker);
         self.touched.insert(id);
         self.silence_ns.get_or_insert(now + SILENCE_NS);
-        self.send(id, Message::Welcome { worker: id });
+        let oldest = self.oldest();
+        self.send(id, Message::Welcome { worker: id, oldest });
         self.outputs.push_back(Output::MembershipChanged);
         for task in std::mem::take(&mut self.orphans) {
             self.enqueue(now, task, None);
@@ -273,7 +288,12 @@ impl Coordinator {
         let held = std::mem::take(&mut worker.held);
         self.idle.remove(&id);
         self.touched.remove(&id);
+        worker.kept.clear();
+        worker.kept_bytes = 0;
         let blamed = held.first().map(|h| h.task).filter(|_| loss == Loss::Vanished);
+        let frames = self.frames.iter_mut();
+        let broken: Vec<FrameId> =
+            frames.filter_map(|(&frame, f)| f.lose_holder(id).then_some(frame)).collect();
         for held in held {
             self.take_back(now, &held);
         }
@@ -286,6 +306,9 @@ impl Coordinator {
         let void: Vec<(TaskId, u32)> = promised.map(|(&key, _)| key).collect();
         for (task, attempt) in void {
             self.withdraw_promise(task, attempt);
+        }
+        for frame in broken {
+            self.mend(now, frame);
         }
         self.outputs.push_back(Output::MembershipChanged);
         if let Some(task) = blamed {
@@ -376,6 +399,10 @@ impl Coordinator {
                 self.on_failed(now, id, task, attempt, reason);
             }
             Message::Refused { task, attempt } => self.on_refused(now, id, task, attempt),
+            Message::Lacking { task, attempt, holder } => {
+                self.on_lacking(now, (id, holder), task, attempt);
+            }
+            Message::Reaches { peers } => self.on_reaches(id, peers),
             Message::Goodbye { .. } => self.lose(now, id, Loss::Left),
             other => self.expel(now, id, format!("a worker may not send {other:?}")),
         }
@@ -436,6 +463,9 @@ impl Coordinator {
         self.touched.insert(id);
         self.review_in(now, FULL_NS);
         self.take_back(now, &held);
+        if refusals.is_multiple_of(REFUSALS_KEPT) {
+            self.fall_back(now, task.frame);
+        }
         if refusals >= REFUSALS_MAX {
             let reason = format!(
                 "{task} was refused {refusals} times: the workers that are left lack the memory"

@@ -22,6 +22,7 @@ impl Coordinator {
             );
             return self.outputs.push_back(Output::FrameFailed(id, reason));
         }
+        self.newest = self.newest.max(Some(id));
         self.waiting_bytes += bytes;
         self.waiting.push_back((id, plan));
     }
@@ -42,15 +43,23 @@ impl Coordinator {
                 continue;
             }
             self.frames.insert(id, frame);
-            self.begin_stage(now, id);
+            self.go_on(now, id);
         }
     }
 
-    /// Gives each tile of the current stage to its planned worker, or, where that one is gone, to
+    /// Begins the stages of a frame that can begin now.
+    fn go_on(&mut self, now: Nanos, id: FrameId) {
+        let Some(frame) = self.frames.get_mut(&id) else { return };
+        for stage in frame.advance() {
+            self.begin_stage(now, id, stage);
+        }
+    }
+
+    /// Gives each tile of a stage that is ready to its planned worker, or, where that one is gone, to
     /// another.
-    fn begin_stage(&mut self, now: Nanos, id: FrameId) {
+    fn begin_stage(&mut self, now: Nanos, id: FrameId, stage: usize) {
         let Some(frame) = self.frames.get(&id) else { return };
-        let planned = frame.planned();
+        let planned = frame.planned(stage);
         self.counters.tasks += planned.len() as u64;
         for (task, owner) in planned {
             self.choose_check(task);
@@ -84,11 +93,10 @@ impl Coordinator {
             self.take_back(now, &held);
             return self.expel(now, id, reason);
         }
-        frame.end_attempt(task, bundle.attempt);
-        let first = frame.gather(task);
+        let first = frame.accept(task, bundle.attempt, id);
         let checked = frame.is_checked(task);
         if first {
-            self.outputs.push_back(Output::Gather(task));
+            self.stitch(task);
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.done(&held, busy_ns);
                 worker.moved(now, &held, bytes_out, busy_ns.saturating_add(waited_ns));
@@ -101,17 +109,35 @@ impl Coordinator {
         }
     }
 
-    /// A task is gathered and agreed on: nobody needs to go on with it.
+    /// Has the pieces of the bundle just given stitched in.
+    fn stitch(&mut self, task: TaskId) {
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
+        let relayed = frame.relayed;
+        let Some(tile) = frame.tile(task) else { return };
+        match std::mem::replace(&mut tile.gathered, true) {
+            false => self.outputs.push_back(Output::Gather(task)),
+            // It had kept some of what it gives now.
+            true if relayed => self.outputs.push_back(Output::Regather(task)),
+            // The same bits as the first time.
+            true => {}
+        }
+    }
+
+    /// A task is done and agreed on: nobody needs to go on with it.
     pub(super) fn settle(&mut self, now: Nanos, task: TaskId) {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         frame.settle(task);
         for (attempt, worker) in frame.attempts(task) {
             self.cancel(now, worker, task, attempt);
         }
-        self.finish_stage(now, task.frame);
+        let woken = self.frames.get(&task.frame).map(|f| f.woken_by(task)).unwrap_or_default();
+        for (task, planned) in woken {
+            self.enqueue(now, task, planned);
+        }
+        self.finish_stage(now, task);
     }
 
-    fn cancel(&mut self, now: Nanos, worker: WorkerId, task: TaskId, attempt: u32) {
+    pub(super) fn cancel(&mut self, now: Nanos, worker: WorkerId, task: TaskId, attempt: u32) {
         if let Some(frame) = self.frames.get_mut(&task.frame) {
             frame.end_attempt(task, attempt);
         }
@@ -123,21 +149,33 @@ impl Coordinator {
         self.send(worker, Message::Cancel { task, attempt });
     }
 
-    /// Moves a frame on when the last tile of its stage is in.
-    fn finish_stage(&mut self, now: Nanos, id: FrameId) {
+    /// Moves a frame on when a task was the last of its stage.
+    fn finish_stage(&mut self, now: Nanos, task: TaskId) {
+        let id = task.frame;
         let Some(frame) = self.frames.get_mut(&id) else { return };
-        if !frame.stage_complete() {
+        if frame.stages[task.stage as usize].open > 0 {
             return;
         }
-        let released = frame.advance();
+        let (released, kept) = frame.take_released();
         let ended = frame.ended();
         self.outputs.extend(released.into_iter().map(|map| Output::Release(id, map)));
         if ended {
             self.end_frame(id);
             self.outputs.push_back(Output::Finished(id));
         } else {
-            self.begin_stage(now, id);
+            self.release_kept(id, kept);
+            self.go_on(now, id);
+            if self.frames.get(&id).is_some_and(|f| f.relayed) {
+                self.set_right(now, id);
+            }
         }
+    }
+
+    /// The first frame that is not over.
+    pub(super) fn oldest(&self) -> Option<FrameId> {
+        let next = self.newest.map(|id| FrameId(id.0 + 1));
+        let waiting = self.waiting.iter().map(|&(id, _)| id);
+        self.frames.keys().copied().chain(waiting).min().or(next)
     }
 
     /// Forgets a frame here and on every worker that may hold a task of it: a hand-over whose
@@ -147,6 +185,7 @@ impl Coordinator {
         let plan = frame.plan().clone();
         self.promised.retain(|(task, _), _| task.frame != id);
         self.orphans.retain(|task| task.frame != id);
+        self.let_go(id, None);
         let mut told = Vec::new();
         for (&worker, state) in &mut self.workers {
             state.held.retain(|h| h.task.frame != id);
@@ -157,13 +196,15 @@ impl Coordinator {
                 }
                 stays
             });
-            if state.alive && state.announced.contains(&plan.id) {
+            // Pieces of it may have been sent to anybody who was to have a task.
+            if state.alive && (plan.exchanges_any() || state.announced.contains(&plan.id)) {
                 told.push(worker);
             }
         }
+        let oldest = self.oldest();
         for worker in told {
             self.touched.insert(worker);
-            self.send(worker, Message::Forget { frame: id });
+            self.send(worker, Message::Forget { frame: id, oldest });
         }
     }
 }

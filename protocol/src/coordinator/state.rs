@@ -1,9 +1,10 @@
 //! What the coordinator knows of one worker, and how long it thinks that things take.
 
 use super::{Coordinator, WorkerReport};
-use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::{Nanos, SECOND};
-use std::collections::BTreeSet;
+use model::MapId;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
 const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
@@ -62,6 +63,11 @@ pub(super) struct WorkerState {
     pub(super) layers: BTreeSet<(ModelHash, u32)>,
     pub(super) packed_bytes: u64,
     pub(super) announced: BTreeSet<PlanId>,
+    /// The workers that it can send pieces to.
+    pub(super) reaches: BTreeSet<WorkerId>,
+    /// Bytes of pieces of frames that stay on it, or are on their way to stay.
+    pub(super) kept: BTreeMap<(FrameId, MapId), u64>,
+    pub(super) kept_bytes: u64,
     pub(super) report: WorkerReport,
 }
 

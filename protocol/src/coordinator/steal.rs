@@ -152,7 +152,7 @@ impl Coordinator {
             // The first need only end sooner than its owner's last; then both meet.
             let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
             let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
-            if here + cost_here > until || suits_ill || !self.could_fit(thief, task) {
+            if here + cost_here > until || suits_ill || !self.able(thief, task) {
                 break;
             }
             self.dequeue(task);
@@ -218,7 +218,7 @@ impl Coordinator {
     /// Tells a victim to hand a task over.
     fn ask(&mut self, thief: WorkerId, victim: WorkerId, task: TaskId, attempt: u32) {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let Some(next_attempt) = frame.next_attempt(task, thief) else { return };
+        let Some(next_attempt) = frame.next_attempt(task, attempt, thief) else { return };
         let plan = frame.plan().clone();
         self.announce(thief, &plan);
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
@@ -251,7 +251,8 @@ impl Coordinator {
         let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
         let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
-        if !worth || suits_ill || !self.fits(thief, task) || self.expected(thief, task) == 0 {
+        let able = self.fits(thief, task) && self.reaches_sources(thief, task);
+        if !worth || suits_ill || !able || self.expected(thief, task) == 0 {
             return false;
         }
         self.counters.backups += 1;
@@ -294,7 +295,8 @@ impl Coordinator {
         self.counters.stolen_bytes += held.bytes;
         self.touched.insert(thief);
         if self.workers.get(&thief).is_some_and(|w| w.alive) {
-            self.hold(now, thief, task, next_attempt, true);
+            self.note_made(thief, task);
+            self.hold(now, (thief, held.bytes), task, next_attempt, true);
         } else {
             self.touched.remove(&thief);
             self.end_attempt(now, task, next_attempt);

@@ -1,8 +1,8 @@
 //! What happens to a worker, and what it wants done.
 
-use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
+use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Member, Message};
-use model::{Model, WeightHash};
+use model::{MapId, Model, WeightHash};
 use std::sync::Arc;
 use tiling::Algorithm;
 
@@ -26,8 +26,11 @@ pub enum Input {
     PeerUp(WorkerId),
     /// A control message.
     Message(Peer, Message),
-    /// A bundle with all its values, which the driver holds under its task and attempt.
+    /// A bundle with all its values. Those of a task the driver holds under its task and attempt,
+    /// those of an exchange until the outputs of this call are drained: `Keep` keeps them.
     Bundle(Peer, Bundle),
+    /// So many bytes of results are off this device, or lost with their connection.
+    Sent(u64),
     /// The driver opened a model's graph; it is valid.
     Opened(ModelHash, Arc<Model>),
     /// The driver lacks blobs for an `Open` or a `Prepare`.
@@ -36,7 +39,7 @@ pub enum Input {
     Blob(WeightHash),
     /// The driver prepared the weights of a stage.
     Prepared(PlanId, u32),
-    /// A task ended well; the driver holds its outputs.
+    /// A task ended well; the driver holds its outputs until the outputs of this call are drained.
     Executed {
         /// The task.
         task: TaskId,
@@ -59,8 +62,15 @@ pub enum Input {
 pub enum Output {
     /// Send a control message.
     Send(Peer, Message),
-    /// Send a bundle: its values are the inputs (`Handover`) or outputs (`Result`) of the task.
+    /// Send a bundle. The values of a `Result` are the outputs of its task, those of a `Handover` its
+    /// inputs and what is kept of its frame, those of an `Exchange` parts of what is kept.
     SendBundle(Peer, Bundle),
+    /// Keep the pieces that came with the input just given, as pieces of a frame.
+    Keep(FrameId),
+    /// Let go of what is kept of these maps of a frame.
+    Release(FrameId, Vec<MapId>),
+    /// Let go of everything that is kept of a frame.
+    Forget(FrameId),
     /// Open a model's graph from the blob cache: answer `Opened` or `Missing`.
     Open(ModelHash),
     /// Let go of a model and its packed weights: no plan computes it, and their memory is needed.

@@ -55,27 +55,32 @@ impl Worker {
             return 0;
         };
         let Some(model) = self.models.get(&plan.model) else { return 0 };
-        survey.running_bytes(model, bundle.task.stage as usize, bundle.task.tile as usize)
+        let (stage, tile) = (bundle.task.stage as usize, bundle.task.tile as usize);
+        // What lies here in parts is pasted together.
+        let pasted = bundle.source_bytes().unwrap_or(0) as u64;
+        survey.running_bytes(model, stage, tile) + pasted
     }
 
-    fn input_bytes(&self) -> u64 {
+    /// Inputs, what is kept, and results that are not out yet.
+    fn tensor_bytes(&self) -> u64 {
         let queued = self.queue.iter().map(|(_, bundle)| bundle);
         let all = queued.chain(self.running.as_ref().map(|r| &r.bundle));
-        all.map(|b| b.byte_len().unwrap_or(0) as u64).sum()
+        let inputs: u64 = all.map(|b| b.byte_len().unwrap_or(0) as u64).sum();
+        inputs + self.kept.bytes() + self.unsent_bytes
     }
 
     /// Whether one more bundle fits beside what is here.
     pub(super) fn has_room(&self, bundle: &Bundle) -> bool {
         let Some(budget) = self.budget() else { return true };
         let running = self.running.as_ref().map_or(0, |r| r.bytes);
-        let all = self.input_bytes() + bundle.byte_len().unwrap_or(usize::MAX) as u64;
+        let all = self.tensor_bytes() + bundle.byte_len().unwrap_or(usize::MAX) as u64;
         all + running + self.packed_bytes() <= budget
     }
 
     /// Whether a queued task may run now. It was taken off the queue.
     pub(super) fn may_run(&self, bundle: &Bundle) -> bool {
         let Some(budget) = self.budget() else { return true };
-        let inputs = self.input_bytes() + bundle.byte_len().unwrap_or(0) as u64;
+        let inputs = self.tensor_bytes() + bundle.byte_len().unwrap_or(0) as u64;
         inputs + self.running_bytes(bundle) + self.packed_bytes() <= budget
     }
 
@@ -83,7 +88,7 @@ impl Worker {
     pub(super) fn may_pack(&self, bytes: u64) -> bool {
         let Some(budget) = self.budget() else { return true };
         let running = self.running.as_ref().map_or(0, |r| r.bytes);
-        self.input_bytes() + running + self.packed_bytes() + bytes <= budget
+        self.tensor_bytes() + running + self.packed_bytes() + bytes <= budget
     }
 
     pub(super) fn refuse(&mut self, bundle: &Bundle) {

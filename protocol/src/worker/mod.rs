@@ -4,14 +4,16 @@
 //! are prepared. Results and hand-overs travel straight from what the driver holds for the task.
 
 mod io;
+mod kept;
 mod memory;
 
 pub use io::{Input, Output, Peer};
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, BundleKind, Hello, Message, PieceHeader};
+use crate::message::{Bundle, BundleKind, Hello, Message, Orders, PieceHeader};
 use crate::survey::{Survey, Surveys};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
+use kept::Kept;
 use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -66,6 +68,9 @@ pub struct Worker {
     missing: BTreeSet<WeightHash>,
     /// With the time of arrival.
     queue: VecDeque<(Nanos, Bundle)>,
+    kept: Kept,
+    /// Bytes of results that are not off this device yet.
+    unsent_bytes: u64,
     running: Option<Running>,
     /// The frame of the running task was forgotten: its result is dropped.
     forgotten: bool,
@@ -99,6 +104,8 @@ impl Worker {
             packed: BTreeMap::new(),
             missing: BTreeSet::new(),
             queue: VecDeque::new(),
+            kept: Kept::default(),
+            unsent_bytes: 0,
             running: None,
             forgotten: false,
             ended: VecDeque::new(),
@@ -144,7 +151,8 @@ impl Worker {
 
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        self.connected.then(|| self.next_heartbeat_ns.min(self.heard_ns + SILENCE_NS))
+        let alive = self.next_heartbeat_ns.min(self.heard_ns + SILENCE_NS);
+        self.connected.then(|| self.kept.look_ns().map_or(alive, |at| at.min(alive)))
     }
 
     /// Takes in one thing that happened.
@@ -154,15 +162,21 @@ impl Worker {
             Input::Disconnected(Peer::Coordinator) => self.disconnect(),
             Input::Disconnected(Peer::Worker(id)) => {
                 self.peers.remove(&id);
+                self.tell_peers();
             }
             Input::PeerUp(id) => {
                 self.peers.insert(id);
+                self.tell_peers();
+                self.pull_from(id);
             }
             Input::Message(Peer::Coordinator, message) => {
                 self.heard_ns = now;
                 self.on_coordinator(message);
             }
             Input::Message(Peer::Worker(_), Message::Heartbeat | Message::Goodbye { .. }) => {}
+            Input::Message(Peer::Worker(from), Message::Pull { task, plan, pieces }) => {
+                self.on_pull(from, task, plan, pieces);
+            }
             Input::Message(peer, message) => {
                 self.break_off(peer, format!("a worker may not send {message:?}"));
             }
@@ -190,6 +204,7 @@ impl Worker {
                     plan.prepared.insert(stage);
                 }
             }
+            Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             Input::Executed { task, busy_ns } => self.on_executed(task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
             Input::Tick => {}
@@ -200,11 +215,20 @@ impl Worker {
             let plans: BTreeSet<PlanId> = self.plans.keys().copied().collect();
             self.drop_queued(|b| !plans.contains(&b.plan));
         }
+        self.look_after_sources(now);
         self.start_next(now);
     }
 
     fn send(&mut self, message: Message) {
         self.outputs.push_back(Output::Send(Peer::Coordinator, message));
+    }
+
+    /// Tells the coordinator whom this worker can send pieces to.
+    fn tell_peers(&mut self) {
+        if self.connected && self.id.is_some() {
+            let peers = self.peers.iter().copied().collect();
+            self.send(Message::Reaches { peers });
+        }
     }
 
     fn connect(&mut self, now: Nanos) {
@@ -226,6 +250,8 @@ impl Worker {
         self.ended.clear();
         self.cancelled.clear();
         self.forgotten = self.running.is_some();
+        self.forget_kept(|_| true);
+        self.kept.oldest = None;
         while let Some((_, bundle)) = self.queue.pop_front() {
             self.drop_task(&bundle);
         }
@@ -257,7 +283,13 @@ impl Worker {
 
     fn on_coordinator(&mut self, message: Message) {
         match message {
-            Message::Welcome { worker } => self.id = Some(worker),
+            Message::Welcome { worker, oldest } => {
+                self.id = Some(worker);
+                self.forget_before(oldest);
+                if !self.peers.is_empty() {
+                    self.tell_peers();
+                }
+            }
             Message::Roster(members) => self.outputs.push_back(Output::Members(members)),
             Message::Announce { plan, model, body, stages } => {
                 let active = ActivePlan {
@@ -283,7 +315,11 @@ impl Worker {
             Message::Yield { task, attempt, thief, next_attempt } => {
                 self.on_yield(task, attempt, thief, next_attempt);
             }
-            Message::Forget { frame } => self.on_forget(frame),
+            Message::Forget { frame, oldest } => {
+                self.on_forget(frame);
+                self.forget_before(oldest);
+            }
+            Message::Release { frame, maps } => self.on_release(frame, maps),
             Message::Cancel { task, attempt } => self.on_cancel(task, attempt),
             Message::Heartbeat => {}
             Message::Goodbye { .. } => self.disconnect(),
@@ -372,6 +408,9 @@ impl Worker {
     }
 
     fn on_bundle(&mut self, now: Nanos, from: Peer, bundle: Bundle) {
+        if let (Peer::Worker(_), BundleKind::Exchange) = (from, bundle.kind) {
+            return self.on_exchange(now, bundle);
+        }
         let expected = match from {
             Peer::Coordinator => BundleKind::Scatter,
             Peer::Worker(_) => BundleKind::Handover,
@@ -393,6 +432,7 @@ impl Worker {
         }
         self.hungry = false;
         let plan = bundle.plan;
+        self.look_for_sources(now, &bundle);
         self.queue.push_back((now, bundle));
         if self.plans.contains_key(&plan) {
             self.take_up(from, plan);
@@ -426,9 +466,11 @@ impl Worker {
         let plans = &self.plans;
         let early = self.queue.iter().filter(|(_, b)| !plans.contains_key(&b.plan));
         if early.clone().count() > EARLY_MAX
-            && let Some((task, attempt)) = early.map(|(_, b)| (b.task, b.attempt)).next()
+            && let Some(oldest) = early.map(|(_, b)| b.clone()).next()
         {
-            self.drop_queued(|b| b.task == task && b.attempt == attempt);
+            self.queue.retain(|(_, b)| (b.task, b.attempt) != (oldest.task, oldest.attempt));
+            // Its sender may be slow to announce: it must not wait for a task that nobody has.
+            self.refuse(&oldest);
         }
     }
 
@@ -446,12 +488,17 @@ impl Worker {
     }
 
     fn on_yield(&mut self, task: TaskId, attempt: u32, thief: WorkerId, next_attempt: u32) {
-        let position = self.queue.iter().position(|(_, b)| (b.task, b.attempt) == (task, attempt));
+        let whole = |b: &Bundle| (b.task, b.attempt) == (task, attempt) && self.complete(b);
+        let position = self.queue.iter().position(|(_, b)| whole(b));
         let Some(position) = position.filter(|_| self.peers.contains(&thief)) else {
             return self.send(Message::Kept { task, attempt });
         };
         let Some((_, bundle)) = self.queue.remove(position) else { return };
-        let handed = Bundle { kind: BundleKind::Handover, attempt: next_attempt, ..bundle.clone() };
+        let mut handed =
+            Bundle { kind: BundleKind::Handover, attempt: next_attempt, ..bundle.clone() };
+        // The thief needs nobody else.
+        let sources = handed.orders.sources.drain(..);
+        handed.pieces.extend(sources.map(|source| source.piece));
         self.outputs.push_back(Output::SendBundle(Peer::Worker(thief), handed));
         self.drop_task(&bundle);
         self.send(Message::Yielded { task, attempt });
@@ -459,6 +506,7 @@ impl Worker {
 
     fn on_forget(&mut self, frame: FrameId) {
         self.drop_queued(|b| b.task.frame == frame);
+        self.forget_kept(|kept| kept == frame);
         self.ended.push_back(frame);
         if self.ended.len() > ENDED_MAX {
             self.ended.pop_front();
@@ -484,8 +532,14 @@ impl Worker {
             let ready = self.queue.iter().position(|(_, b)| {
                 let plan = self.plans.get(&b.plan);
                 plan.is_some_and(|p| p.survey.is_some() && p.prepared.contains(&b.task.stage))
+                    && self.complete(b)
             });
             let Some((since, bundle)) = ready.and_then(|i| self.queue.remove(i)) else { break };
+            if !self.may_run(&bundle) && self.unsent_bytes > 0 {
+                // There may be room when the last results are out.
+                self.queue.push_front((since, bundle));
+                break;
+            }
             if !self.may_run(&bundle) {
                 self.refuse(&bundle);
                 continue;
@@ -511,10 +565,20 @@ impl Worker {
             return;
         };
         if !self.forgotten && self.connected {
-            let pieces = self.output_pieces(&bundle);
+            let mut pieces = self.output_pieces(&bundle);
+            let made = pieces.clone();
+            if bundle.orders.keep {
+                let model = self.plans.get(&bundle.plan).and_then(|p| self.models.get(&p.model));
+                pieces.retain(|p| model.is_some_and(|m| m.outputs.contains(&p.map)));
+            }
             let kind = BundleKind::Result { busy_ns, waited_ns };
-            let result = Bundle { kind, pieces, ..bundle.clone() };
+            let orders = Orders { keep: bundle.orders.keep, ..Orders::default() };
+            let result = Bundle { kind, pieces, orders, ..bundle.clone() };
+            self.unsent_bytes += result.unsent_bytes();
             self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
+            if bundle.orders.keep {
+                self.keep_outputs(&bundle, made);
+            }
         }
         self.drop_task(&bundle);
     }

@@ -5,7 +5,7 @@ use model::builder::Builder;
 use model::{Activation, Axes, MapId, Model, Op, Pads, Shape, WeightHash, Window};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
-use protocol::{Message, ModelHash, Nanos, PieceHeader, PlanId, TaskId, WorkerId};
+use protocol::{Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WorkerId};
 use std::sync::Arc;
 use tiling::{Grid, Handover, Numerics, Plan, Region, Slot, Split, Stage, StageGeometry};
 
@@ -128,7 +128,7 @@ impl Bench {
         let stage: &StageGeometry = &self.plan.geometry()[task.stage as usize];
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize].outputs);
         let kind = BundleKind::Result { busy_ns: 1_000_000, waited_ns: 0 };
-        Bundle { kind, plan: self.plan.id, task, attempt, pieces }
+        Bundle { kind, plan: self.plan.id, task, attempt, pieces, orders: Orders::default() }
     }
 
     pub fn returns(&mut self, id: WorkerId, task: TaskId, attempt: u32) -> Vec<Output> {

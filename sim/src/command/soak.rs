@@ -48,6 +48,9 @@ struct Summary {
     backups: u64,
     spot_checks: u64,
     refused: u64,
+    exchanged_bytes: u64,
+    recomputed: u64,
+    fallbacks: u64,
     seconds: f64,
     failures: Vec<Replay>,
 }
@@ -88,6 +91,9 @@ pub(super) fn soak(arguments: Arguments) -> Result<(), Failure> {
                         all.backups += outcome.counters.backups;
                         all.spot_checks += outcome.counters.spot_checks;
                         all.refused += outcome.counters.refused;
+                        all.exchanged_bytes += outcome.counters.exchanged_bytes;
+                        all.recomputed += outcome.counters.recomputed;
+                        all.fallbacks += outcome.counters.fallbacks;
                         None
                     }
                     Ok(Err(failure)) => Some(failure.to_string()),
@@ -120,7 +126,8 @@ pub(super) fn soak(arguments: Arguments) -> Result<(), Failure> {
     } else {
         println!(
             "{} seeds, {} steps in {:.1} s: {} frames ended, {} were refused for want of memory; \
-             {} tasks stolen, {} reissued, {} copied, {} checked, {} turned down; {} seeds failed",
+             {} tasks stolen, {} reissued, {} copied, {} checked, {} turned down; {} kB exchanged, \
+             {} tiles lost with their holders, {} frames gathered instead; {} seeds failed",
             all.seeds,
             all.steps,
             all.seconds,
@@ -131,6 +138,9 @@ pub(super) fn soak(arguments: Arguments) -> Result<(), Failure> {
             all.backups,
             all.spot_checks,
             all.refused,
+            all.exchanged_bytes / 1000,
+            all.recomputed,
+            all.fallbacks,
             all.failures.len()
         );
     }

@@ -7,7 +7,7 @@ use model::{Axes, LoadOptions, LoadedModel};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, SECOND};
 use serde::Deserialize;
-use tiling::Numerics;
+use tiling::{Handover, Numerics};
 
 /// A file of `configs/scenarios`.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,6 +38,8 @@ pub struct ScenarioFile {
     pub grid: Option<(usize, usize)>,
     /// Layers in the fused group.
     pub fused_layers: Option<usize>,
+    /// What happens to maps between stages: `gather` or `exchange`.
+    pub handover: Option<Handover>,
     /// Where all chance comes from.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -226,6 +228,7 @@ impl ScenarioFile {
                 grid: self.grid,
                 fused_layers: self.fused_layers,
                 numerics: Numerics::Fast,
+                handover: self.handover,
             },
             machine: CoordinatorConfig {
                 stealing: self.stealing,

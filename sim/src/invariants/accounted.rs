@@ -18,6 +18,7 @@ fn attempt_of(message: &Message) -> Option<(TaskId, u32)> {
     match message {
         Message::Yielded { task, attempt }
         | Message::Failed { task, attempt, .. }
+        | Message::Lacking { task, attempt, .. }
         | Message::Refused { task, attempt } => Some((*task, *attempt)),
         _ => None,
     }

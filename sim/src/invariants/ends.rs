@@ -2,6 +2,7 @@
 
 use super::Violation;
 use crate::cluster::Cluster;
+use crate::device::Device;
 
 impl Cluster {
     /// Whether a run goes on for too long.
@@ -19,7 +20,9 @@ impl Cluster {
         if frames > 0 {
             return Some(Violation::Leak { holder: "the coordinator".into(), tasks: frames });
         }
-        let device = self.devices.iter().find(|d| d.up && !d.hangs && !d.inputs.is_empty())?;
-        Some(Violation::Leak { holder: device.id().to_string(), tasks: device.inputs.len() })
+        let holds = |d: &&Device| !d.inputs.is_empty() || !d.kept.is_empty();
+        let device = self.devices.iter().filter(|d| d.up && !d.hangs).find(holds)?;
+        let tasks = device.inputs.len() + device.kept.len();
+        Some(Violation::Leak { holder: device.id().to_string(), tasks })
     }
 }

@@ -5,6 +5,7 @@
 //! | `gathered_once.rs` | each task is gathered once |
 //! | `not_stale.rs` | only an issued attempt, by its own worker, is gathered |
 //! | `accounted.rs` | what the coordinator takes a worker to hold is somewhere: no steal loses or doubles a task |
+//! | `kept.rs` | what the coordinator takes a worker to keep for later stages, it keeps |
 //! | `bounded.rs` | queues are bounded |
 //! | `memory.rs` | no worker is above its memory |
 //! | `beats_bound.rs` | simulated time never beats the lower bound |
@@ -19,6 +20,7 @@ mod beats_bound;
 mod bounded;
 mod ends;
 mod gathered_once;
+mod kept;
 mod memory;
 mod not_stale;
 
@@ -72,6 +74,14 @@ pub enum Violation {
         attempt: u32,
         /// Who should have it.
         worker: WorkerId,
+    },
+    /// The coordinator would send others for pieces that a worker does not have.
+    #[error("{worker} does not keep pieces of frame {} that it should", frame.number())]
+    NotKept {
+        /// Who should.
+        worker: WorkerId,
+        /// The frame.
+        frame: FrameId,
     },
     /// Too much was sent ahead to one worker.
     #[error("{worker} was sent {tasks} tasks ahead, the window is {window}")]
@@ -222,6 +232,7 @@ impl Cluster {
             let device = &self.devices[i];
             bounded::window(&self.head.machine, config, device.id())?;
             memory::within(device.id(), device.held_bytes(), device.spec.device.memory_bytes)?;
+            self.check_kept(i)?;
         }
         self.touched = workers;
         bounded::frames(&self.head.machine, config)

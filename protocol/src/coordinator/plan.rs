@@ -1,0 +1,214 @@
+//! A plan bound to a model and to workers, with what follows from it.
+
+use crate::ids::{ModelHash, PlanId, WorkerId};
+use crate::message::PieceHeader;
+use crate::survey::Survey;
+use model::{MapId, Model};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tiling::{Handover, Plan, PlanError, Region, Slot, StageGeometry};
+
+/// A piece of a tile's inputs that another tile makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Need {
+    pub(super) stage: usize,
+    pub(super) tile: usize,
+    pub(super) piece: PieceHeader,
+}
+
+/// A piece of a tile's outputs that another tile needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reader {
+    pub(super) stage: usize,
+    pub(super) tile: usize,
+    pub(super) piece: PieceHeader,
+}
+
+/// A plan bound to a model and to the workers it was made for.
+#[derive(Debug)]
+pub struct ActivePlan {
+    /// Its id.
+    pub id: PlanId,
+    /// The model.
+    pub model: Arc<Model>,
+    /// Content hash of the model's graph in its wire form.
+    pub model_hash: ModelHash,
+    /// The plan.
+    pub plan: Plan,
+    survey: Survey,
+    /// The worker of each slot.
+    pub slots: Vec<WorkerId>,
+    /// For each map that a stage makes, that stage.
+    made_by: BTreeMap<MapId, usize>,
+    /// For each map that a stage reads, all stages that do.
+    read_by: BTreeMap<MapId, Vec<usize>>,
+    /// For each stage and tile, what it needs of tiles whose outputs stay where they are made.
+    needs: Vec<Vec<Vec<Need>>>,
+    /// The same, seen from the tiles that make it.
+    readers: Vec<Vec<Vec<Reader>>>,
+    /// For each stage and tile, its multiply-adds.
+    work: Vec<Vec<u64>>,
+    exchanges_any: bool,
+}
+
+impl ActivePlan {
+    /// Checks a plan against a model and works out its geometry.
+    ///
+    /// *Errors*: a plan that does not fit the model.
+    pub fn new(
+        id: PlanId,
+        model: Arc<Model>,
+        model_hash: ModelHash,
+        plan: Plan,
+        slots: Vec<WorkerId>,
+    ) -> Result<Self, PlanError> {
+        let survey = Survey::new(&model, &plan)?;
+        let geometry = &survey.stages;
+        let mut made_by = BTreeMap::new();
+        let mut read_by: BTreeMap<MapId, Vec<usize>> = BTreeMap::new();
+        for (stage, g) in geometry.iter().enumerate() {
+            made_by.extend(g.output_maps.iter().map(|&map| (map, stage)));
+            g.input_maps.iter().for_each(|&map| read_by.entry(map).or_default().push(stage));
+        }
+        let (needs, readers) = exchanged(&model, &plan, geometry, &made_by);
+        let tiles = |s: &StageGeometry| {
+            (0..s.tiles.len()).map(|tile| s.tile_multiply_adds(&model, tile)).collect()
+        };
+        let work = geometry.iter().map(tiles).collect();
+        let exchanges_any = plan.stages.iter().any(|s| s.handover == Handover::Exchange);
+        Ok(Self {
+            id,
+            model,
+            model_hash,
+            plan,
+            survey,
+            slots,
+            made_by,
+            read_by,
+            needs,
+            readers,
+            work,
+            exchanges_any,
+        })
+    }
+
+    /// The geometry of its stages.
+    pub fn geometry(&self) -> &[StageGeometry] {
+        &self.survey.stages
+    }
+
+    /// Bytes of the inputs of a tile.
+    pub fn input_bytes(&self, stage: u32, tile: u32) -> u64 {
+        let bytes = |&(map, region): &(MapId, tiling::Region)| {
+            (region.positions() * self.model.pixel_bytes(map)) as u64
+        };
+        self.geometry()[stage as usize].tiles[tile as usize].inputs.iter().map(bytes).sum()
+    }
+
+    /// Bytes that a tile takes while it runs, on top of its inputs.
+    pub fn running_bytes(&self, stage: u32, tile: u32) -> u64 {
+        self.survey.running_bytes(&self.model, stage as usize, tile as usize)
+    }
+
+    /// Bytes of the model's inputs.
+    pub(super) fn frame_bytes(&self) -> u64 {
+        let bytes = |&map: &MapId| {
+            (self.model.shape(map).elements() * self.model.element(map).bytes()) as u64
+        };
+        self.model.inputs.iter().map(bytes).sum()
+    }
+
+    /// The stages in which a worker has a tile.
+    pub fn stages_of(&self, worker: WorkerId) -> Vec<u32> {
+        let stages = self.plan.stages.iter().enumerate();
+        let placed =
+            stages.filter(|(_, s)| s.placement.iter().any(|&p| self.bound(p) == Some(worker)));
+        placed.map(|(i, _)| i as u32).collect()
+    }
+
+    /// Multiply-adds that the plan executes, halo included.
+    pub fn multiply_adds(&self) -> u64 {
+        self.work.iter().flatten().sum()
+    }
+
+    /// Multiply-adds of a tile.
+    pub(super) fn multiply_adds_of(&self, stage: u32, tile: u32) -> u64 {
+        self.work[stage as usize][tile as usize]
+    }
+
+    /// Whether the outputs of a stage stay on the workers that make them.
+    pub(super) fn exchanges(&self, stage: usize) -> bool {
+        self.plan.stages[stage].handover == Handover::Exchange
+    }
+
+    /// Whether the outputs of any stage do.
+    pub fn exchanges_any(&self) -> bool {
+        self.exchanges_any
+    }
+
+    /// The stage that makes a map; none for an input of the model.
+    pub(super) fn maker(&self, map: MapId) -> Option<usize> {
+        self.made_by.get(&map).copied()
+    }
+
+    /// The maps that stages read, each with all that do.
+    pub(super) fn reads(&self) -> impl Iterator<Item = (MapId, &[usize])> {
+        self.read_by.iter().map(|(&map, stages)| (map, stages.as_slice()))
+    }
+
+    pub(super) fn needs(&self, stage: usize, tile: usize) -> &[Need] {
+        &self.needs[stage][tile]
+    }
+
+    pub(super) fn readers(&self, stage: usize, tile: usize) -> &[Reader] {
+        &self.readers[stage][tile]
+    }
+
+    /// The worker that is to compute a tile.
+    pub(super) fn planned(&self, stage: usize, tile: usize) -> Option<WorkerId> {
+        self.bound(*self.plan.stages[stage].placement.get(tile)?)
+    }
+
+    pub(super) fn header(&self, map: MapId, region: Region) -> PieceHeader {
+        header(&self.model, map, region)
+    }
+
+    pub(super) fn bound(&self, slot: Slot) -> Option<WorkerId> {
+        self.slots.get(slot.0 as usize).copied()
+    }
+}
+
+fn header(model: &Model, map: MapId, region: Region) -> PieceHeader {
+    let channels = model.shape(map).channels() as u32;
+    PieceHeader { map, region, channels, element: model.element(map) }
+}
+
+type OfTiles<T> = Vec<Vec<Vec<T>>>;
+
+/// What passes from worker to worker.
+fn exchanged(
+    model: &Model,
+    plan: &Plan,
+    geometry: &[StageGeometry],
+    made_by: &BTreeMap<MapId, usize>,
+) -> (OfTiles<Need>, OfTiles<Reader>) {
+    let mut needs: OfTiles<Need> =
+        geometry.iter().map(|g| vec![Vec::new(); g.tiles.len()]).collect();
+    let mut readers: OfTiles<Reader> =
+        geometry.iter().map(|g| vec![Vec::new(); g.tiles.len()]).collect();
+    for (stage, g) in geometry.iter().enumerate() {
+        for (tile, t) in g.tiles.iter().enumerate() {
+            for &(map, region) in &t.inputs {
+                let maker = made_by.get(&map).copied();
+                let kept = maker.filter(|&m| plan.stages[m].handover == Handover::Exchange);
+                let Some(from) = kept else { continue };
+                for (maker, part) in geometry[from].makers(map, region) {
+                    let piece = header(model, map, part);
+                    needs[stage][tile].push(Need { stage: from, tile: maker, piece });
+                    readers[from][maker].push(Reader { stage, tile, piece });
+                }
+            }
+        }
+    }
+    (needs, readers)
+}
