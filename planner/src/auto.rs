@@ -3,14 +3,16 @@
 //!
 //! Dynamic programming over the places where a stage may end. Each run of layers between two such
 //! places is one stage: whole on any device, or, where all its layers can be cut, in tiles over the
-//! fastest two, three, ... devices, as strips with shares by speed or as a grid. What a stage costs
-//! does not depend on those before it, since maps are gathered in between; so the best way to each
-//! place is the best way to an earlier one, and one stage.
+//! fastest two, three, ... devices, as strips with shares by speed or as a grid. Its outputs are
+//! gathered, or stay on the workers; then the next stage is cut over the same ones, or whole. To each
+//! place the best way is kept that gathers, and the best for each layout that leaves its maps on the
+//! workers: each is a way to an earlier place, and one stage.
 
-use crate::cost::{stage_cost, stage_loads};
+use crate::cost::{Cost, Flow, Made, loads};
 use crate::local::whole;
 use crate::{DeviceProfile, PlanOptions, square_grid};
 use model::{LayerId, MapId, Model};
+use std::rc::Rc;
 use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, locality};
 
 /// Places where a stage may end: more make the search slower with its square.
@@ -19,10 +21,28 @@ const PLACES_MAX: usize = 40;
 /// Tiles a device in the grids that are tried.
 const TILES_A_DEVICE: [usize; 2] = [1, 2];
 
+/// Of the cuts that are tried, those whose outputs may stay on the workers: strips of rows, and grids
+/// with a tile for each device.
+const KEPT_CUTS: [usize; 2] = [0, 2];
+
+/// More devices gather.
+const KEEPERS_MAX: usize = 16;
+
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
-    let search = Search::new(model, devices, options);
-    let stages = search.run();
-    Plan { strategy: "auto".into(), numerics: options.numerics, stages }
+    let made = |options| {
+        let stages = Search::new(model, devices, options).run();
+        Plan { strategy: "auto".into(), numerics: options.numerics, stages }
+    };
+    let plan = made(options);
+    if options.handover.is_some() || plan.stages.iter().all(|s| s.handover == Handover::Gather) {
+        return plan;
+    }
+    // The search takes a stage to begin when all of the one before it is made; what really happens
+    // is looked at in the end.
+    let gathering = made(PlanOptions { handover: Some(Handover::Gather), ..options });
+    let takes =
+        |plan: &Plan| Cost::estimate(model, devices, plan).map_or(u64::MAX, |c| c.makespan_ns);
+    if takes(&gathering) < takes(&plan) { gathering } else { plan }
 }
 
 struct Search<'a> {
@@ -35,11 +55,43 @@ struct Search<'a> {
     wholes: Vec<usize>,
 }
 
-/// The best way to a place: how long it takes, where its last stage starts, and that stage.
+/// A stage of a way, with its geometry.
+struct Placed {
+    stage: Stage,
+    geometry: StageGeometry,
+}
+
+/// Which cut over how many devices: stages of the same cut fit each other when maps stay where they
+/// are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    devices: usize,
+    cut: usize,
+}
+
+/// A way to compute the layers before a place.
+#[derive(Clone, Default)]
 struct Way {
     ns: u64,
-    from: usize,
-    stage: Option<Stage>,
+    stages: Vec<Rc<Placed>>,
+    /// How the outputs of the last stage lie on the workers; none when they are gathered.
+    kept: Option<Layout>,
+}
+
+impl Way {
+    fn made(&self) -> Vec<Made<'_>> {
+        self.stages.iter().map(|p| Made { stage: &p.stage, geometry: &p.geometry }).collect()
+    }
+}
+
+/// A stage that is tried.
+struct Candidate {
+    layout: Option<Layout>,
+    placed: Rc<Placed>,
+    /// The same, with outputs that stay on the workers.
+    keeping: Option<Rc<Placed>>,
+    /// The time of the busiest device, with all inputs there.
+    busy_ns: u64,
 }
 
 impl<'a> Search<'a> {
@@ -56,56 +108,107 @@ impl<'a> Search<'a> {
 
     fn run(&self) -> Vec<Stage> {
         let places = places(self.model, &self.wholes);
-        let mut ways: Vec<Way> = vec![Way { ns: 0, from: 0, stage: None }];
+        let mut ways: Vec<Vec<Way>> = vec![vec![Way::default()]];
         for (at, &end) in places.iter().enumerate().skip(1) {
-            let mut best: Option<Way> = None;
+            let last = at + 1 == places.len();
+            let mut best: Vec<Way> = Vec::new();
             // The longest stage first: a bound from it spares most of the others.
             for (from, &start) in places[..at].iter().enumerate() {
-                let before = ways[from].ns;
-                if best.as_ref().is_some_and(|best| before >= best.ns) {
+                let limit = |best: &[Way]| best.iter().map(|way| way.ns).max();
+                let soonest = ways[from].iter().map(|way| way.ns).min().unwrap_or(0);
+                if limit(&best).is_some_and(|limit| soonest >= limit) && has_gathered(&best) {
                     continue;
                 }
-                let left = best.as_ref().map(|best| best.ns - before);
-                if let Some((ns, stage)) = self.stage(start, end, left) {
-                    best = Some(Way { ns: before + ns, from, stage: Some(stage) });
+                for candidate in self.candidates(start, end) {
+                    for way in &ways[from] {
+                        self.follow(way, &candidate, last, &mut best);
+                    }
                 }
             }
-            ways.push(best.expect("a whole stage is always possible"));
+            ways.push(best);
         }
-        let mut stages = Vec::new();
-        let mut at = ways.len() - 1;
-        while at > 0 {
-            stages.extend(ways[at].stage.clone());
-            at = ways[at].from;
-        }
-        stages.reverse();
-        stages
+        let all = ways.pop().unwrap_or_default();
+        let best = all.into_iter().filter(|way| way.kept.is_none()).min_by_key(|way| way.ns);
+        let stages = best.map(|way| way.stages).unwrap_or_default();
+        stages.iter().map(|placed| placed.stage.clone()).collect()
     }
 
-    /// The best stage of some layers, if it takes less than `limit`.
-    fn stage(&self, first: usize, end: usize, limit: Option<u64>) -> Option<(u64, Stage)> {
-        let mut best: Option<(u64, Stage)> = None;
-        let mut limit = limit.unwrap_or(u64::MAX);
-        let mut consider = |stage: Stage| {
-            if let Some(ns) = self.duration(&stage).filter(|&ns| ns < limit) {
-                limit = ns;
-                best = Some((ns, stage));
+    /// Goes one stage further on a way, where nothing better is known to end like it.
+    fn follow(&self, way: &Way, candidate: &Candidate, last: bool, best: &mut Vec<Way>) {
+        // What lies on some workers goes on there, or comes together on one.
+        let fits = match (way.kept, candidate.layout) {
+            (Some(kept), Some(layout)) => kept.devices == layout.devices,
+            (Some(_), None) => candidate.placed.stage.placement[0].0 as usize == self.by_speed[0],
+            (None, _) => true,
+        };
+        let only_gather = self.options.handover == Some(Handover::Gather);
+        let only_exchange = self.options.handover == Some(Handover::Exchange);
+        let keeping = candidate.keeping.as_ref().filter(|_| !last && !only_gather);
+        let slower = |best: &[Way], kept: Option<Layout>, ns: u64| {
+            best.iter().any(|other| other.kept == kept && other.ns <= ns)
+        };
+        let soonest = way.ns.saturating_add(candidate.busy_ns);
+        let hopeless = slower(best, None, soonest)
+            && (keeping.is_none() || slower(best, candidate.layout, soonest));
+        if !fits || hopeless {
+            return;
+        }
+        let before = way.made();
+        let Placed { stage, geometry } = &*candidate.placed;
+        let tiles = loads(self.model, self.devices, &before, Made { stage, geometry });
+        let (computed, gathered) = Flow::new(self.devices, &before).stage(&tiles);
+        let mut consider = |ns: u64, kept: Option<Layout>, placed: &Rc<Placed>| {
+            let ns = way.ns.saturating_add(ns);
+            if !slower(best, kept, ns) {
+                best.retain(|other| other.kept != kept);
+                let mut stages = way.stages.clone();
+                stages.push(placed.clone());
+                best.push(Way { ns, stages, kept });
             }
         };
+        if !only_exchange || last || candidate.layout.is_none() {
+            consider(gathered, None, &candidate.placed);
+        }
+        if let Some(placed) = keeping {
+            consider(computed, candidate.layout, placed);
+        }
+    }
+
+    /// The stages of some layers that are tried.
+    fn candidates(&self, first: usize, end: usize) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
         for &device in self.by_speed.iter().take(4) {
-            consider(whole(first, end, device as u32));
+            candidates.extend(self.candidate(None, whole(first, end, device as u32)));
         }
         if self.wholes[first] == self.wholes[end] {
-            for count in counts(self.devices.len()) {
-                let used = &self.by_speed[..count];
-                self.cuts(used).into_iter().for_each(|(grid, placement)| {
+            for devices in counts(self.devices.len()) {
+                let used = &self.by_speed[..devices];
+                for (cut, (grid, placement)) in self.cuts(used).into_iter().enumerate() {
                     let (first_layer, end_layer) = (first as u32, end as u32);
                     let (split, handover) = (Split::Spatial(grid), Handover::Gather);
-                    consider(Stage { first_layer, end_layer, split, placement, handover });
-                });
+                    let stage = Stage { first_layer, end_layer, split, placement, handover };
+                    candidates.extend(self.candidate(Some(Layout { devices, cut }), stage));
+                }
             }
         }
-        best
+        candidates
+    }
+
+    /// None where the cut does not fit the maps.
+    fn candidate(&self, layout: Option<Layout>, stage: Stage) -> Option<Candidate> {
+        let geometry = StageGeometry::new(self.model, self.options.numerics, 0, &stage).ok()?;
+        let mut busy_ns = vec![0; self.devices.len()];
+        for (tile, slot) in stage.placement.iter().enumerate() {
+            let device = slot.0 as usize;
+            busy_ns[device] += self.devices[device].takes_ns(geometry.tile_work(self.model, tile));
+        }
+        let busy_ns = busy_ns.into_iter().max().unwrap_or(0);
+        let keeps = layout.is_some_and(|l| l.devices <= KEEPERS_MAX && KEPT_CUTS.contains(&l.cut));
+        let keeping = keeps.then(|| {
+            let stage = Stage { handover: Handover::Exchange, ..stage.clone() };
+            Rc::new(Placed { stage, geometry: geometry.clone() })
+        });
+        Some(Candidate { layout, placed: Rc::new(Placed { stage, geometry }), keeping, busy_ns })
     }
 
     /// The cuts over some devices that are tried, each with the device of every tile.
@@ -135,13 +238,10 @@ impl<'a> Search<'a> {
         let runs = used.iter().zip(counts);
         runs.flat_map(|(&i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
     }
+}
 
-    /// None where the cut does not fit the maps.
-    fn duration(&self, stage: &Stage) -> Option<u64> {
-        let geometry = StageGeometry::new(self.model, self.options.numerics, 0, stage).ok()?;
-        let tiles = stage_loads(self.model, &geometry, stage);
-        Some(stage_cost(self.model, self.devices, &geometry, stage, &tiles).duration_ns)
-    }
+fn has_gathered(ways: &[Way]) -> bool {
+    ways.iter().any(|way| way.kept.is_none())
 }
 
 /// How many devices are tried: all numbers of a few, some numbers of many.

@@ -44,6 +44,11 @@ impl DeviceProfile {
         Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
     }
 
+    /// How long some work takes.
+    pub(crate) fn takes_ns(&self, work: u64) -> u64 {
+        cost::nanos(work, self.speed())
+    }
+
     /// The speed to plan with: a measured one, or a small board's.
     pub(crate) fn speed(&self) -> u64 {
         if self.multiply_adds_per_s == 0 { 5_000_000_000 } else { self.multiply_adds_per_s }

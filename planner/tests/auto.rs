@@ -2,7 +2,7 @@
 
 use model::{LoadOptions, LoadedModel, open};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
-use tiling::Split;
+use tiling::{Handover, Split};
 
 fn devices(speeds: &[u64], link_bytes_per_s: u64) -> Vec<DeviceProfile> {
     let device = |(i, &speed): (usize, &u64)| DeviceProfile {
@@ -79,4 +79,34 @@ fn heavy_layers_are_shared_by_speed() {
     let slow = &auto.devices[2];
     let fast = &auto.devices[0];
     assert!(slow.multiply_adds > 0 && slow.multiply_adds * 3 < fast.multiply_adds * 2);
+}
+
+/// Maps that may stay on the workers make no plan slower, and most of them faster.
+#[test]
+fn exchange_pays() {
+    let mut faster = 0;
+    for name in MODELS {
+        let model = model(name);
+        let devices = devices(&[6, 6, 6, 6], 11_800_000);
+        let made = |handover| {
+            let options = PlanOptions { handover, ..PlanOptions::default() };
+            plan(&model.graph, &devices, Strategy::Auto, options).unwrap().1.makespan_ns
+        };
+        let (free, gathering) = (made(None), made(Some(Handover::Gather)));
+        assert!(free <= gathering, "{name}: {free} against {gathering}");
+        faster += usize::from(free * 100 < gathering * 95);
+    }
+    assert!(faster >= 3, "{faster} of {}", MODELS.len());
+}
+
+/// A mean over a whole map in the middle of the trunk: its gate travels, the map does not.
+#[test]
+fn squeeze_and_excite_leaves_the_large_maps_where_they_are() {
+    let model = model("zoo:efficientnet-b0@512x512");
+    let devices = devices(&[6, 6, 6, 6], 117_000_000);
+    let options = PlanOptions { handover: Some(Handover::Exchange), ..PlanOptions::default() };
+    let (plan, cost) = plan(&model.graph, &devices, Strategy::Auto, options).unwrap();
+    let gathered: u64 = cost.stages.iter().map(|s| s.gather_bytes).sum();
+    let input: u64 = 512 * 512 * 3 * 4;
+    assert!(plan.stages.len() > 8 && gathered < input / 2, "{gathered} bytes are gathered");
 }

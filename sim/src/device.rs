@@ -28,6 +28,9 @@ pub(crate) struct Held {
     source_bytes: u64,
 }
 
+/// A piece that stays, with its values where values are simulated.
+type KeptPiece = (PieceHeader, Option<Arc<Piece>>);
+
 /// One process on one device.
 pub(crate) struct Device {
     index: usize,
@@ -68,7 +71,7 @@ pub(crate) struct Device {
     blobs: BTreeSet<WeightHash>,
     models: BTreeMap<ModelHash, Arc<PackedModel>>,
     /// Pieces of frames that stay here.
-    pub(crate) kept: BTreeMap<FrameId, Vec<(PieceHeader, Option<Arc<Piece>>)>>,
+    pub(crate) kept: BTreeMap<FrameId, Vec<KeptPiece>>,
     kept_bytes: u64,
     /// What came with the input just given: the outputs of a task, the pieces of an exchange.
     given: Given,

@@ -9,7 +9,7 @@ use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
 use serde_json::json;
 use std::time::Duration;
-use tiling::{Numerics, Plan, PlanError, Split, StageGeometry};
+use tiling::{Handover, Numerics, Plan, PlanError, Split, StageGeometry};
 
 pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
     let loaded = open_model(&arguments.model, arguments.input_size)?;
@@ -94,7 +94,7 @@ fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table 
         "mult-adds",
         "redundancy",
         "scatter",
-        "halo",
+        "from peers",
         "gather",
         "time",
     ];
@@ -117,8 +117,11 @@ fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table 
             table::amount(c.multiply_adds),
             if c.layer_multiply_adds == 0 { "-".into() } else { format!("{redundancy:.3}") },
             table::bytes(c.scatter_bytes),
-            table::bytes(c.halo_bytes),
-            table::bytes(c.gather_bytes),
+            table::bytes(c.exchange_bytes),
+            match c.handover {
+                Handover::Exchange if c.gather_bytes == 0 => "stays".into(),
+                _ => table::bytes(c.gather_bytes),
+            },
             table::time(Duration::from_nanos(c.duration_ns)),
         ]
     });

@@ -1,17 +1,16 @@
 //! What a plan should cost.
 //!
-//! One rate for all operators, the stages one after another. Rates by operator class, shared air
-//! and lower bounds are not modelled.
+//! One rate for all operators. Rates by operator class, shared air and lower bounds are not modelled.
 
-mod stage;
+mod flow;
 
-pub(crate) use stage::{SAME_MACHINE_BYTES_PER_S, cost as stage_cost, loads as stage_loads};
+pub(crate) use flow::{Flow, Made, SAME_MACHINE_BYTES_PER_S, TileLoad, loads};
 
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use tiling::{Order, Plan, PlanError, Region, Schedule, StageGeometry};
+use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Stage, StageGeometry};
 
 /// Predicted cost of a plan on a set of devices.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,11 +34,16 @@ pub struct Cost {
 /// Predicted cost of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageCost {
-    /// From its scatter to its gather.
+    /// From the end of the stage before it to its own: its gather, or its last tile where its
+    /// outputs stay on the workers.
     pub duration_ns: u64,
+    /// What happens to its outputs.
+    pub handover: Handover,
     /// Bytes scattered to all tiles.
     pub scatter_bytes: u64,
-    /// Of those, bytes that more than one tile needs.
+    /// Bytes that its tiles get from other workers.
+    pub exchange_bytes: u64,
+    /// Bytes that more than one tile needs, wherever they come from.
     pub halo_bytes: u64,
     /// Bytes gathered from all tiles.
     pub gather_bytes: u64,
@@ -95,20 +99,41 @@ impl Cost {
     ) -> Result<Cost, PlanError> {
         plan.check(model)?;
         let mut total = vec![DeviceCost::default(); devices.len()];
-        let mut stages = Vec::with_capacity(plan.stages.len());
+        let mut stages: Vec<StageCost> = Vec::with_capacity(plan.stages.len());
         let mut weights = vec![BTreeSet::new(); devices.len()];
-        for (index, stage) in plan.stages.iter().enumerate() {
-            let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
-            let tiles = stage_loads(model, &geometry, stage);
+        let made = plan.stages.iter().enumerate();
+        let made = made.map(|(i, stage)| StageGeometry::new(model, plan.numerics, i, stage));
+        let made: Vec<StageGeometry> = made.collect::<Result<_, _>>()?;
+        let made: Vec<Made<'_>> = plan.stages.iter().zip(&made).map(Made::of).collect();
+        let mut flow = Flow::new(devices, &[]);
+        let mut ended_ns = 0;
+        for (index, &Made { stage, geometry }) in made.iter().enumerate() {
+            let tiles = loads(model, devices, &made[..index], made[index]);
             for tile in &tiles {
+                let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
+                for origin in foreign {
+                    if let Some(holder) = total.get_mut(origin.device) {
+                        holder.bytes_out += origin.bytes;
+                    }
+                }
                 let Some(load) = total.get_mut(tile.device) else { continue };
                 load.tiles += 1;
                 load.multiply_adds += tile.multiply_adds;
-                load.bytes_in += tile.bytes_in;
+                load.bytes_in += tile.bytes_in + tile.exchange_bytes();
                 load.bytes_out += tile.bytes_out;
                 weights[tile.device].extend(stage.first_layer..stage.end_layer);
             }
-            stages.push(stage_cost(model, devices, &geometry, stage, &tiles));
+            let (computed, gathered) = flow.stage(&tiles);
+            let stays = stage.handover == Handover::Exchange && index + 1 < made.len();
+            let end_ns = if stays { computed } else { gathered };
+            if stage.handover == Handover::Gather {
+                flow.wait_for(gathered);
+            }
+            stages.push(StageCost {
+                duration_ns: end_ns.saturating_sub(ended_ns),
+                ..stage_cost(model, geometry, stage, &tiles)
+            });
+            ended_ns = ended_ns.max(end_ns);
         }
         for (load, layers) in total.iter_mut().zip(weights) {
             load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
@@ -128,8 +153,38 @@ impl Cost {
     }
 }
 
+fn stage_cost(
+    model: &Model,
+    geometry: &StageGeometry,
+    stage: &Stage,
+    tiles: &[TileLoad],
+) -> StageCost {
+    let scatter_bytes = tiles.iter().map(|t| t.bytes_in).sum::<u64>();
+    let exchange_bytes = tiles.iter().map(TileLoad::exchange_bytes).sum();
+    let covered: u64 = geometry.input_maps.iter().map(|&m| read_once(model, geometry, m)).sum();
+    let all: u64 = geometry.tiles.iter().map(|t| bytes(model, &t.inputs)).sum();
+    StageCost {
+        duration_ns: 0,
+        handover: stage.handover,
+        scatter_bytes,
+        exchange_bytes,
+        halo_bytes: all.saturating_sub(covered),
+        gather_bytes: tiles.iter().map(|t| t.bytes_out).sum(),
+        multiply_adds: tiles.iter().map(|t| t.multiply_adds).sum(),
+        layer_multiply_adds: layer_multiply_adds(model, stage.first_layer..stage.end_layer),
+    }
+}
+
+/// Bytes of an input map that any tile reads, each counted once. Tiles form a grid and their
+/// fields are rectangles over it, so their hull is what is read.
+fn read_once(model: &Model, geometry: &StageGeometry, map: MapId) -> u64 {
+    let reads = geometry.tiles.iter().flat_map(|t| &t.inputs).filter(|(m, _)| *m == map);
+    let hull = reads.fold(Region::EMPTY, |hull, &(_, region)| hull.hull(region));
+    region_bytes(model, map, hull)
+}
+
 /// At most three days, so that sums over the layers of any model stay in range.
-fn nanos(amount: u64, per_s: u64) -> u64 {
+pub(crate) fn nanos(amount: u64, per_s: u64) -> u64 {
     let ns = amount as u128 * 1_000_000_000 / per_s as u128;
     ns.min(1 << 48) as u64
 }
