@@ -8,7 +8,7 @@
 //! place the best way is kept that gathers, and the best for each layout that leaves its maps on the
 //! workers: each is a way to an earlier place, and one stage.
 
-use crate::cost::{Cost, Flow, Made, loads};
+use crate::cost::{Cost, Flow, Made, TileLoad, loads, take_from};
 use crate::local::whole;
 use crate::{DeviceProfile, PlanOptions, square_grid};
 use model::{LayerId, MapId, Model};
@@ -90,6 +90,7 @@ struct Candidate {
     placed: Rc<Placed>,
     /// The same, with outputs that stay on the workers.
     keeping: Option<Rc<Placed>>,
+    loads: Vec<TileLoad>,
     /// The time of the busiest device, with all inputs there.
     busy_ns: u64,
 }
@@ -154,8 +155,8 @@ impl<'a> Search<'a> {
             return;
         }
         let before = way.made();
-        let Placed { stage, geometry } = &*candidate.placed;
-        let tiles = loads(self.model, self.devices, &before, Made { stage, geometry });
+        let mut tiles = candidate.loads.clone();
+        take_from(self.model, &before, &candidate.placed.geometry, &mut tiles);
         let (computed, gathered) = Flow::new(self.devices, &before).stage(&tiles);
         let mut consider = |ns: u64, kept: Option<Layout>, placed: &Rc<Placed>| {
             let ns = way.ns.saturating_add(ns);
@@ -197,18 +198,18 @@ impl<'a> Search<'a> {
     /// None where the cut does not fit the maps.
     fn candidate(&self, layout: Option<Layout>, stage: Stage) -> Option<Candidate> {
         let geometry = StageGeometry::new(self.model, self.options.numerics, 0, &stage).ok()?;
+        let made = Made { stage: &stage, geometry: &geometry };
+        let loads = loads(self.model, self.devices, made);
         let mut busy_ns = vec![0; self.devices.len()];
-        for (tile, slot) in stage.placement.iter().enumerate() {
-            let device = slot.0 as usize;
-            busy_ns[device] += self.devices[device].takes_ns(geometry.tile_work(self.model, tile));
-        }
+        loads.iter().for_each(|load| busy_ns[load.device] += load.takes_ns);
         let busy_ns = busy_ns.into_iter().max().unwrap_or(0);
         let keeps = layout.is_some_and(|l| l.devices <= KEEPERS_MAX && KEPT_CUTS.contains(&l.cut));
         let keeping = keeps.then(|| {
             let stage = Stage { handover: Handover::Exchange, ..stage.clone() };
             Rc::new(Placed { stage, geometry: geometry.clone() })
         });
-        Some(Candidate { layout, placed: Rc::new(Placed { stage, geometry }), keeping, busy_ns })
+        let placed = Rc::new(Placed { stage, geometry });
+        Some(Candidate { layout, placed, keeping, loads, busy_ns })
     }
 
     /// The cuts over some devices that are tried, each with the device of every tile.

@@ -141,6 +141,27 @@ def cases(random, size):
     yield "ssd", 40, [parts[None], scores[None]], (parts * [cols, rows, cols, rows], softmax(scores, 1)[:, 1:])
 
 
+def torchvision_ssd():
+    """Raw offsets of torchvision's two SSD networks, decoded by its own anchors and coder, and by us."""
+    import torch
+    from torchvision.models.detection._utils import BoxCoder
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.image_list import ImageList
+    ssd300 = DefaultBoxGenerator([[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+                                 scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05], steps=[8, 16, 32, 64, 100, 300])
+    lite = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+    random = np.random.default_rng(11)
+    for name, generator, size, cells in [("SSD300", ssd300, 300, (38, 19, 10, 5, 3, 1)),
+                                         ("SSDLite320", lite, 320, (20, 10, 5, 3, 2, 1))]:
+        maps = [torch.zeros(1, 1, n, n) for n in cells]
+        images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+        anchors = generator(images, maps)[0]
+        offsets = random.normal(0, 1, (len(anchors), 4)).astype(np.float32)
+        scores = random.normal(0, 1.5, (len(anchors), 91)).astype(np.float32)
+        boxes = BoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(torch.from_numpy(offsets), anchors).numpy()
+        yield name, size, [offsets[None], scores[None]], (boxes, softmax(scores, 1)[:, 1:])
+
+
 def ask(example, folder, outputs, **request):
     paths = []
     for i, output in enumerate(outputs):
@@ -265,6 +286,14 @@ def main():
                     raise SystemExit(f"error: {name} was taken for {head}")
                 judge(f"numpy, seed {seed}", head, len(expected), difference(ours, expected), 0.02)
         if arguments.models:
+            for name, size, raw, (boxes, scores) in torchvision_ssd():
+                confidence = float(np.sort(scores.max(1))[-201:-199].mean())
+                square = (size, size)
+                expected = np.array(suppress(boxes, scores, confidence, 0.45), np.float64).reshape(-1, 6)
+                expected[:, :4] = expected[:, :4].clip(0, size)
+                head, ours, _ = ask(arguments.example, folder, raw, input=square, picture=square, fit="stretch",
+                                    confidence=confidence, overlap=0.45)
+                judge(f"torchvision, {name}", head, len(expected), difference(ours, expected), 0.02)
             for name, head, boxes, worst in ultralytics(arguments.example, folder, arguments.models):
                 judge(name, head, boxes, worst, 0.02)
     print(f"{count - failed} passed, {failed} failed")

@@ -58,41 +58,45 @@ impl TileLoad {
     }
 }
 
-/// The tiles of a stage, in the order in which they are sent, after the stages before it.
-pub(crate) fn loads(
-    model: &Model,
-    devices: &[DeviceProfile],
-    before: &[Made<'_>],
-    made: Made<'_>,
-) -> Vec<TileLoad> {
+/// The tiles of a stage, in the order in which they are sent; what they read is not looked at yet.
+pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) -> Vec<TileLoad> {
     let Made { stage, geometry } = made;
     let keeps = stage.handover == Handover::Exchange;
     let load = |(tile, slot): (usize, &tiling::Slot)| {
         let device = slot.0 as usize;
-        let mut load = TileLoad {
+        let work = geometry.tile_work(model, tile);
+        let outputs = geometry.tiles[tile].outputs.iter();
+        let sent = outputs.filter(|(map, _)| !keeps || model.outputs.contains(map));
+        TileLoad {
             device,
-            takes_ns: devices
-                .get(device)
-                .map_or(0, |d| d.takes_ns(geometry.tile_work(model, tile))),
+            takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(work)),
             multiply_adds: geometry.tile_multiply_adds(model, tile),
             bytes_in: 0,
-            bytes_out: 0,
+            bytes_out: sent.map(|&(map, region)| region_bytes(model, map, region)).sum(),
             origins: Vec::new(),
-        };
-        for &(map, region) in &geometry.tiles[tile].inputs {
-            match keeper(before, map) {
+        }
+    };
+    stage.placement.iter().enumerate().map(load).collect()
+}
+
+/// Finds where the tiles of a stage get what they read, after the stages before it.
+pub(crate) fn take_from(
+    model: &Model,
+    before: &[Made<'_>],
+    geometry: &StageGeometry,
+    loads: &mut [TileLoad],
+) {
+    let keepers: Vec<(MapId, Option<usize>)> =
+        geometry.input_maps.iter().map(|&map| (map, keeper(before, map))).collect();
+    for (load, tile) in loads.iter_mut().zip(&geometry.tiles) {
+        for &(map, region) in &tile.inputs {
+            let keeper = keepers.iter().find(|(of, _)| *of == map).and_then(|(_, keeper)| *keeper);
+            match keeper {
                 Some(index) => load.origins.extend(origins(model, before, index, map, region)),
                 None => load.bytes_in += region_bytes(model, map, region),
             }
         }
-        for &(map, region) in &geometry.tiles[tile].outputs {
-            if !keeps || model.outputs.contains(&map) {
-                load.bytes_out += region_bytes(model, map, region);
-            }
-        }
-        load
-    };
-    stage.placement.iter().enumerate().map(load).collect()
+    }
 }
 
 /// The stage that made a map, where it stayed on the workers.

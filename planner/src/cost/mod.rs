@@ -4,7 +4,7 @@
 
 mod flow;
 
-pub(crate) use flow::{Flow, Made, SAME_MACHINE_BYTES_PER_S, TileLoad, loads};
+pub(crate) use flow::{Flow, Made, SAME_MACHINE_BYTES_PER_S, TileLoad, loads, take_from};
 
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
@@ -108,7 +108,8 @@ impl Cost {
         let mut flow = Flow::new(devices, &[]);
         let mut ended_ns = 0;
         for (index, &Made { stage, geometry }) in made.iter().enumerate() {
-            let tiles = loads(model, devices, &made[..index], made[index]);
+            let mut tiles = loads(model, devices, made[index]);
+            take_from(model, &made[..index], geometry, &mut tiles);
             for tile in &tiles {
                 let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
                 for origin in foreign {

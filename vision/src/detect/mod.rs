@@ -5,11 +5,12 @@
 //! | `grid.rs` | a map with anchors in each cell, not decoded: YOLOv2, v3, v4 and the tiny ones |
 //! | `rows.rs` | one row a box: YOLOv5 and v7, YOLOX, models with suppression inside |
 //! | `columns.rs` | one column a box: YOLOv8, v9, v11 and their masks |
-//! | `ssd.rs` | a map of boxes and one of scores |
+//! | `ssd.rs` | a list of boxes and one of scores; `priors.rs` has the default boxes of some |
 
 mod columns;
 mod find;
 mod grid;
+mod priors;
 mod rows;
 mod ssd;
 

@@ -1,7 +1,9 @@
-//! A list of boxes and a list of scores, decoded: corners in parts of the input or in pixels.
+//! A list of boxes and a list of scores: corners in parts of the input or in pixels, or offsets from
+//! the default boxes of a known network.
 //! *Source*: Liu et al., SSD (2016); the exports of qfgaohao/pytorch-ssd and of the Ultra-Light
 //! face detector. The first class is the background.
 
+use super::priors::Priors;
 use super::{Head, Known, best};
 use crate::Output;
 use crate::detection::{Bounds, Detection};
@@ -22,22 +24,33 @@ pub(super) fn decode(
     if boxes.nrows() != scores.nrows() {
         return Err(missing(expected));
     }
-    // Offsets from anchors that are not in the file have negative sides as often as not.
-    let crooked = boxes.rows().into_iter().filter(|b| b[2] < b[0] || b[3] < b[1]).count();
-    if crooked * 4 > boxes.nrows() {
-        return Err(missing(
-            "corners (left, top, right, bottom); these look like offsets from anchors",
-        ));
-    }
+    let rows = || boxes.rows().into_iter().map(|b| [b[0], b[1], b[2], b[3]]);
+    // Offsets from default boxes have negative sides as often as not.
+    let crooked = rows().filter(|b| b[2] < b[0] || b[3] < b[1]).count();
+    let offsets = crooked * 4 > boxes.nrows();
+    let priors = Priors::of(boxes.nrows()).filter(|_| offsets);
+    let corners: Vec<Bounds> = match priors {
+        Some(priors) => priors.corners(rows()).collect(),
+        None if offsets => {
+            return Err(missing(
+                "corners (left, top, right, bottom); these look like offsets from anchors, which \
+                 are known of SSD300 (8732 boxes) and SSDLite320 (3234) alone",
+            ));
+        }
+        None => rows().map(|[x0, y0, x1, y1]| Bounds { x0, y0, x1, y1 }).collect(),
+    };
     let input = known.input();
     let in_parts = boxes.iter().filter(|v| v.abs() <= 2.0).count() * 10 >= boxes.len() * 9;
-    let (x, y) = if in_parts { (input.cols as f32, input.rows as f32) } else { (1.0, 1.0) };
+    let (x, y) = match in_parts || offsets {
+        true => (input.cols as f32, input.rows as f32),
+        false => (1.0, 1.0),
+    };
     let are_probabilities = scores.rows().into_iter().take(16).all(|row| {
         let sum: f32 = row.sum();
         row.iter().all(|v| (0.0..=1.0).contains(v)) && (sum - 1.0).abs() < 1e-2
     });
     let mut found = Vec::new();
-    for (row, corners) in scores.rows().into_iter().zip(boxes.rows()) {
+    for (row, corners) in scores.rows().into_iter().zip(corners) {
         let Some((class, score)) = best(row.iter().skip(1).copied()) else { continue };
         let score = match are_probabilities {
             true => score,
@@ -50,10 +63,10 @@ pub(super) fn decode(
             continue;
         }
         let bounds = Bounds {
-            x0: corners[0] * x,
-            y0: corners[1] * y,
-            x1: corners[2] * x,
-            y1: corners[3] * y,
+            x0: corners.x0 * x,
+            y0: corners.y0 * y,
+            x1: corners.x1 * x,
+            y1: corners.y1 * y,
         };
         // Labels that name the background count it.
         let class = match known.classes {
