@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tiling::{Grid, Numerics};
+use tiling::{Grid, Handover, Numerics};
 use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +104,31 @@ async fn a_killed_worker_costs_its_tiles_and_nothing_else() {
     let (reports, reassigned) = cluster.reports().await.unwrap();
     assert_eq!(reports.values().filter(|r| !r.alive).count(), 1);
     assert!(reassigned > 0, "the dead worker held tasks");
+}
+
+/// Maps stay on the workers; one of them is killed with what it kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_worker_kept_is_made_again() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@128x128");
+    let (cluster, locals) = with_locals(3, state.path()).await;
+    let job = || {
+        let (model, inputs) = (problem.model.clone(), problem.inputs.clone());
+        let options = PlanOptions { handover: Some(Handover::Exchange), ..PlanOptions::EXACT };
+        Job { model, inputs, strategy: Strategy::Modnn, options }
+    };
+    // The workers find each other in the first moments.
+    while cluster.counters().await.unwrap().exchanged_bytes == 0 {
+        problem.check(&cluster.submit(job()).await.unwrap());
+    }
+    let before = cluster.progress().tiles().0;
+    let (answer, ()) = tokio::join!(cluster.submit(job()), async {
+        tiles(&cluster, before + 12).await;
+        signal(locals.process_ids()[0], "-KILL");
+    });
+    problem.check(&answer.unwrap());
+    let counters = cluster.counters().await.unwrap();
+    assert!(counters.recomputed > 0, "{counters:?}");
 }
 
 /// Bands are frames: what a lost worker held is computed elsewhere, and the rows of all bands
