@@ -9,9 +9,10 @@
 
 use crate::cost::{stage_cost, stage_loads};
 use crate::local::whole;
+use crate::profile::{layer_works, speeds};
 use crate::{DeviceProfile, PlanOptions, square_grid};
 use model::{LayerId, MapId, Model};
-use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, locality};
+use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, Work, locality};
 
 /// Places where a stage may end: more make the search slower with its square.
 const PLACES_MAX: usize = 40;
@@ -29,8 +30,10 @@ struct Search<'a> {
     model: &'a Model,
     devices: &'a [DeviceProfile],
     options: PlanOptions,
-    /// Devices, fastest first.
+    /// Devices, fastest at the whole model first.
     by_speed: Vec<usize>,
+    /// The work of all layers before each, uncut.
+    works: Vec<Work>,
     /// Layers before each that see their whole input.
     wholes: Vec<usize>,
 }
@@ -45,13 +48,18 @@ struct Way {
 impl<'a> Search<'a> {
     fn new(model: &'a Model, devices: &'a [DeviceProfile], options: PlanOptions) -> Self {
         let mut by_speed: Vec<usize> = (0..devices.len()).collect();
-        by_speed.sort_by_key(|&i| std::cmp::Reverse(devices[i].speed()));
+        let mut works = vec![Work::default()];
+        for work in layer_works(model, options.numerics) {
+            works.push(works[works.len() - 1] + work);
+        }
+        let at_all = speeds(devices, &works[works.len() - 1]);
+        by_speed.sort_by_key(|&i| std::cmp::Reverse(at_all[i]));
         let mut wholes = vec![0];
         for i in 0..model.layers.len() {
             let is_whole = locality(model, LayerId(i as u32)) == Locality::Whole;
             wholes.push(wholes[i] + usize::from(is_whole));
         }
-        Self { model, devices, options, by_speed, wholes }
+        Self { model, devices, options, by_speed, works, wholes }
     }
 
     fn run(&self) -> Vec<Stage> {
@@ -96,9 +104,12 @@ impl<'a> Search<'a> {
             consider(whole(first, end, device as u32));
         }
         if self.wholes[first] == self.wholes[end] {
+            let mut work = self.works[end];
+            work -= self.works[first];
+            let speeds = speeds(self.devices, &work);
             for count in counts(self.devices.len()) {
                 let used = &self.by_speed[..count];
-                self.cuts(used).into_iter().for_each(|(grid, placement)| {
+                self.cuts(used, &speeds).into_iter().for_each(|(grid, placement)| {
                     let (first_layer, end_layer) = (first as u32, end as u32);
                     let (split, handover) = (Split::Spatial(grid), Handover::Gather);
                     consider(Stage { first_layer, end_layer, split, placement, handover });
@@ -109,12 +120,12 @@ impl<'a> Search<'a> {
     }
 
     /// The cuts over some devices that are tried, each with the device of every tile.
-    fn cuts(&self, used: &[usize]) -> Vec<(Grid, Vec<Slot>)> {
+    fn cuts(&self, used: &[usize], speeds: &[u64]) -> Vec<(Grid, Vec<Slot>)> {
         let slots: Vec<Slot> = used.iter().map(|&i| Slot(i as u32)).collect();
-        let fastest = self.devices[used[0]].speed();
+        let fastest = used.iter().map(|&i| speeds[i]).max().unwrap_or(1);
         // Thousandths of the fastest, so that equal devices have equal shares.
         let shares: Vec<u32> = (used.iter())
-            .map(|&i| (self.devices[i].speed() as u128 * 1000 / fastest as u128).max(1) as u32)
+            .map(|&i| (speeds[i] as u128 * 1000 / fastest as u128).max(1) as u32)
             .collect();
         let mut cuts = vec![
             (Grid { row_shares: shares.clone(), col_shares: vec![1] }, slots.clone()),
@@ -122,18 +133,10 @@ impl<'a> Search<'a> {
         ];
         for tiles in TILES_A_DEVICE {
             let grid = square_grid(tiles * used.len());
-            let placement = self.deal(used, grid.tiles());
+            let placement = deal(used, speeds, grid.tiles());
             cuts.push((grid, placement));
         }
         cuts
-    }
-
-    /// Neighbouring tiles to the same device, in numbers that follow the speeds.
-    fn deal(&self, used: &[usize], tiles: usize) -> Vec<Slot> {
-        let speeds: Vec<u64> = used.iter().map(|&i| self.devices[i].speed()).collect();
-        let counts = crate::deal(&speeds, tiles);
-        let runs = used.iter().zip(counts);
-        runs.flat_map(|(&i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
     }
 
     /// None where the cut does not fit the maps.
@@ -142,6 +145,13 @@ impl<'a> Search<'a> {
         let tiles = stage_loads(self.model, &geometry, stage);
         Some(stage_cost(self.model, self.devices, &geometry, stage, &tiles).duration_ns)
     }
+}
+
+/// Neighbouring tiles to the same device, in numbers that follow the speeds.
+fn deal(used: &[usize], speeds: &[u64], tiles: usize) -> Vec<Slot> {
+    let of_used: Vec<u64> = used.iter().map(|&i| speeds[i]).collect();
+    let runs = used.iter().zip(crate::deal(&of_used, tiles));
+    runs.flat_map(|(&i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
 }
 
 /// How many devices are tried: all numbers of a few, some numbers of many.

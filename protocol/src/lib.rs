@@ -23,9 +23,13 @@ pub mod message;
 mod survey;
 pub mod worker;
 
-pub use coordinator::{ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerReport};
+pub use coordinator::{
+    ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerProfile, WorkerReport,
+};
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-pub use message::{Bundle, BundleKind, Hello, Member, Message, PieceHeader, VERSION};
+pub use message::{
+    Battery, Bundle, BundleKind, Health, Hello, Member, Message, PieceHeader, VERSION,
+};
 pub use survey::{Survey, Surveys};
 pub use worker::Worker;
 

@@ -1,11 +1,11 @@
 //! What a plan should cost.
 //!
-//! One rate for all operators, the stages one after another. Rates by operator class, shared air
-//! and lower bounds are not modelled.
+//! Rates by operator class, the stages one after another. Shared air and lower bounds are not
+//! modelled.
 
 mod stage;
 
-pub(crate) use stage::{SAME_MACHINE_BYTES_PER_S, cost as stage_cost, loads as stage_loads};
+pub(crate) use stage::{cost as stage_cost, loads as stage_loads};
 
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
@@ -115,10 +115,10 @@ impl Cost {
         }
         let model_multiply_adds = model.multiply_adds();
         let whole = StageGeometry::whole(model, plan.numerics);
-        let speed = devices.iter().map(|d| d.speed()).max().unwrap_or(1);
+        let whole = whole.tile_work(model, 0);
         Ok(Cost {
             makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
-            one_device_ns: nanos(whole.tile_work(model, 0), speed),
+            one_device_ns: devices.iter().map(|d| d.takes_ns(&whole)).min().unwrap_or(0),
             multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
             model_multiply_adds,
             stages,

@@ -7,16 +7,13 @@
 use super::{StageCost, bytes, layer_multiply_adds, nanos, region_bytes};
 use crate::DeviceProfile;
 use model::{MapId, Model};
-use tiling::{Region, Stage, StageGeometry};
-
-/// What passes between two processes of one machine, encrypted. From here on a link is no cable.
-pub(crate) const SAME_MACHINE_BYTES_PER_S: u64 = 1_000_000_000;
+use tiling::{Region, Stage, StageGeometry, Work};
 
 /// What a tile asks for.
 pub(crate) struct TileLoad {
     pub(crate) device: usize,
-    /// Multiply-adds of direct convolution that take as long.
-    pub(crate) work: u64,
+    /// By operator class.
+    pub(crate) work: Work,
     pub(crate) multiply_adds: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -57,8 +54,8 @@ pub(crate) fn cost(
 
 /// From the first byte sent to the last received.
 pub(crate) fn duration_ns(devices: &[DeviceProfile], tiles: &[TileLoad]) -> u64 {
-    let cables = devices.iter().map(|d| d.link_bytes_per_s).filter(|&rate| !is_local(rate));
-    let cable = cables.max().unwrap_or(SAME_MACHINE_BYTES_PER_S).max(1);
+    let cables = devices.iter().filter(|d| !d.same_machine).map(|d| d.link_bytes_per_s);
+    let cable = cables.max().unwrap_or(1).max(1);
     let mut sent = 0;
     let mut lanes = vec![Lane::default(); devices.len()];
     let mut done: Vec<(u64, &TileLoad)> = Vec::with_capacity(tiles.len());
@@ -73,13 +70,13 @@ pub(crate) fn duration_ns(devices: &[DeviceProfile], tiles: &[TileLoad]) -> u64 
     for (_, tile) in turns {
         let (device, lane) = (&devices[tile.device], &mut lanes[tile.device]);
         let own = device.link_bytes_per_s.max(1);
-        let start = if is_local(own) { 0 } else { sent };
-        if !is_local(own) {
+        let start = if device.same_machine { 0 } else { sent };
+        if !device.same_machine {
             sent += nanos(tile.bytes_in, cable);
         }
         lane.received = start.max(lane.received) + nanos(tile.bytes_in, own);
         let there = lane.received + device.round_trip_ns / 2;
-        lane.computed = lane.computed.max(there) + nanos(tile.work, device.speed());
+        lane.computed = lane.computed.max(there) + device.takes_ns(&tile.work);
         done.push((lane.computed, tile));
     }
     done.sort_by_key(|(end, _)| *end);
@@ -89,17 +86,13 @@ pub(crate) fn duration_ns(devices: &[DeviceProfile], tiles: &[TileLoad]) -> u64 
         let own = device.link_bytes_per_s.max(1);
         lane.sent = lane.sent.max(end) + nanos(tile.bytes_out, own);
         let mut there = lane.sent;
-        if !is_local(own) {
+        if !device.same_machine {
             received = received.max(end) + nanos(tile.bytes_out, cable);
             there = there.max(received);
         }
         last = last.max(there + device.round_trip_ns / 2);
     }
     last
-}
-
-fn is_local(link_bytes_per_s: u64) -> bool {
-    link_bytes_per_s >= SAME_MACHINE_BYTES_PER_S
 }
 
 /// Until when each part of a device is busy.
@@ -122,16 +115,19 @@ fn read_once(model: &Model, geometry: &StageGeometry, map: MapId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tiling::{OperatorClass, Rates};
 
     fn device(speed: u64, link_bytes_per_s: u64) -> DeviceProfile {
-        let mut device = DeviceProfile::wired("d", speed);
+        let mut device = DeviceProfile::wired("d", Rates::uniform(speed));
         device.link_bytes_per_s = link_bytes_per_s;
         device.round_trip_ns = 0;
+        device.same_machine = link_bytes_per_s > SECOND;
         device
     }
 
     fn tile(device: usize, work: u64, bytes_in: u64, bytes_out: u64) -> TileLoad {
-        TileLoad { device, work, multiply_adds: work, bytes_in, bytes_out }
+        let (work, multiply_adds) = (Work::of(OperatorClass::Conv, work), work);
+        TileLoad { device, work, multiply_adds, bytes_in, bytes_out }
     }
 
     const SECOND: u64 = 1_000_000_000;

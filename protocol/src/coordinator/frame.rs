@@ -6,7 +6,7 @@ use crate::survey::Survey;
 use model::{MapId, Model};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::{Plan, PlanError, Slot, StageGeometry, TileGeometry};
+use tiling::{Plan, PlanError, Slot, StageGeometry, TileGeometry, Work};
 
 /// A plan bound to a model and to the workers it was made for.
 #[derive(Debug)]
@@ -25,7 +25,9 @@ pub struct ActivePlan {
     /// For each stage, the maps that no later stage reads.
     last_read: Vec<Vec<MapId>>,
     /// For each stage and tile, its multiply-adds.
-    work: Vec<Vec<u64>>,
+    multiply_adds: Vec<Vec<u64>>,
+    /// The same by operator class: how long it takes.
+    work: Vec<Vec<Work>>,
 }
 
 impl ActivePlan {
@@ -49,8 +51,11 @@ impl ActivePlan {
         let tiles = |s: &StageGeometry| {
             (0..s.tiles.len()).map(|tile| s.tile_multiply_adds(&model, tile)).collect()
         };
+        let multiply_adds = geometry.iter().map(tiles).collect();
+        let tiles =
+            |s: &StageGeometry| (0..s.tiles.len()).map(|tile| s.tile_work(&model, tile)).collect();
         let work = geometry.iter().map(tiles).collect();
-        Ok(Self { id, model, model_hash, plan, survey, slots, last_read, work })
+        Ok(Self { id, model, model_hash, plan, survey, slots, last_read, multiply_adds, work })
     }
 
     /// The geometry of its stages.
@@ -89,11 +94,11 @@ impl ActivePlan {
 
     /// Multiply-adds that the plan executes, halo included.
     pub fn multiply_adds(&self) -> u64 {
-        self.work.iter().flatten().sum()
+        self.multiply_adds.iter().flatten().sum()
     }
 
-    /// Multiply-adds of a tile.
-    pub(super) fn multiply_adds_of(&self, stage: u32, tile: u32) -> u64 {
+    /// What a tile asks of a device.
+    pub fn work_of(&self, stage: u32, tile: u32) -> Work {
         self.work[stage as usize][tile as usize]
     }
 
@@ -275,7 +280,11 @@ impl Frame {
     }
 
     pub(super) fn multiply_adds(&self, task: TaskId) -> u64 {
-        self.plan.work[task.stage as usize][task.tile as usize]
+        self.plan.multiply_adds[task.stage as usize][task.tile as usize]
+    }
+
+    pub(super) fn work(&self, task: TaskId) -> Work {
+        self.plan.work_of(task.stage, task.tile)
     }
 
     /// Whether a result has exactly the pieces that its task owes.

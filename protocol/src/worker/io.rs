@@ -1,7 +1,7 @@
 //! What happens to a worker, and what it wants done.
 
 use crate::ids::{ModelHash, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, Member, Message};
+use crate::message::{Bundle, Health, Member, Message};
 use model::{Model, WeightHash};
 use std::sync::Arc;
 use tiling::Algorithm;
@@ -50,6 +50,8 @@ pub enum Input {
         /// The chain of causes.
         reason: String,
     },
+    /// The driver looked how the device is.
+    Health(Health),
     /// Time passed.
     Tick,
 }

@@ -192,6 +192,12 @@ impl Worker {
             }
             Input::Executed { task, busy_ns } => self.on_executed(task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
+            Input::Health(health) => {
+                self.hello.health = health.clone();
+                if self.id.is_some() {
+                    self.send(Message::Health(health));
+                }
+            }
             Input::Tick => {}
         }
         self.keep_alive(now);
@@ -286,6 +292,7 @@ impl Worker {
             Message::Forget { frame } => self.on_forget(frame),
             Message::Cancel { task, attempt } => self.on_cancel(task, attempt),
             Message::Heartbeat => {}
+            echo @ Message::Echo { .. } => self.send(echo),
             Message::Goodbye { .. } => self.disconnect(),
             other => {
                 self.break_off(Peer::Coordinator, format!("the coordinator may not send {other:?}"))
