@@ -49,6 +49,8 @@ enum Command {
     Plan(PlanArguments),
     /// List the devices that join
     Devices(DevicesArguments),
+    /// Write what the devices that join have measured as files that the simulator reads
+    Calibrate(CalibrateArguments),
     /// Print the line that lets a worker join this coordinator
     Token(TokenArguments),
     /// Look at models and write them
@@ -466,6 +468,17 @@ pub(crate) struct DevicesArguments {
     pub json: bool,
 }
 
+/// Arguments of `calibrate`.
+#[derive(Args, Debug)]
+pub(crate) struct CalibrateArguments {
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+
+    /// A folder for cluster.toml and the devices and links that it names
+    #[arg(short, long, value_name = "DIR", default_value = "calibrated")]
+    pub output: PathBuf,
+}
+
 /// Arguments of `token`.
 #[derive(Args, Debug)]
 pub(crate) struct TokenArguments {
@@ -548,8 +561,9 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Demo(arguments) => commands::demo::run(&context, arguments).await,
             Command::Run(arguments) => commands::run::run(&context, *arguments).await,
-            Command::Plan(arguments) => commands::plan::run(arguments),
+            Command::Plan(arguments) => commands::plan::run(&context, arguments),
             Command::Devices(arguments) => commands::devices::run(&context, arguments).await,
+            Command::Calibrate(arguments) => commands::calibrate::run(&context, arguments).await,
             Command::Token(arguments) => commands::token::run(&context, arguments).await,
             Command::Model(command) => commands::model::run(command),
         }

@@ -5,13 +5,14 @@ use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
 use net::{Identity, Multiaddr, Net, NetConfig, Role, Token};
-use planner::{Cost, PlanOptions, Strategy};
+use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, CoordinatorConfig, Counters, Hello, ModelHash, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tiling::{Grid, Numerics};
+use tiling::{Grid, Numerics, OperatorClass};
 use tokio::sync::{mpsc, oneshot};
 use worker::BlobCache;
 
@@ -21,6 +22,8 @@ pub enum Reach {
     Embedded {
         /// Its compute threads.
         threads: usize,
+        /// Where its profile is kept.
+        profiles: Option<PathBuf>,
     },
     /// Workers that join over the network.
     Network {
@@ -108,12 +111,61 @@ pub struct Device {
     pub name: String,
     /// Compute threads.
     pub threads: u32,
-    /// Multiply-adds a second, as measured.
-    pub multiply_adds_per_s: u64,
+    /// Units of each operator class a second, as measured and as its tasks have corrected it.
+    pub rates: BTreeMap<&'static str, u64>,
+    /// How many times as fast as measured its tasks say it is.
+    pub speed: f64,
+    /// How many times as fast as one thread each number of threads is, in thousandths.
+    pub speedups_per_mille: Vec<u32>,
+    /// What its link carries, where that was measured.
+    pub link_bytes_per_s: Option<u64>,
+    /// Time of a word there and back, where that was measured.
+    pub round_trip_ns: Option<u64>,
+    /// Memory that it gives; none where it sets no limit.
+    pub memory_bytes: Option<u64>,
+    /// Memory that programs on it may still take, where its system tells.
+    pub free_bytes: Option<u64>,
+    /// Its hottest sensor, where its system tells.
+    pub temperature_c: Option<f64>,
+    /// Whether its processor is slowed down now, where its system tells.
+    pub throttled: Option<bool>,
+    /// How full its battery is, if it has one.
+    pub battery_percent: Option<u8>,
+    /// Whether its battery is being emptied.
+    pub on_battery: bool,
+    /// What the planner plans with.
+    #[serde(skip)]
+    pub profile: DeviceProfile,
     /// Its transport identity.
     pub peer: String,
     /// Where it listens.
     pub addresses: Vec<String>,
+}
+
+impl Device {
+    /// A device of which nothing but its profile is known.
+    pub(crate) fn of(profile: DeviceProfile) -> Self {
+        let rates = OperatorClass::ALL.map(|class| (class.name(), profile.rates.per_s(class)));
+        Self {
+            id: 0,
+            name: profile.name.clone(),
+            threads: 0,
+            rates: rates.into(),
+            speed: 1.0,
+            speedups_per_mille: Vec::new(),
+            link_bytes_per_s: None,
+            round_trip_ns: None,
+            memory_bytes: None,
+            free_bytes: None,
+            temperature_c: None,
+            throttled: None,
+            battery_percent: None,
+            on_battery: false,
+            peer: String::new(),
+            addresses: Vec::new(),
+            profile,
+        }
+    }
 }
 
 /// Tiles gathered and expected, of all frames submitted; for a progress bar.
@@ -144,7 +196,9 @@ impl Cluster {
     /// *Errors*: a port in use, an embedded worker that cannot start.
     pub async fn start(config: ClusterConfig) -> Result<Self> {
         let (net, token) = match config.reach {
-            Reach::Embedded { threads } => (embedded(threads)?, None),
+            Reach::Embedded { threads, profiles } => {
+                (embedded(threads, profiles.as_deref())?, None)
+            }
             Reach::Network { identity, listen, mdns } => {
                 let mut settings = NetConfig::new((*identity).clone(), Role::Coordinator, listen);
                 settings.mdns = mdns;
@@ -188,6 +242,19 @@ impl Cluster {
         loop {
             let devices = self.devices().await?;
             if devices.len() >= count || tokio::time::Instant::now() >= give_up {
+                return Ok(devices);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until all links are measured, for a second at most: two echoes after a worker joined.
+    pub async fn settle(&self) -> Result<Vec<Device>> {
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(1);
+        loop {
+            let devices = self.devices().await?;
+            let known = devices.iter().all(|d| d.link_bytes_per_s.is_some());
+            if known || tokio::time::Instant::now() >= give_up {
                 return Ok(devices);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -242,14 +309,13 @@ impl Cluster {
 }
 
 /// A worker inside this process.
-fn embedded(threads: usize) -> Result<Net> {
+fn embedded(threads: usize, profiles: Option<&Path>) -> Result<Net> {
     let (ours, theirs) = net::loopback();
     let engine = Arc::new(Engine::new(threads)?);
+    let measured = worker::profile(&engine, profiles, false)?;
     let hello = Hello {
-        name: "embedded".into(),
-        threads: threads as u32,
-        multiply_adds_per_s: worker::measure_multiply_adds_per_s(&engine)?,
-        memory_bytes: 0,
+        speedups_per_mille: measured.speedups_per_mille,
+        ..Hello::new("embedded", threads as u32, measured.rates, 0)
     };
     let coordinator = ours.local;
     let never = std::future::pending();

@@ -10,8 +10,7 @@ use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
-use protocol::{Member, Message};
-use protocol::{PlanId, WorkerId, WorkerReport};
+use protocol::{Member, Message, PlanId, WorkerId, WorkerProfile, WorkerReport};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -87,6 +86,9 @@ struct Planned {
     model: WeightHash,
     strategy: Strategy,
     options: PlanOptions,
+    devices: Vec<DeviceProfile>,
+    /// What these are compared by.
+    work: tiling::Work,
     plan: Arc<ActivePlan>,
     cost: Cost,
 }
@@ -195,7 +197,7 @@ impl Driver {
     /// Writes down what happens from now on.
     fn record(&mut self) {
         let mut tracer = Tracer::new();
-        for (id, report, _) in self.machine.live() {
+        for (id, report) in self.machine.live() {
             tracer.name(id, &report.name);
         }
         self.tracer = Some(tracer);
@@ -317,7 +319,7 @@ impl Driver {
 
     /// Tells every worker who else is there and where.
     fn send_roster(&mut self) {
-        let live: Vec<WorkerId> = self.machine.live().map(|(id, ..)| id).collect();
+        let live: Vec<WorkerId> = self.machine.live().map(|(id, _)| id).collect();
         let member = |&worker: &WorkerId| {
             let (peer, addresses) = self.addresses.get(&worker)?;
             let addresses = addresses.iter().map(|a| a.to_string()).collect();
@@ -367,13 +369,27 @@ impl Driver {
         }
     }
 
-    /// What is known of a worker.
-    fn profile(&self, id: WorkerId, name: String, rate: u64) -> DeviceProfile {
+    /// What the planner knows of a worker: what was measured, and where nothing was yet, what such
+    /// links usually carry.
+    fn profile(&self, id: WorkerId, name: &str, known: &WorkerProfile) -> DeviceProfile {
         let seen_at = self.addresses.get(&id).and_then(|(_, addresses)| addresses.first());
-        match seen_at.is_some_and(net::is_loopback) {
-            true => DeviceProfile::same_machine(name, rate),
-            false => DeviceProfile::wired(name, rate),
+        let usual = match seen_at.is_some_and(net::is_loopback) {
+            true => DeviceProfile::same_machine(name, known.rates),
+            false => DeviceProfile::wired(name, known.rates),
+        };
+        DeviceProfile {
+            link_bytes_per_s: known.link_bytes_per_s.unwrap_or(usual.link_bytes_per_s),
+            round_trip_ns: known.round_trip_ns.unwrap_or(usual.round_trip_ns),
+            ..usual
         }
+    }
+
+    fn profiles(&self) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
+        let of = |(id, report): (WorkerId, &WorkerReport)| {
+            let known = self.machine.profile(id)?;
+            Some((id, self.profile(id, &report.name, &known)))
+        };
+        self.machine.live().filter_map(of).unzip()
     }
 
     /// Where workers cannot all send each other pieces, or answers are to be compared, every map is
@@ -391,20 +407,21 @@ impl Driver {
     /// The plan for the workers that are there now.
     fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
         let wanted = self.within_reach(&work.wanted);
+        let (slots, devices) = self.profiles();
         if let Wanted::Strategy(strategy, options) = wanted {
-            let known = self.planned.iter().find(|p| {
+            let known = self.planned.iter().position(|p| {
                 p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
             });
-            if let Some(known) = known {
-                return Ok((known.plan.clone(), known.cost.clone()));
+            if let Some(at) = known {
+                let known = &self.planned[at];
+                let Some(change) = planner::drifted(&known.devices, &devices, &known.work) else {
+                    return Ok((known.plan.clone(), known.cost.clone()));
+                };
+                tracing::info!("a new plan: {change}");
+                self.planned.remove(at);
             }
         }
         let graph = &work.model.loaded.graph;
-        let (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>) = self
-            .machine
-            .live()
-            .map(|(id, report, rate)| (id, self.profile(id, report.name.clone(), rate)))
-            .unzip();
         let made = match &wanted {
             Wanted::Strategy(strategy, options) => {
                 planner::plan(graph, &devices, *strategy, *options)
@@ -421,7 +438,8 @@ impl Driver {
         // Each band has a plan of its own, made once.
         if let Wanted::Strategy(strategy, options) = wanted {
             let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
-            self.planned.push(Planned { model, strategy, options, plan, cost });
+            let work = planner::model_work(graph, options.numerics);
+            self.planned.push(Planned { model, strategy, options, devices, work, plan, cost });
         }
         Ok((plan, cost))
     }
@@ -451,22 +469,34 @@ impl Driver {
     }
 
     fn devices(&self) -> Vec<Device> {
-        let device = |(id, report, rate): (WorkerId, &WorkerReport, u64)| {
+        let device = |(id, report): (WorkerId, &WorkerReport)| {
             let (peer, addresses) = self.addresses.get(&id)?;
+            let known = self.machine.profile(id)?;
+            let health = &known.health;
+            let profile = self.profile(id, &report.name, &known);
             Some(Device {
                 id: id.0,
-                name: report.name.clone(),
                 threads: report.threads,
-                multiply_adds_per_s: rate,
+                speed: known.speed,
+                link_bytes_per_s: known.link_bytes_per_s,
+                round_trip_ns: known.round_trip_ns,
+                memory_bytes: Some(known.memory_bytes).filter(|&bytes| bytes > 0),
+                free_bytes: health.free_bytes,
+                temperature_c: health.temperature_mc.map(|mc| f64::from(mc) / 1e3),
+                throttled: health.throttled.map(|_| health.is_throttled()),
+                battery_percent: health.battery.map(|battery| battery.percent),
+                on_battery: health.battery.is_some_and(|battery| battery.discharging),
+                speedups_per_mille: known.speedups_per_mille.clone(),
                 peer: peer.to_string(),
                 addresses: addresses.iter().map(|a| a.to_string()).collect(),
+                ..Device::of(profile)
             })
         };
         self.machine.live().filter_map(device).collect()
     }
 
     fn say_goodbye(&mut self) {
-        let live: Vec<WorkerId> = self.machine.live().map(|(id, ..)| id).collect();
+        let live: Vec<WorkerId> = self.machine.live().map(|(id, _)| id).collect();
         for id in live {
             let goodbye = Message::Goodbye { reason: "the coordinator is done".into() };
             self.command(id, |peer| Command::Send(peer, goodbye));

@@ -10,10 +10,11 @@
 
 use crate::cost::{Cost, Flow, Made, TileLoad, loads, take_from};
 use crate::local::whole;
+use crate::profile::{layer_works, speeds};
 use crate::{DeviceProfile, PlanOptions, square_grid};
 use model::{LayerId, MapId, Model};
 use std::rc::Rc;
-use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, locality};
+use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, Work, locality};
 
 /// Places where a stage may end: more make the search slower with its square.
 const PLACES_MAX: usize = 40;
@@ -49,8 +50,10 @@ struct Search<'a> {
     model: &'a Model,
     devices: &'a [DeviceProfile],
     options: PlanOptions,
-    /// Devices, fastest first.
+    /// Devices, fastest at the whole model first.
     by_speed: Vec<usize>,
+    /// The work of all layers before each, uncut.
+    works: Vec<Work>,
     /// Layers before each that see their whole input.
     wholes: Vec<usize>,
 }
@@ -98,13 +101,18 @@ struct Candidate {
 impl<'a> Search<'a> {
     fn new(model: &'a Model, devices: &'a [DeviceProfile], options: PlanOptions) -> Self {
         let mut by_speed: Vec<usize> = (0..devices.len()).collect();
-        by_speed.sort_by_key(|&i| std::cmp::Reverse(devices[i].speed()));
+        let mut works = vec![Work::default()];
+        for work in layer_works(model, options.numerics) {
+            works.push(works[works.len() - 1] + work);
+        }
+        let at_all = speeds(devices, &works[works.len() - 1]);
+        by_speed.sort_by_key(|&i| std::cmp::Reverse(at_all[i]));
         let mut wholes = vec![0];
         for i in 0..model.layers.len() {
             let is_whole = locality(model, LayerId(i as u32)) == Locality::Whole;
             wholes.push(wholes[i] + usize::from(is_whole));
         }
-        Self { model, devices, options, by_speed, wholes }
+        Self { model, devices, options, by_speed, works, wholes }
     }
 
     fn run(&self) -> Vec<Stage> {
@@ -182,9 +190,12 @@ impl<'a> Search<'a> {
             candidates.extend(self.candidate(None, whole(first, end, device as u32)));
         }
         if self.wholes[first] == self.wholes[end] {
+            let mut work = self.works[end];
+            work -= self.works[first];
+            let speeds = speeds(self.devices, &work);
             for devices in counts(self.devices.len()) {
                 let used = &self.by_speed[..devices];
-                for (cut, (grid, placement)) in self.cuts(used).into_iter().enumerate() {
+                for (cut, (grid, placement)) in self.cuts(used, &speeds).into_iter().enumerate() {
                     let (first_layer, end_layer) = (first as u32, end as u32);
                     let (split, handover) = (Split::Spatial(grid), Handover::Gather);
                     let stage = Stage { first_layer, end_layer, split, placement, handover };
@@ -213,12 +224,12 @@ impl<'a> Search<'a> {
     }
 
     /// The cuts over some devices that are tried, each with the device of every tile.
-    fn cuts(&self, used: &[usize]) -> Vec<(Grid, Vec<Slot>)> {
+    fn cuts(&self, used: &[usize], speeds: &[u64]) -> Vec<(Grid, Vec<Slot>)> {
         let slots: Vec<Slot> = used.iter().map(|&i| Slot(i as u32)).collect();
-        let fastest = self.devices[used[0]].speed();
+        let fastest = used.iter().map(|&i| speeds[i]).max().unwrap_or(1);
         // Thousandths of the fastest, so that equal devices have equal shares.
         let shares: Vec<u32> = (used.iter())
-            .map(|&i| (self.devices[i].speed() as u128 * 1000 / fastest as u128).max(1) as u32)
+            .map(|&i| (speeds[i] as u128 * 1000 / fastest as u128).max(1) as u32)
             .collect();
         let mut cuts = vec![
             (Grid { row_shares: shares.clone(), col_shares: vec![1] }, slots.clone()),
@@ -226,23 +237,22 @@ impl<'a> Search<'a> {
         ];
         for tiles in TILES_A_DEVICE {
             let grid = square_grid(tiles * used.len());
-            let placement = self.deal(used, grid.tiles());
+            let placement = deal(used, speeds, grid.tiles());
             cuts.push((grid, placement));
         }
         cuts
-    }
-
-    /// Neighbouring tiles to the same device, in numbers that follow the speeds.
-    fn deal(&self, used: &[usize], tiles: usize) -> Vec<Slot> {
-        let speeds: Vec<u64> = used.iter().map(|&i| self.devices[i].speed()).collect();
-        let counts = crate::deal(&speeds, tiles);
-        let runs = used.iter().zip(counts);
-        runs.flat_map(|(&i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
     }
 }
 
 fn has_gathered(ways: &[Way]) -> bool {
     ways.iter().any(|way| way.kept.is_none())
+}
+
+/// Neighbouring tiles to the same device, in numbers that follow the speeds.
+fn deal(used: &[usize], speeds: &[u64], tiles: usize) -> Vec<Slot> {
+    let of_used: Vec<u64> = used.iter().map(|&i| speeds[i]).collect();
+    let runs = used.iter().zip(crate::deal(&of_used, tiles));
+    runs.flat_map(|(&i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
 }
 
 /// How many devices are tried: all numbers of a few, some numbers of many.

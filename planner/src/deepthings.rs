@@ -5,11 +5,10 @@
 //! depth with the smallest predicted makespan, and enough tiles that stealing can even out.
 
 use crate::local::whole;
-use crate::{
-    Cost, DeviceProfile, PlanOptions, PlannerError, deal, fastest, local_prefix, square_grid,
-};
+use crate::profile::{fastest, layer_works, speeds};
+use crate::{Cost, DeviceProfile, PlanOptions, PlannerError, deal, local_prefix, square_grid};
 use model::Model;
-use tiling::{Grid, Handover, Plan, Slot, Split, Stage};
+use tiling::{Grid, Handover, Plan, Slot, Split, Stage, Work};
 
 /// Tiles a device: the last tiles to end are then a third of a device's share at most.
 const TILES_A_DEVICE: usize = 3;
@@ -37,9 +36,10 @@ pub(crate) fn plan(
     };
     let mut best: Option<(u64, Plan)> = None;
     let mut refused = None;
+    let works = layer_works(model, options.numerics);
     for grid in &grids {
         for &depth in &depths {
-            let plan = fused(model, devices, grid, depth, options);
+            let plan = fused(&works, devices, grid, depth, options);
             match Cost::estimate(model, devices, &plan) {
                 Ok(cost) => {
                     if best.as_ref().is_none_or(|(ns, _)| cost.makespan_ns <= *ns) {
@@ -68,28 +68,29 @@ fn default_grids(devices: usize) -> Vec<Grid> {
 }
 
 fn fused(
-    model: &Model,
+    works: &[Work],
     devices: &[DeviceProfile],
     grid: &Grid,
     depth: usize,
     options: PlanOptions,
 ) -> Plan {
+    let (early, late) = works.split_at(depth);
     let mut stages = vec![Stage {
         first_layer: 0,
         end_layer: depth as u32,
         split: Split::Spatial(grid.clone()),
-        placement: place(devices, grid.tiles()),
+        placement: place(devices, &early.iter().copied().sum(), grid.tiles()),
         handover: Handover::Gather,
     }];
-    if depth < model.layers.len() {
-        stages.push(whole(depth, model.layers.len(), fastest(devices)));
+    if !late.is_empty() {
+        let device = fastest(devices, &late.iter().copied().sum());
+        stages.push(whole(depth, works.len(), device));
     }
     Plan { strategy: "deepthings".into(), numerics: options.numerics, stages }
 }
 
-/// Gives neighbouring tiles to the same device, in numbers that follow the speeds.
-pub(crate) fn place(devices: &[DeviceProfile], tiles: usize) -> Vec<Slot> {
-    let speeds: Vec<u64> = devices.iter().map(DeviceProfile::speed).collect();
-    let runs = deal(&speeds, tiles).into_iter().enumerate();
+/// Gives neighbouring tiles to the same device, in numbers that follow the speeds at some work.
+pub(crate) fn place(devices: &[DeviceProfile], work: &Work, tiles: usize) -> Vec<Slot> {
+    let runs = deal(&speeds(devices, work), tiles).into_iter().enumerate();
     runs.flat_map(|(i, n)| std::iter::repeat_n(Slot(i as u32), n)).collect()
 }

@@ -8,52 +8,17 @@ mod cost;
 mod deepthings;
 mod local;
 mod modnn;
+mod profile;
 mod stream;
 
 pub use advice::{TurnedDown, devices_used, turning_link};
 pub use cost::{Cost, DeviceCost, StageCost};
+pub use profile::{DeviceProfile, drifted, model_work};
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
 use tiling::{Grid, Handover, Locality, Numerics, Plan, PlanError, locality};
-
-/// What is known of a device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeviceProfile {
-    /// A name for people.
-    pub name: String,
-    /// Multiply-adds a second, all threads; zero when unknown.
-    pub multiply_adds_per_s: u64,
-    /// What its link to the coordinator carries.
-    pub link_bytes_per_s: u64,
-    /// Round trip to the coordinator.
-    pub round_trip_ns: u64,
-}
-
-impl DeviceProfile {
-    /// A device of which only the speed is known, on a 100 Mbit/s wire.
-    pub fn wired(name: impl Into<String>, multiply_adds_per_s: u64) -> Self {
-        let (link_bytes_per_s, round_trip_ns) = (11_800_000, 400_000);
-        Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
-    }
-
-    /// A device of which only the speed is known, on the coordinator's own machine.
-    pub fn same_machine(name: impl Into<String>, multiply_adds_per_s: u64) -> Self {
-        let (link_bytes_per_s, round_trip_ns) = (cost::SAME_MACHINE_BYTES_PER_S, 200_000);
-        Self { name: name.into(), multiply_adds_per_s, link_bytes_per_s, round_trip_ns }
-    }
-
-    /// How long some work takes.
-    pub(crate) fn takes_ns(&self, work: u64) -> u64 {
-        cost::nanos(work, self.speed())
-    }
-
-    /// The speed to plan with: a measured one, or a small board's.
-    pub(crate) fn speed(&self) -> u64 {
-        if self.multiply_adds_per_s == 0 { 5_000_000_000 } else { self.multiply_adds_per_s }
-    }
-}
 
 /// Which plan a person asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,13 +140,6 @@ pub fn plan(
 pub(crate) fn local_prefix(model: &Model) -> usize {
     let layers = 0..model.layers.len();
     layers.take_while(|&i| locality(model, LayerId(i as u32)) == Locality::Local).count()
-}
-
-/// The device with the highest speed; the first of equals.
-pub(crate) fn fastest(devices: &[DeviceProfile]) -> u32 {
-    let speeds = devices.iter().enumerate();
-    let best = speeds.max_by_key(|(i, d)| (d.speed(), std::cmp::Reverse(*i)));
-    best.map_or(0, |(i, _)| i as u32)
 }
 
 /// How many of some tiles each device gets: each goes to the one that would end it first.

@@ -1,6 +1,7 @@
 //! `local`: the whole model on the fastest device.
 
-use crate::{DeviceProfile, fastest};
+use crate::DeviceProfile;
+use crate::profile::{fastest, layer_works};
 use model::Model;
 use tiling::{Handover, Numerics, Plan, Slot, Split, Stage};
 
@@ -8,7 +9,8 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], numerics: Numerics)
     let stages = if model.layers.is_empty() {
         Vec::new()
     } else {
-        vec![whole(0, model.layers.len(), fastest(devices))]
+        let work = layer_works(model, numerics).into_iter().sum();
+        vec![whole(0, model.layers.len(), fastest(devices, &work))]
     };
     Plan { strategy: "local".into(), numerics, stages }
 }

@@ -2,7 +2,8 @@
 //! each. *Source*: Mao et al., MoDNN, DATE 2017 (biased one-dimensional partition).
 
 use crate::local::whole;
-use crate::{DeviceProfile, PlanOptions, PlannerError, fastest};
+use crate::profile::{fastest, layer_works, speeds};
+use crate::{DeviceProfile, PlanOptions, PlannerError};
 use model::{LayerId, Model};
 use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, locality};
 
@@ -11,20 +12,20 @@ pub(crate) fn plan(
     devices: &[DeviceProfile],
     options: PlanOptions,
 ) -> Result<Plan, PlannerError> {
-    let stages = (0..model.layers.len())
-        .map(|i| match locality(model, LayerId(i as u32)) {
-            Locality::Whole => whole(i, i + 1, fastest(devices)),
-            Locality::Local => strips(model, devices, i),
-        })
-        .collect();
+    let works = layer_works(model, options.numerics);
+    let stage = |(i, work)| match locality(model, LayerId(i as u32)) {
+        Locality::Whole => whole(i, i + 1, fastest(devices, work)),
+        Locality::Local => strips(model, &speeds(devices, work), i),
+    };
+    let stages = works.iter().enumerate().map(stage).collect();
     Ok(Plan { strategy: "modnn".into(), numerics: options.numerics, stages })
 }
 
-fn strips(model: &Model, devices: &[DeviceProfile], layer: usize) -> Stage {
+fn strips(model: &Model, speeds: &[u64], layer: usize) -> Stage {
     let shape = model.shape(model.layers[layer].output);
     let (rows, cols) = (shape.rows(), shape.cols());
     let longer = rows.max(cols);
-    let (shares, placement) = shares(devices, longer);
+    let (shares, placement) = shares(speeds, longer);
     if shares.len() == 1 {
         return whole(layer, layer + 1, placement[0].0);
     }
@@ -40,12 +41,12 @@ fn strips(model: &Model, devices: &[DeviceProfile], layer: usize) -> Stage {
 
 /// Whole positions for each device in proportion to its speed, largest remainder first; a device
 /// whose share rounds to nothing is left out. Shares are lengths, so cuts fall exactly there.
-fn shares(devices: &[DeviceProfile], len: usize) -> (Vec<u32>, Vec<Slot>) {
-    let total: u128 = devices.iter().map(|d| d.speed() as u128).sum();
-    let exact = |d: &DeviceProfile| len as u128 * d.speed() as u128;
-    let mut parts: Vec<usize> = devices.iter().map(|d| (exact(d) / total) as usize).collect();
-    let mut order: Vec<usize> = (0..devices.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(exact(&devices[i]) % total));
+fn shares(speeds: &[u64], len: usize) -> (Vec<u32>, Vec<Slot>) {
+    let total: u128 = speeds.iter().map(|&s| s as u128).sum();
+    let exact = |speed: u64| len as u128 * speed as u128;
+    let mut parts: Vec<usize> = speeds.iter().map(|&s| (exact(s) / total) as usize).collect();
+    let mut order: Vec<usize> = (0..speeds.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(exact(speeds[i]) % total));
     let missing = len - parts.iter().sum::<usize>();
     for &i in order.iter().cycle().take(missing) {
         parts[i] += 1;
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn shares_follow_speed_and_add_up() {
-        let devices: Vec<_> = [4, 2, 1].map(|s| DeviceProfile::wired("d", s)).into();
+        let devices = [4, 2, 1];
         assert_eq!(shares(&devices, 14).0, [8, 4, 2]);
         assert_eq!(shares(&devices, 1), (vec![1], vec![Slot(0)]));
         for len in 1..50 {

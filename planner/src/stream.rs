@@ -11,6 +11,7 @@
 //! ```
 
 use crate::deepthings::place;
+use crate::profile::layer_works;
 use crate::{Cost, DeviceProfile, PlannerError};
 use model::{MapId, Model};
 use tiling::{
@@ -100,7 +101,8 @@ pub fn band(
     if devices.is_empty() {
         return Err(PlannerError::NoDevice);
     }
-    let placement = place(devices, grid.col_shares.len());
+    let work = layer_works(model, numerics).into_iter().sum();
+    let placement = place(devices, &work, grid.col_shares.len());
     let plan = of_band(model, grid.clone(), row, placement, numerics);
     let cost = Cost::estimate(model, devices, &plan)?;
     Ok((plan, cost))
@@ -200,6 +202,7 @@ mod tests {
     use super::*;
     use model::builder::Builder;
     use model::{Activation, Axes, Op, Pads, Shape, Window};
+    use tiling::Rates;
 
     /// Five 3x3 convolutions of 16 channels over a large picture.
     fn convolutions(rows: usize, cols: usize) -> Model {
@@ -269,7 +272,7 @@ mod tests {
             handover: Handover::Gather,
         };
         let whole = StageGeometry::new(&model, Numerics::Exact, 0, &whole).unwrap();
-        let devices = [DeviceProfile::wired("a", 1), DeviceProfile::wired("b", 2)];
+        let devices = [1, 2].map(|speed| DeviceProfile::wired("d", Rates::typical(speed)));
         for row in 0..3 {
             let (plan, cost) = band(&model, &devices, &grid, row, Numerics::Exact).unwrap();
             let band = StageGeometry::new(&model, plan.numerics, 0, &plan.stages[0]).unwrap();

@@ -2,12 +2,12 @@
 
 use model::{LoadOptions, LoadedModel, open};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
-use tiling::{Handover, Split};
+use tiling::{Handover, Rates, Split};
 
 fn devices(speeds: &[u64], link_bytes_per_s: u64) -> Vec<DeviceProfile> {
     let device = |(i, &speed): (usize, &u64)| DeviceProfile {
         link_bytes_per_s,
-        ..DeviceProfile::wired(format!("d{i}"), speed * 1_000_000_000)
+        ..DeviceProfile::wired(format!("d{i}"), Rates::typical(speed * 1_000_000_000))
     };
     speeds.iter().enumerate().map(device).collect()
 }

@@ -23,10 +23,14 @@ pub mod message;
 mod survey;
 pub mod worker;
 
-pub use coordinator::{ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerReport};
+pub use coordinator::{
+    ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerProfile, WorkerReport,
+};
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-pub use message::{Bundle, BundleKind, Delivery, Hello, Member, Message, Orders, PieceHeader};
-pub use message::{Source, VERSION};
+pub use message::{
+    Battery, Bundle, BundleKind, Delivery, Health, Hello, Member, Message, Orders, PieceHeader,
+    Source, VERSION,
+};
 pub use survey::{Survey, Surveys};
 pub use worker::Worker;
 

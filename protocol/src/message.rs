@@ -4,7 +4,7 @@
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
-use tiling::{Plan, Region};
+use tiling::{Plan, Rates, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
 pub const VERSION: u32 = 5;
@@ -16,10 +16,53 @@ pub struct Hello {
     pub name: String,
     /// Compute threads.
     pub threads: u32,
-    /// Multiply-adds a second that it measured on itself, all threads; zero when it did not.
-    pub multiply_adds_per_s: u64,
+    /// What it measured on itself by operator class, with these threads; zeros when it did not.
+    pub rates: Rates,
+    /// How many times as fast as one thread each number of threads is, in thousandths, from one
+    /// thread on; empty when it did not measure that.
+    pub speedups_per_mille: Vec<u32>,
     /// Bytes that inputs, the running tile and packed weights may take together; zero for no limit.
     pub memory_bytes: u64,
+    /// How it is.
+    pub health: Health,
+}
+
+impl Hello {
+    /// A device of which nothing else is known.
+    pub fn new(name: impl Into<String>, threads: u32, rates: Rates, memory_bytes: u64) -> Self {
+        let (speedups_per_mille, health) = (Vec::new(), Health::default());
+        Self { name: name.into(), threads, rates, speedups_per_mille, memory_bytes, health }
+    }
+}
+
+/// How a device is, as far as its system tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Memory that programs may still take.
+    pub free_bytes: Option<u64>,
+    /// The hottest sensor, in thousandths of a degree Celsius.
+    pub temperature_mc: Option<i32>,
+    /// The flags of a Raspberry Pi's firmware: bit 0 under-voltage, 1 capped clock, 2 throttled, 3
+    /// near the limit of heat; the same 16 bits higher for what happened since the start.
+    pub throttled: Option<u32>,
+    /// Its battery, if it has one.
+    pub battery: Option<Battery>,
+}
+
+impl Health {
+    /// Whether the device runs slower than it could, now.
+    pub fn is_throttled(&self) -> bool {
+        self.throttled.is_some_and(|flags| flags & 0b1111 != 0)
+    }
+}
+
+/// The state of a battery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Battery {
+    /// How full it is.
+    pub percent: u8,
+    /// Whether it is being emptied.
+    pub discharging: bool,
 }
 
 /// A worker as other workers know it.
@@ -158,6 +201,15 @@ pub enum Message {
     },
     /// Either way: I live.
     Heartbeat,
+    /// Coordinator to worker, which sends it back as it is: how long is the way?
+    Echo {
+        /// When it was sent, by the coordinator's clock.
+        sent_ns: u64,
+        /// Something to carry.
+        padding: Vec<u8>,
+    },
+    /// Worker to coordinator: how I am now.
+    Health(Health),
     /// Either way: I leave on purpose.
     Goodbye {
         /// Why, for the log.

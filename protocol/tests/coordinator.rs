@@ -7,7 +7,7 @@ use protocol::{ActivePlan, BundleKind, CoordinatorConfig, FrameId, Hello, Messag
 use protocol::{PlanId, SECOND, WorkerId};
 use std::sync::Arc;
 use support::{Bench, MODEL, W0, W1, W2, expelled, model, scattered, task, told, yields};
-use tiling::{Numerics, Plan};
+use tiling::{Numerics, Plan, Rates};
 
 fn config() -> CoordinatorConfig {
     CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() }
@@ -192,12 +192,7 @@ fn a_result_with_other_pieces_expels_the_worker() {
 #[test]
 fn what_a_worker_may_not_send_expels_it() {
     let forbidden = [
-        Message::Hello(Hello {
-            name: "again".into(),
-            threads: 1,
-            multiply_adds_per_s: 1,
-            memory_bytes: 0,
-        }),
+        Message::Hello(Hello::new("again", 1, Rates::uniform(1), 0)),
         Message::Welcome { worker: W0, oldest: None },
         Message::Roster(Vec::new()),
         Message::Retire { plan: PlanId(1) },

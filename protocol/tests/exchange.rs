@@ -12,7 +12,7 @@ use protocol::{
 use protocol::{PlanId, SECOND, TaskId, Worker, WorkerId};
 use std::sync::Arc;
 use support::{Bench, MODEL, W0, W1, W2, model, task};
-use tiling::{Grid, Handover, Numerics, Plan, Slot, Split, Stage};
+use tiling::{Grid, Handover, Numerics, Plan, Rates, Slot, Split, Stage};
 
 /// Both layers in two strips, on workers 0 and 1; what the first makes stays there.
 fn plan() -> Plan {
@@ -181,7 +181,7 @@ struct Alone {
 impl Alone {
     /// Worker 0, connected to worker 1, with the plan's stages prepared.
     fn new(model: &Arc<Model>) -> Self {
-        let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5, memory_bytes: 0 };
+        let hello = Hello::new("w", 1, Rates::uniform(5), 0);
         let mut alone = Self { machine: Worker::new(hello), now: 0 };
         alone.handle(Input::Connected);
         let head = |message| Input::Message(Peer::Coordinator, message);

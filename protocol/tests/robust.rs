@@ -6,6 +6,7 @@ mod support;
 use protocol::coordinator::{Input, Output};
 use protocol::{CoordinatorConfig, FrameId, Hello, Message, SECOND, WorkerId};
 use support::{Bench, W0, W1, W2, expelled, scattered, task, told};
+use tiling::Rates;
 
 fn config() -> CoordinatorConfig {
     CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() }
@@ -20,7 +21,7 @@ fn failure(bench: &Bench, frame: u64) -> Option<String> {
 
 fn join_with(bench: &mut Bench, id: WorkerId, memory_bytes: u64) -> Vec<Output> {
     let multiply_adds_per_s = 1_000_000;
-    let hello = Hello { name: id.to_string(), threads: 1, multiply_adds_per_s, memory_bytes };
+    let hello = Hello::new(id.to_string(), 1, Rates::uniform(multiply_adds_per_s), memory_bytes);
     bench.handle(Input::Joined(id, hello))
 }
 

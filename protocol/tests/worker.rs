@@ -5,12 +5,12 @@ mod support;
 use model::{Model, WeightHash};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{
-    Bundle, BundleKind, FrameId, Hello, Message, Nanos, Orders, PlanId, SECOND, TaskId,
+    Bundle, BundleKind, FrameId, Health, Hello, Message, Nanos, Orders, PlanId, SECOND, TaskId,
 };
 use protocol::{Worker, WorkerId};
 use std::sync::Arc;
 use support::{MODEL, W0, W1, headers, model, plan, task};
-use tiling::{Algorithm, Numerics, StageGeometry};
+use tiling::{Algorithm, Numerics, Rates, StageGeometry};
 
 const HEAD: Peer = Peer::Coordinator;
 
@@ -23,7 +23,7 @@ struct Bench {
 impl Bench {
     /// A worker that is not connected.
     fn new() -> Self {
-        let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5, memory_bytes: 0 };
+        let hello = Hello::new("w", 1, Rates::uniform(5), 0);
         Self { machine: Worker::new(hello), now: 0, model: model() }
     }
 
@@ -254,6 +254,22 @@ fn a_lost_coordinator_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_echo_goes_back_as_it_came_and_health_is_told_once_welcome() {
+    let mut bench = Bench::new();
+    let health = Health { free_bytes: Some(9), ..Health::default() };
+    assert_eq!(bench.handle(Input::Health(health.clone())), []);
+    let outputs = bench.handle(Input::Connected);
+    // What was seen before goes with the greeting.
+    let [Output::Send(HEAD, Message::Hello(hello))] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(hello.health, health);
+    bench.told(Message::Welcome { worker: W0, oldest: None });
+    let echo = Message::Echo { sent_ns: 77, padding: vec![1, 2, 3] };
+    assert_eq!(bench.told(echo.clone()), [Output::Send(HEAD, echo)]);
+    let told = bench.handle(Input::Health(Health::default()));
+    assert_eq!(told, [Output::Send(HEAD, Message::Health(Health::default()))]);
+}
+
+#[test]
 fn both_sides_of_silence() {
     let mut bench = Bench::welcomed();
     for second in 1..4 {
@@ -268,7 +284,7 @@ fn both_sides_of_silence() {
 
 #[test]
 fn what_nobody_may_send_ends_the_connection() {
-    let hello = Hello { name: "w".into(), threads: 1, multiply_adds_per_s: 5, memory_bytes: 0 };
+    let hello = Hello::new("w", 1, Rates::uniform(5), 0);
     let forbidden = [
         Message::Hello(hello),
         Message::Hungry,

@@ -6,13 +6,13 @@
 //! busiest dearer give a good one. *Source*: Lenstra, Shmoys, Tardos, "Approximation algorithms for
 //! scheduling unrelated parallel machines", 1990 (the programme and its dual).
 
-use crate::physics::{LinkSpec, Medium, TileWork};
+use crate::physics::{LinkSpec, Medium};
 use crate::scenario::WorkerSpec;
 use model::MapId;
 use protocol::{ActivePlan, Nanos, SECOND};
 use serde::Serialize;
 use std::ops::Range;
-use tiling::{Handover, Plan, Region, TileGeometry};
+use tiling::{Handover, Plan, Region, TileGeometry, Work};
 
 /// Rounds in which the weights are made better.
 const ROUNDS: usize = 48;
@@ -53,11 +53,11 @@ fn kinds(workers: &[WorkerSpec]) -> Vec<Kind<'_>> {
 }
 
 /// Least time to spread these items over these kinds of devices.
-fn spread(items: &[TileWork], kinds: &[Kind<'_>], overhead: bool) -> f64 {
+fn spread(items: &[Work], kinds: &[Kind<'_>], overhead: bool) -> f64 {
     if items.is_empty() || kinds.is_empty() {
         return 0.0;
     }
-    let time = |kind: &Kind<'_>, item: &TileWork| {
+    let time = |kind: &Kind<'_>, item: &Work| {
         let device = &kind.spec.device;
         device.tile_ns(item) - if overhead { 0.0 } else { device.overhead_ns as f64 }
     };
@@ -95,8 +95,8 @@ fn seconds_to_ns(seconds: f64) -> f64 {
 /// The least time of a plan whose tiles ask for `works`, and of any plan whose layers do.
 pub(crate) fn bound(
     plan: &ActivePlan,
-    works: &[Vec<TileWork>],
-    layers: &[TileWork],
+    works: &[Vec<Work>],
+    layers: &[Work],
     workers: &[WorkerSpec],
     head: LinkSpec,
 ) -> Bound {
@@ -141,10 +141,10 @@ pub(crate) fn bound(
         let first = way + seconds_to_ns(least(&in_bytes[..starts]) / down.min(head_out));
         let last_out = &out_bytes[out_bytes.len() - ends..];
         let last = way + seconds_to_ns(least(last_out) / up.min(head_in));
-        let alone = |work: &TileWork| {
+        let alone = |work: &Work| {
             kinds.iter().map(|k| k.spec.device.tile_ns(work)).fold(f64::INFINITY, f64::min)
         };
-        let works: Vec<TileWork> = works[run].iter().flatten().copied().collect();
+        let works: Vec<Work> = works[run].iter().flatten().copied().collect();
         let longest = works.iter().map(alone).fold(0.0, f64::max);
         let shortest = works.iter().map(alone).fold(f64::INFINITY, f64::min);
         let (scattered, gathered): (f64, f64) = (in_bytes.iter().sum(), out_bytes.iter().sum());
@@ -159,7 +159,7 @@ pub(crate) fn bound(
             .max(air + way);
         moved += scatter.max(gather).max(air);
     }
-    let all: Vec<TileWork> = works.iter().flatten().copied().collect();
+    let all: Vec<Work> = works.iter().flatten().copied().collect();
     Bound {
         frame_ns: frame as Nanos,
         next_frame_ns: spread(&all, &kinds, true).max(moved) as Nanos,
@@ -183,14 +183,15 @@ fn exchanging_runs(plan: &Plan) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
     use crate::physics::DeviceModel;
+    use tiling::OperatorClass;
 
     fn workers(rates: &[u64]) -> Vec<WorkerSpec> {
         let plain = |&r: &u64| DeviceModel { overhead_ns: 0, ..DeviceModel::plain(r) };
         rates.iter().map(|r| WorkerSpec::of(plain(r), LinkSpec::unlimited())).collect()
     }
 
-    fn items(of: &[u64]) -> Vec<TileWork> {
-        of.iter().map(|&conv3x3| TileWork { conv3x3, ..TileWork::default() }).collect()
+    fn items(of: &[u64]) -> Vec<Work> {
+        of.iter().map(|&amount| Work::of(OperatorClass::Conv, amount)).collect()
     }
 
     #[test]
@@ -204,12 +205,12 @@ mod tests {
     fn each_device_does_what_it_does_best() {
         // Two devices, each ten times faster than the other at one of two operators.
         let mut workers = workers(&[100, 100]);
-        workers[0].device.conv1x1_per_s = 1000.0;
-        workers[1].device.conv_per_s = 1000.0;
-        let items = [
-            TileWork { conv1x1: 1000, ..TileWork::default() },
-            TileWork { conv: 1000, ..TileWork::default() },
-        ];
+        for (worker, best) in workers.iter_mut().zip([OperatorClass::Conv1x1, OperatorClass::Conv])
+        {
+            let rates = worker.device.rates.scaled(|class| if class == best { 10.0 } else { 1.0 });
+            worker.device.rates = rates;
+        }
+        let items = [Work::of(OperatorClass::Conv1x1, 1000), Work::of(OperatorClass::Conv, 1000)];
         let bound = spread(&items, &kinds(&workers), true);
         assert!((0.95e9..=1.0e9 + 1.0).contains(&bound), "{bound}");
     }

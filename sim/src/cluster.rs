@@ -7,7 +7,7 @@ use crate::fnv::Fnv;
 use crate::head::Head;
 use crate::invariants::{Invariants, Violation};
 use crate::outcome::{DeviceOutcome, FrameOutcome, Outcome};
-use crate::physics::{LinkSpec, Network, Priority, TileWork, Transfer};
+use crate::physics::{LinkSpec, Network, Priority, Transfer};
 use crate::queue::{Queue, Timers};
 use crate::random::Random;
 use crate::record::Recorder;
@@ -16,6 +16,7 @@ use kernels::Engine;
 use protocol::{BundleKind, Nanos, PlanId, SECOND};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tiling::Work;
 
 /// How long late copies may go on after the last frame ended.
 const SETTLE_NS: Nanos = 3600 * SECOND;
@@ -33,7 +34,7 @@ pub struct Cluster {
     pub(crate) violation: Option<Violation>,
     pub(crate) network: Network<Event>,
     /// What the tiles of each plan ask of a device.
-    pub(crate) works: BTreeMap<PlanId, Arc<Vec<Vec<TileWork>>>>,
+    pub(crate) works: BTreeMap<PlanId, Arc<Vec<Vec<Work>>>>,
     pub(crate) bounds: BTreeMap<PlanId, Bound>,
     pub(crate) recorder: Recorder,
     /// Devices that the last step touched.

@@ -93,12 +93,8 @@ impl Device {
         cache: BTreeSet<WeightHash>,
     ) -> Self {
         let memory_bytes = spec.device.memory_bytes * if lies { 10 } else { 1 };
-        let hello = Hello {
-            name: spec.name.clone(),
-            threads: spec.device.threads as u32,
-            multiply_adds_per_s: spec.claims_per_s,
-            memory_bytes,
-        };
+        let threads = spec.device.threads as u32;
+        let hello = Hello::new(spec.name.clone(), threads, spec.claims, memory_bytes);
         Self {
             index,
             spec: spec.clone(),

@@ -5,7 +5,6 @@ use crate::cluster::Cluster;
 use crate::events::{End, Event, Parcel, Sender};
 use crate::invariants::Violation;
 use crate::outcome::FrameOutcome;
-use crate::physics::{TileWork, work_of};
 use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
@@ -15,7 +14,9 @@ use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelH
 use protocol::{PieceHeader, PlanId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::{Handover, Region, StageGeometry};
+use tiling::{
+    Algorithm, Handover, Numerics, OperatorClass, Region, StageGeometry, Work, layer_work,
+};
 
 type Maps = BTreeMap<MapId, Arc<Piece>>;
 
@@ -52,15 +53,21 @@ pub(crate) struct Head {
     pub(crate) bound: Option<Bound>,
     pub(crate) last_plan: Option<tiling::Plan>,
     blob_bytes: BTreeMap<WeightHash, u64>,
-    layer_works: Vec<TileWork>,
+    layer_works: Vec<Work>,
     /// Frames that wait for the first worker, and when they were submitted.
     waiting: Vec<(usize, Nanos)>,
-    planned: Option<Arc<ActivePlan>>,
+    planned: Option<Planned>,
     /// How many coordinators there were before this one.
     incarnation: u64,
     next_plan: u64,
     scattered: u64,
     roster_due: bool,
+}
+
+/// A plan, and what was known when it was made.
+struct Planned {
+    plan: Arc<ActivePlan>,
+    profiles: Vec<DeviceProfile>,
 }
 
 impl Head {
@@ -86,7 +93,7 @@ impl Head {
             bound: None,
             last_plan: None,
             blob_bytes,
-            layer_works: layer_works(graph),
+            layer_works: layer_works(graph, scenario.options.numerics),
             waiting: Vec::new(),
             planned: None,
             incarnation: 0,
@@ -127,18 +134,25 @@ impl Head {
     }
 }
 
-/// What each layer asks of a device, whole.
-fn layer_works(graph: &Model) -> Vec<TileWork> {
-    let whole = StageGeometry::whole(graph, tiling::Numerics::Exact);
+/// What each layer asks of a device at least, however it is cut.
+fn layer_works(graph: &Model, numerics: Numerics) -> Vec<Work> {
+    let whole = StageGeometry::whole(graph, numerics);
     let Some(tile) = whole.tiles.first() else { return Vec::new() };
-    let one = |i: usize| {
-        let mut alone = whole.clone();
-        alone.tiles[0].layers = vec![Region::EMPTY; graph.layers.len()];
-        alone.tiles[0].layers[i] = tile.layers[i];
-        alone.first_layer = LayerId(0);
-        work_of(graph, &alone, 0)
-    };
-    (0..graph.layers.len()).map(one).collect()
+    let layers = tile.layers.iter().zip(&whole.algorithms).enumerate();
+    let work = layers.map(|(i, (&region, &algorithm))| {
+        let layer = LayerId(i as u32);
+        let work = layer_work(graph, layer, algorithm, region);
+        if algorithm == Algorithm::Direct {
+            return work;
+        }
+        // Another cut may have larger transforms that divide it: F(6x6) without a remainder.
+        let (products, outputs) = (64, 36);
+        let multiply_adds = graph.multiply_adds_per_position(layer) / 9;
+        let least = multiply_adds * region.positions() as u64 * products / outputs;
+        let maps = Work::of(OperatorClass::Maps, work[OperatorClass::Maps]);
+        Work::of(OperatorClass::Winograd, least) + maps
+    });
+    work.collect()
 }
 
 impl Cluster {
@@ -355,9 +369,13 @@ impl Cluster {
         if self.head.machine.live().next().is_none() {
             return self.head.waiting.push((frame, submitted_ns));
         }
-        let plan = match self.head.planned.clone() {
-            Some(plan) => plan,
-            None => match self.plan() {
+        let (slots, profiles) = self.profiles();
+        let Scenario { model, options, .. } = &self.scenario;
+        let work = planner::model_work(&model.graph, options.numerics);
+        let stays = |p: &Planned| planner::drifted(&p.profiles, &profiles, &work).is_none();
+        let plan = match self.head.planned.as_ref().filter(|p| stays(p)) {
+            Some(planned) => planned.plan.clone(),
+            None => match self.plan(slots, &profiles) {
                 Ok(plan) => plan,
                 Err(violation) => {
                     self.violation.get_or_insert(violation);
@@ -365,7 +383,10 @@ impl Cluster {
                 }
             },
         };
-        self.head.planned = Some(plan.clone());
+        let known = self.head.planned.as_ref().is_some_and(|p| p.plan.id == plan.id);
+        if !known {
+            self.head.planned = Some(Planned { plan: plan.clone(), profiles });
+        }
         let id = FrameId(self.head.incarnation << 32 | frame as u64);
         let maps = match &self.scenario.payload {
             Payload::Values(frames) => frames[frame].iter().cloned().collect(),
@@ -377,25 +398,35 @@ impl Cluster {
         self.head_handle(Input::Submit(id, plan), None);
     }
 
-    fn plan(&mut self) -> Result<Arc<ActivePlan>, Violation> {
+    /// What is known of the workers that are there.
+    fn profiles(&self) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
         let live = self.head.machine.live();
         let workers = &self.scenario.workers;
-        let profile = |(id, report, rate): (WorkerId, &protocol::WorkerReport, u64)| {
+        let machine = &self.head.machine;
+        let profile = |(id, report): (WorkerId, &protocol::WorkerReport)| {
+            let rates = machine.profile(id).map(|known| known.rates).unwrap_or_default();
             let link = &workers[id.0 as usize].link;
             let profile = DeviceProfile {
                 link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s),
                 round_trip_ns: link.round_trip.p50_ns,
-                ..DeviceProfile::wired(report.name.clone(), rate)
+                ..DeviceProfile::wired(report.name.clone(), rates)
             };
             (id, profile)
         };
-        let (slots, profiles): (Vec<WorkerId>, Vec<DeviceProfile>) = live.map(profile).unzip();
-        let Scenario { model, strategy, mut options, .. } = self.scenario.clone();
+        live.map(profile).unzip()
+    }
+
+    fn plan(
+        &mut self,
+        slots: Vec<WorkerId>,
+        profiles: &[DeviceProfile],
+    ) -> Result<Arc<ActivePlan>, Violation> {
+        let Scenario { model, strategy, mut options, workers, .. } = self.scenario.clone();
         let checks = self.scenario.machine.spot_checks_per_mille > 0;
         if checks || !self.head.machine.all_reach_all() {
             options.handover = Some(Handover::Gather);
         }
-        let planned = planner::plan(&model.graph, &profiles, strategy, options);
+        let planned = planner::plan(&model.graph, profiles, strategy, options);
         let (plan, _) = planned.map_err(|e| Violation::Plan(e.to_string()))?;
         self.head.next_plan += 1;
         self.head.last_plan = Some(plan.clone());
@@ -403,11 +434,11 @@ impl Cluster {
         let plan = ActivePlan::new(id, model.graph.clone(), self.head.model_hash, plan, slots);
         let plan = plan.map_err(|e| Violation::Plan(e.to_string()))?;
         let works = plan.geometry().iter().map(|stage| {
-            (0..stage.tiles.len()).map(|tile| work_of(&model.graph, stage, tile)).collect()
+            (0..stage.tiles.len()).map(|tile| stage.tile_work(&model.graph, tile)).collect()
         });
-        let works: Arc<Vec<Vec<TileWork>>> = Arc::new(works.collect());
+        let works: Arc<Vec<Vec<Work>>> = Arc::new(works.collect());
         let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
-        let bound = bound(&plan, &works, layers, workers, link);
+        let bound = bound(&plan, &works, layers, &workers, link);
         self.head.bound = Some(bound);
         self.bounds.insert(id, bound);
         self.works.insert(id, works);

@@ -5,6 +5,7 @@ use kernels::Pieces;
 use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
+use tiling::Rates;
 
 /// A worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +14,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// What it is.
     pub device: DeviceModel,
-    /// Multiply-adds a second that it says it computes; zero when it did not measure.
-    pub claims_per_s: u64,
+    /// How fast it says it is; zeros when it did not measure.
+    pub claims: Rates,
     /// Its link.
     pub link: LinkSpec,
     /// When it joins.
@@ -29,8 +30,8 @@ impl WorkerSpec {
 
     /// An honest worker on a device.
     pub fn of(device: DeviceModel, link: LinkSpec) -> Self {
-        let (name, claims_per_s) = (device.name.clone(), device.measured_per_s());
-        Self { name, device, claims_per_s, link, joins_ns: 0 }
+        let (name, claims) = (device.name.clone(), device.measured());
+        Self { name, device, claims, link, joins_ns: 0 }
     }
 }
 

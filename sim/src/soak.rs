@@ -16,7 +16,7 @@ use model::{Activation, Axes, LoadedModel, Op, Pads, PoolKind, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use std::sync::Arc;
-use tiling::{Handover, Numerics, Region};
+use tiling::{Handover, Numerics, OperatorClass, Rates, Region};
 
 /// When the last fault is over.
 pub const FAULTS_END_NS: Nanos = 20 * SECOND;
@@ -110,7 +110,9 @@ fn link(random: &mut Random) -> LinkSpec {
 fn worker(random: &mut Random) -> WorkerSpec {
     let rate = random.pick(&[50_000u64, 500_000, 5_000_000, 100_000_000]);
     let mut device = DeviceModel::plain(rate);
-    device.conv1x1_per_s /= random.pick(&[1.0, 3.0]);
+    let slower = random.pick(&[1.0, 3.0]);
+    let by_class = |class| if class == OperatorClass::Conv1x1 { 1.0 / slower } else { 1.0 };
+    device.rates = device.rates.scaled(by_class);
     if random.below(4) == 0 {
         device.thermal = Some(Thermal {
             ambient_c: 25.0,
@@ -130,7 +132,7 @@ fn worker(random: &mut Random) -> WorkerSpec {
     }
     let mut spec = WorkerSpec::of(device, link(random));
     // Some lie about their speed, some never measured it.
-    spec.claims_per_s = random.pick(&[rate, rate, 1_000_000, 0]);
+    spec.claims = Rates::uniform(random.pick(&[rate, rate, 1_000_000, 0]));
     spec.joins_ns = random.pick(&[0, 0, 0, 30_000_000, 3 * SECOND]);
     spec
 }

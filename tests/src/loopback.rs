@@ -10,6 +10,7 @@ use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Hello};
 use std::sync::Arc;
 use std::time::Duration;
+use tiling::Rates;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use worker::{BlobCache, Ended};
@@ -58,7 +59,7 @@ impl Loopback {
         let config = NetConfig::new(Identity::ephemeral(), Role::Worker(token), anywhere());
         let net = net::start(NetConfig { mdns: false, ..config }).await?;
         let engine = Arc::new(Engine::new(1)?);
-        let hello = Hello { name, threads: 1, multiply_adds_per_s, memory_bytes: 0 };
+        let hello = Hello::new(name, 1, Rates::uniform(multiply_adds_per_s), 0);
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(async move {
             let stopped = async {

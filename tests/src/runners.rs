@@ -6,7 +6,7 @@ use model::MapId;
 use planner::{DeviceProfile, PlanOptions, PlannerError, Strategy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tiling::{Numerics, Plan, Region, StageGeometry};
+use tiling::{Numerics, Plan, Rates, Region, StageGeometry};
 
 fn shared(maps: Vec<(MapId, Piece)>) -> Maps {
     maps.into_iter().map(|(map, piece)| (map, Arc::new(piece))).collect()
@@ -46,7 +46,8 @@ pub fn plan(
     devices: usize,
 ) -> Result<Plan, PlannerError> {
     let speeds = (0..devices).map(|i| 1_000_000_000 + 700_000_000 * i as u64);
-    let devices: Vec<_> = speeds.map(|speed| DeviceProfile::wired("device", speed)).collect();
+    let devices: Vec<_> =
+        speeds.map(|speed| DeviceProfile::wired("device", Rates::uniform(speed))).collect();
     planner::plan(&built.model.graph, &devices, strategy, options).map(|(plan, _)| plan)
 }
 

@@ -8,6 +8,7 @@ use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use sim::{Cluster, DeviceModel, Fault, FaultKind, LinkSpec, Outcome, Payload, Random, Scenario};
 use sim::{Violation, WorkerSpec};
+use tiling::Rates;
 
 /// When the last fault is over.
 pub const FAULTS_END_NS: Nanos = 20 * SECOND;
@@ -20,14 +21,14 @@ pub fn scenario(seed: u64, built: &Built, strategy: Strategy, options: PlanOptio
     let spec = |random: &mut Random| {
         let multiply_adds_per_s = random.pick(&rates);
         // Some lie about their speed, some never measured it.
-        let claims_per_s = random.pick(&[multiply_adds_per_s, 1_000_000, 0]);
+        let claims = Rates::uniform(random.pick(&[multiply_adds_per_s, 1_000_000, 0]));
         let latency_ns = random.pick(&[0, 200_000, 5_000_000]);
         let bytes_per_s = random.pick(&[50_000, 1_000_000, 100_000_000]);
         let jitter_ns = random.pick(&[0, 300_000, 20_000_000]);
         let link = LinkSpec::wire(latency_ns, bytes_per_s, jitter_ns);
         let joins_ns = random.pick(&[0, 0, 0, 30_000_000, 3 * SECOND]);
         let device = DeviceModel::plain(multiply_adds_per_s);
-        WorkerSpec { claims_per_s, joins_ns, ..WorkerSpec::of(device, link) }
+        WorkerSpec { claims, joins_ns, ..WorkerSpec::of(device, link) }
     };
     let workers: Vec<WorkerSpec> = (0..workers).map(|_| spec(&mut random)).collect();
     let faults = faults(&mut random, workers.len());

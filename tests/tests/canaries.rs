@@ -8,7 +8,7 @@ use planner::{PlanOptions, Strategy};
 use protocol::SECOND;
 use sim::{Cluster, Fault, FaultKind, Payload, Random, Sabotage, Scenario, Violation};
 use tests::{Built, Maps, difference, runners};
-use tiling::{Region, Span, StageGeometry};
+use tiling::{Rates, Region, Span, StageGeometry};
 
 const GRID: PlanOptions =
     PlanOptions { grid: Some((3, 3)), fused_layers: Some(3), ..PlanOptions::EXACT };
@@ -95,7 +95,7 @@ fn stealing(sabotage: Sabotage) -> Scenario {
     let base = Scenario::new(built.model.clone(), Vec::new(), &[100_000, 50_000_000]);
     let mut scenario =
         Scenario { payload: Payload::Values(built.frames), sabotage, options: GRID, ..base };
-    scenario.workers[1].claims_per_s = 100_000;
+    scenario.workers[1].claims = Rates::uniform(100_000);
     scenario
 }
 

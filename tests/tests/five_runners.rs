@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use tests::loopback::Loopback;
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
-use tiling::{Handover, Numerics};
+use tiling::{Handover, Numerics, OperatorClass};
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(1).expect("one thread"));
 
@@ -124,7 +124,7 @@ fn fast_answers_depend_on_the_plan_alone() {
         let mut scenario = simulated::scenario(seed, &built, Scheme::DeepThings, options);
         for worker in &mut scenario.workers {
             // The weights are megabytes: slower ones would run out of the scenario's patience.
-            let rate = worker.device.measured_per_s().max(1 << 28);
+            let rate = worker.device.rates.per_s(OperatorClass::Conv).max(1 << 28);
             worker.device = sim::DeviceModel::plain(rate);
             let rate = worker.link.send_bytes_per_s.max(20_000_000);
             (worker.link.send_bytes_per_s, worker.link.receive_bytes_per_s) = (rate, rate);

@@ -7,6 +7,7 @@ use protocol::SECOND;
 use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Scenario};
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
+use tiling::Rates;
 
 fn built(frames: usize) -> Built {
     let tail = Tail::Classifier;
@@ -143,7 +144,7 @@ fn a_stalled_worker_is_expelled_and_welcome_again() {
 #[test]
 fn a_handover_lost_on_a_cut_link_is_copied_when_it_is_late() {
     let mut scenario = scenario(3, &[20_000, 50_000_000], vec![at(0, FaultKind::Cut(0, 1))]);
-    scenario.workers[1].claims_per_s = 20_000;
+    scenario.workers[1].claims = Rates::uniform(20_000);
     let outcome = run(scenario);
     assert!(outcome.reassigned > 0, "the steals were lost");
 }
@@ -155,7 +156,7 @@ fn a_handover_lost_with_its_victim_is_copied_to_the_only_worker_left() {
     for crash_ns in (20..200).step_by(10).map(|ms| ms * 1_000_000) {
         let faults = vec![at(0, FaultKind::Cut(0, 1)), at(crash_ns, FaultKind::Crash(0))];
         let mut scenario = scenario(3, &[20_000, 50_000_000], faults);
-        scenario.workers[1].claims_per_s = 20_000;
+        scenario.workers[1].claims = Rates::uniform(20_000);
         run(scenario);
     }
 }

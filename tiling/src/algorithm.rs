@@ -29,6 +29,11 @@ pub enum Algorithm {
     Winograd6,
 }
 
+/// Reading a weight, in the choice between transforms, in multiply-adds that take as long.
+const WEIGHT: u64 = 40;
+/// Making or reading one value of a transform, likewise.
+const TRANSFORMED: u64 = 12;
+
 impl Algorithm {
     /// All of them.
     pub const ALL: [Algorithm; 4] =
@@ -69,9 +74,24 @@ impl Algorithm {
         if inputs < 16 || outputs < 16 {
             return Algorithm::Direct;
         }
-        let cost = |algorithm: Algorithm| algorithm.work(inputs as u64, outputs as u64, region);
+        let cost = |algorithm: Algorithm| algorithm.cost(inputs as u64, outputs as u64, region);
         let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
         by_cost.unwrap_or_default()
+    }
+
+    /// What a 3x3 convolution of stride 1 is taken to cost. Not the planner's cost, which is
+    /// measured: the choice is part of the answer's bits and so the same on every device.
+    fn cost(self, inputs: u64, outputs: u64, region: Region) -> u64 {
+        let edge = self.outputs() + 2;
+        let (products, weights) = match self {
+            Algorithm::Direct => (9 * region.positions() as u64, 9),
+            _ => (self.products(region) as u64, (edge * edge) as u64),
+        };
+        let transforms = match self {
+            Algorithm::Direct => 0,
+            _ => products * (inputs + outputs) * TRANSFORMED,
+        };
+        products * inputs * outputs + weights * inputs * outputs * WEIGHT + transforms
     }
 }
 
@@ -80,4 +100,18 @@ pub fn applies(op: &Op) -> bool {
     let one = Axes::new(1, 1);
     matches!(op, Op::Conv { window, groups: 1, .. } if window.kernel == Axes::new(3, 3)
         && window.stride == one && window.dilation == one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::Span;
+
+    #[test]
+    fn small_tiles_of_heavy_weights_cost_more() {
+        let region = |rows| Region::new(Span::whole(rows), Span::whole(14));
+        let whole = Algorithm::Winograd4.cost(512, 512, region(14));
+        let half = Algorithm::Winograd4.cost(512, 512, region(7));
+        assert!(2 * half > whole && half < whole);
+    }
 }

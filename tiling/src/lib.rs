@@ -17,4 +17,4 @@ pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
 pub use schedule::{Order, Schedule};
 pub use stage::{StageGeometry, TileGeometry};
-pub use work::layer_work;
+pub use work::{OperatorClass, Pace, Rates, Work, layer_work};

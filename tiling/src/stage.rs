@@ -4,7 +4,7 @@ use crate::algorithm::{Algorithm, Numerics};
 use crate::plan::{Handover, PlanError, Slot, Split, Stage, describe};
 use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
-use crate::work::layer_work;
+use crate::work::{Work, layer_work};
 use model::limits::ELEMENTS_MAX;
 use model::{LayerId, MapId, Model};
 use std::collections::BTreeMap;
@@ -136,8 +136,8 @@ impl StageGeometry {
         parts.filter(|(_, part)| !part.is_empty())
     }
 
-    /// Multiply-adds of direct convolution that take as long as one tile.
-    pub fn tile_work(&self, model: &Model, tile: usize) -> u64 {
+    /// What one tile asks of a device.
+    pub fn tile_work(&self, model: &Model, tile: usize) -> Work {
         let layers = self.tiles[tile].layers.iter().zip(&self.algorithms).enumerate();
         layers
             .map(|(i, (region, algorithm))| {

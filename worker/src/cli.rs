@@ -1,14 +1,15 @@
 //! `tilehive-worker`: the command line.
 
-use crate::{BlobCache, Ended, drive, logging, measure_multiply_adds_per_s};
+use crate::{BlobCache, Ended, drive, health, logging, profile};
 use anyhow::{Context, Result};
 use clap::Parser;
 use kernels::Engine;
 use net::{Identity, Multiaddr, NetConfig, Role, Token};
 use protocol::Hello;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use tiling::OperatorClass;
 
 /// Lends this device to a Tilehive cluster.
 #[derive(Parser, Debug)]
@@ -26,8 +27,18 @@ when either of them restarts."
 )]
 struct Arguments {
     /// The line that `tilehive token` prints on the coordinator
-    #[arg(long, value_name = "TOKEN", env = "TILEHIVE_TOKEN", hide_env_values = true)]
-    join: String,
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "TILEHIVE_TOKEN",
+        hide_env_values = true,
+        required_unless_present = "calibrate"
+    )]
+    join: Option<String>,
+
+    /// Measure this device anew, although its speed is known; without a token, that alone
+    #[arg(long)]
+    calibrate: bool,
 
     /// Compute threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -71,7 +82,7 @@ struct Arguments {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logging::start(arguments.verbose);
-    let token = match arguments.join.parse::<Token>() {
+    let token = match arguments.join.as_deref().map(str::parse::<Token>).transpose() {
         Ok(token) => token,
         Err(error) => {
             eprintln!("error: {error}");
@@ -108,7 +119,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments, token: Token) -> Result<Ended> {
+async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = arguments.threads.unwrap_or(cores).clamp(1, 1024);
     let state = match arguments.state {
@@ -117,6 +128,16 @@ async fn run(arguments: Arguments, token: Token) -> Result<Ended> {
             .context("this user has no data folder; give --state")?
             .join("tilehive"),
     };
+    let engine = Arc::new(Engine::new(threads)?);
+    let measured = profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?;
+    for class in OperatorClass::ALL {
+        let giga_per_s = measured.rates.per_s(class) as f64 / 1e9;
+        tracing::info!("{}: {giga_per_s:.3} thousand million a second", class.name());
+    }
+    let Some(token) = token else {
+        println!("{}", serde_json::to_string(&measured.rates)?);
+        return Ok(Ended::Stopped);
+    };
     let cache = BlobCache::on_disk(state.join("blobs"))
         .with_context(|| format!("cannot use {}", state.join("blobs").display()))?;
     let identity = if arguments.child {
@@ -124,19 +145,15 @@ async fn run(arguments: Arguments, token: Token) -> Result<Ended> {
     } else {
         Identity::load_or_create(&state.join("worker.key"))?
     };
-    let engine = Arc::new(Engine::new(threads)?);
     let hello = Hello {
         name: arguments.name.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into()),
         threads: threads as u32,
-        multiply_adds_per_s: measure_multiply_adds_per_s(&engine)?,
+        rates: measured.rates,
+        speedups_per_mille: measured.speedups_per_mille,
         memory_bytes: arguments.memory_mb.unwrap_or(0).saturating_mul(1_000_000),
+        health: health::read(Path::new("/")),
     };
-    tracing::info!(
-        "{} threads, {:?}, {:.1} GFLOP/s on a 3x3 convolution",
-        threads,
-        engine.isa(),
-        2e-9 * hello.multiply_adds_per_s as f64
-    );
+    tracing::info!("{} threads, {:?}", threads, engine.isa());
     let coordinator = token.coordinator;
     let mut config = NetConfig::new(identity, Role::Worker(token), vec![arguments.listen]);
     config.mdns = !arguments.no_mdns && !arguments.child;

@@ -2,14 +2,11 @@
 
 use crate::blobs::BlobCache;
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
-use model::{
-    Activation, Axes, LayerId, LoadedModel, MapId, Op, Pads, Shape, WeightHash, WeightStore,
-    Window, builder::Builder,
-};
+use model::{LayerId, MapId, WeightHash, WeightStore};
 use protocol::{PlanId, TaskId};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
-use tiling::{Algorithm, Numerics, StageGeometry};
+use std::time::Instant;
+use tiling::{Algorithm, StageGeometry};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What to compute.
@@ -125,45 +122,4 @@ fn prepare(cache: &BlobCache, model: &PackedModel, layers: &[(u32, Algorithm)]) 
         missing.extend(lacking);
     }
     missing
-}
-
-/// Measures the engine on a 3x3 convolution, the work that dominates in most nets: the best of
-/// several short runs, about a tenth of a second in all.
-///
-/// *Errors*: the engine refuses.
-pub fn measure_multiply_adds_per_s(engine: &Engine) -> Result<u64, KernelError> {
-    let model = probe();
-    let multiply_adds = model.graph.multiply_adds();
-    let packed = PackedModel::new(model.graph.clone());
-    packed.pack_all(&model, Numerics::Exact)?;
-    let input = model.graph.inputs[0];
-    let region = tiling::Region::whole(model.graph.shape(input));
-    let inputs = [(input, Arc::new(Piece::zeroed(region, model.graph.shape(input).channels())))];
-    let begun = Instant::now();
-    let mut best = Duration::MAX;
-    while begun.elapsed() < Duration::from_millis(80) {
-        let started = Instant::now();
-        engine.run_whole(&packed, Numerics::Exact, &inputs)?;
-        best = best.min(started.elapsed());
-    }
-    Ok((multiply_adds as f64 / best.as_secs_f64().max(1e-9)) as u64)
-}
-
-fn probe() -> LoadedModel {
-    let channels = 64;
-    let one = Axes::new(1, 1);
-    let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-    let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
-    let mut build = Builder::new("probe", "probe");
-    let spatial = Shape::Spatial { channels, rows: 28, cols: 28 };
-    let built = build.input("x", spatial).and_then(|x| {
-        let weights = vec![0.01; channels * channels * 9];
-        let weights = build.weight(weights, &[channels, channels, 3, 3])?;
-        let (bias, activation) = (None, Activation::Relu);
-        let op = Op::Conv { window, groups: 1, weights, bias, activation };
-        let y = build.layer("conv", op, &[x])?;
-        build.output(y);
-        build.finish()
-    });
-    built.expect("the probe is a sound model")
 }

@@ -3,13 +3,17 @@
 
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
+use crate::health;
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{MapId, Model};
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use protocol::worker::{Input, Output, Peer};
-use protocol::{Bundle, BundleKind, FrameId, Hello, Member, Message, ModelHash, TaskId};
-use protocol::{Worker, WorkerId};
+use protocol::{
+    Bundle, BundleKind, FrameId, Health, Hello, Member, Message, ModelHash, TaskId, Worker,
+    WorkerId,
+};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -17,6 +21,9 @@ use tokio::sync::mpsc;
 /// Models kept open beyond those that an announced plan uses; the oldest is closed first. Packed
 /// weights are the largest thing a worker holds.
 const MODELS_MAX: usize = 4;
+
+/// How often the coordinator is told how the device is.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a worker stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,8 @@ pub async fn drive(
     let mut events = net.events;
     tokio::pin!(stop);
     let mut unreachable_told = false;
+    let mut looks = tokio::time::interval(HEALTH_EVERY);
+    let mut health = Health::default();
     loop {
         let deadline = driver
             .machine
@@ -96,6 +105,13 @@ pub async fn drive(
             },
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
             Some(bytes) = sent.recv() => driver.handle(Input::Sent(bytes)),
+            _ = looks.tick() => {
+                let now = health::read(Path::new("/"));
+                if now != health {
+                    health = now.clone();
+                    driver.handle(Input::Health(now));
+                }
+            }
             () = tick => driver.handle(Input::Tick),
         }
     }

@@ -7,6 +7,9 @@
 //! | `drive.rs` | the drive loop: network and compute in, network and compute out |
 //! | `compute.rs` | the thread that computes |
 //! | `blobs.rs` | weights and graphs by hash, on disk or in memory |
+//! | `measure/` | how fast this device is, by operator class |
+//! | `profile.rs` | what was measured, kept on disk |
+//! | `health.rs` | memory, heat, throttling, battery |
 //! | `cli.rs` | the command line |
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
 
@@ -14,8 +17,12 @@ mod blobs;
 pub mod cli;
 mod compute;
 mod drive;
+pub mod health;
 pub mod logging;
+mod measure;
+mod profile;
 
 pub use blobs::BlobCache;
-pub use compute::measure_multiply_adds_per_s;
 pub use drive::{Ended, drive};
+pub use measure::Measured;
+pub use profile::profile;

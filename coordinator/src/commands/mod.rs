@@ -1,5 +1,6 @@
 //! One file for each command, and what they share.
 
+pub(crate) mod calibrate;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod inspect;
@@ -47,7 +48,12 @@ fn key_file(context: &Context) -> std::path::PathBuf {
     context.state.join("coordinator.key")
 }
 
-fn cores() -> usize {
+/// Where what devices measured of themselves is kept, as their workers keep it.
+pub(crate) fn profiles(context: &Context) -> std::path::PathBuf {
+    context.state.join("profiles")
+}
+
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
@@ -75,7 +81,9 @@ pub(crate) async fn open_cluster(
         eprintln!("no device joined; running on this one alone");
     }
     let threads = arguments.threads.unwrap_or_else(cores);
-    let cluster = start(ClusterConfig { reach: Reach::Embedded { threads }, machine }).await?;
+    let profiles = Some(profiles(context));
+    let reach = Reach::Embedded { threads, profiles };
+    let cluster = start(ClusterConfig { reach, machine }).await?;
     let devices = cluster.wait_for(1, LOCAL_START).await?;
     Ok(Opened { cluster, locals: None, devices })
 }

@@ -1,7 +1,7 @@
 //! `tilehive plan`: explain before running.
 
-use super::open_model;
-use crate::cli::PlanArguments;
+use super::{open_model, profiles};
+use crate::cli::{Context, PlanArguments};
 use crate::failure::Failure;
 use crate::say::say;
 use crate::table;
@@ -9,12 +9,12 @@ use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
 use serde_json::json;
 use std::time::Duration;
-use tiling::{Handover, Numerics, Plan, PlanError, Split, StageGeometry};
+use tiling::{Handover, Numerics, Plan, PlanError, Rates, Split, StageGeometry};
 
-pub(crate) fn run(arguments: PlanArguments) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Failure> {
     let loaded = open_model(&arguments.model, arguments.input_size)?;
     let graph = &loaded.graph;
-    let devices = devices(&arguments)?;
+    let devices = devices(context, &arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len());
     let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
     if arguments.json {
@@ -59,12 +59,12 @@ pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<Str
 }
 
 /// The devices that are asked about.
-fn devices(arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
-    let mut speeds = arguments.speeds.clone();
+fn devices(context: &Context, arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
+    let mut speeds: Vec<Rates> = arguments.speeds.iter().map(|&s| Rates::typical(s)).collect();
     if speeds.is_empty() {
         let engine = Engine::new(arguments.threads.clamp(1, 1024))?;
-        let speed = worker::measure_multiply_adds_per_s(&engine)?;
-        speeds = vec![speed; usize::from(arguments.workers)];
+        let measured = worker::profile(&engine, Some(&profiles(context)), false)?;
+        speeds = vec![measured.rates; usize::from(arguments.workers)];
     }
     // Framing and encryption take a little of every link.
     let link_bytes_per_s = (arguments.link / 8) / 100 * 94;

@@ -23,7 +23,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tiling::Numerics;
+use tiling::{Numerics, Rates};
 use vision::{Fit, Size};
 
 /// Frames submitted and not answered. One more than the machine has in flight, so that the next is
@@ -333,7 +333,7 @@ fn check_plan(
     strategy: Strategy,
     options: PlanOptions,
 ) -> Result<(), Failure> {
-    let alike = vec![planner::DeviceProfile::wired("device", 0); devices.max(1)];
+    let alike = vec![planner::DeviceProfile::wired("device", Rates::default()); devices.max(1)];
     planner::plan(&model.loaded.graph, &alike, strategy, options).map(drop).map_err(bad_plan)
 }
 
@@ -393,7 +393,7 @@ pub(crate) fn alone(
     let graph = &model.loaded.graph;
     planner::plan(
         graph,
-        &[planner::DeviceProfile::wired("this device", 0)],
+        &[planner::DeviceProfile::wired("this device", Rates::default())],
         Strategy::Local,
         PlanOptions { numerics, ..PlanOptions::EXACT },
     )?;

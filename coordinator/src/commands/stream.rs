@@ -282,7 +282,7 @@ impl Picture {
 
     /// The rows of the input that a band reads.
     fn read_region(&self, grid: &Grid, row: usize, numerics: Numerics) -> anyhow::Result<Region> {
-        let device = [DeviceProfile::wired("any", 0)];
+        let device = [DeviceProfile::wired("any", tiling::Rates::default())];
         let (plan, _) = planner::band(self.graph(), &device, grid, row, numerics)?;
         let geometry = StageGeometry::new(self.graph(), numerics, 0, &plan.stages[0])?;
         let reads = geometry.tiles.iter().flat_map(|t| &t.inputs);

@@ -11,9 +11,6 @@ use crate::DeviceProfile;
 use model::{MapId, Model};
 use tiling::{Handover, Region, Stage, StageGeometry};
 
-/// What passes between two processes of one machine, encrypted. From here on a link is no cable.
-pub(crate) const SAME_MACHINE_BYTES_PER_S: u64 = 1_000_000_000;
-
 /// A stage that was followed, or whose pieces are where it left them.
 #[derive(Clone, Copy)]
 pub(crate) struct Made<'a> {
@@ -69,7 +66,7 @@ pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) ->
         let sent = outputs.filter(|(map, _)| !keeps || model.outputs.contains(map));
         TileLoad {
             device,
-            takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(work)),
+            takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(&work)),
             multiply_adds: geometry.tile_multiply_adds(model, tile),
             bytes_in: 0,
             bytes_out: sent.map(|&(map, region)| region_bytes(model, map, region)).sum(),
@@ -146,8 +143,8 @@ struct Lane {
 impl<'a> Flow<'a> {
     /// All idle at time zero, and the pieces of so many stages there.
     pub(crate) fn new(devices: &'a [DeviceProfile], before: &[Made<'_>]) -> Self {
-        let cables = devices.iter().map(|d| d.link_bytes_per_s).filter(|&rate| !is_local(rate));
-        let cable = cables.max().unwrap_or(SAME_MACHINE_BYTES_PER_S).max(1);
+        let cables = devices.iter().filter(|d| !d.same_machine).map(|d| d.link_bytes_per_s);
+        let cable = cables.max().unwrap_or(1).max(1);
         let lanes = vec![Lane::default(); devices.len()];
         let made = before.iter().map(|m| vec![0; m.stage.placement.len()]).collect();
         Self { devices, cable, sends: 0, receives: 0, lanes, gathered: 0, made }
@@ -182,7 +179,7 @@ impl<'a> Flow<'a> {
         let mut there = 0;
         if tile.bytes_in > 0 || tile.origins.is_empty() {
             let mut start = self.gathered;
-            if !is_local(own) {
+            if !device.same_machine {
                 start = start.max(self.sends);
                 self.sends = start + nanos(tile.bytes_in, self.cable);
             }
@@ -223,7 +220,7 @@ impl<'a> Flow<'a> {
             let lane = &mut self.lanes[tile.device];
             lane.sent = lane.sent.max(end) + nanos(tile.bytes_out, own);
             let mut there = lane.sent;
-            if !is_local(own) {
+            if !device.same_machine {
                 self.receives = self.receives.max(end) + nanos(tile.bytes_out, self.cable);
                 there = there.max(self.receives);
             }
@@ -238,17 +235,15 @@ impl<'a> Flow<'a> {
     }
 }
 
-fn is_local(link_bytes_per_s: u64) -> bool {
-    link_bytes_per_s >= SAME_MACHINE_BYTES_PER_S
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tiling::Rates;
 
     fn device(link_bytes_per_s: u64) -> DeviceProfile {
-        let mut device = DeviceProfile::wired("d", 1);
+        let mut device = DeviceProfile::wired("d", Rates::uniform(1));
         device.link_bytes_per_s = link_bytes_per_s;
+        device.same_machine = link_bytes_per_s > SECOND;
         device.round_trip_ns = 0;
         device
     }

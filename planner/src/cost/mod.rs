@@ -1,10 +1,10 @@
 //! What a plan should cost.
 //!
-//! One rate for all operators. Rates by operator class, shared air and lower bounds are not modelled.
+//! Rates by operator class. Shared air and lower bounds are not modelled.
 
 mod flow;
 
-pub(crate) use flow::{Flow, Made, SAME_MACHINE_BYTES_PER_S, TileLoad, loads, take_from};
+pub(crate) use flow::{Flow, Made, TileLoad, loads, take_from};
 
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
@@ -141,10 +141,10 @@ impl Cost {
         }
         let model_multiply_adds = model.multiply_adds();
         let whole = StageGeometry::whole(model, plan.numerics);
-        let speed = devices.iter().map(|d| d.speed()).max().unwrap_or(1);
+        let whole = whole.tile_work(model, 0);
         Ok(Cost {
             makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
-            one_device_ns: nanos(whole.tile_work(model, 0), speed),
+            one_device_ns: devices.iter().map(|d| d.takes_ns(&whole)).min().unwrap_or(0),
             multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
             model_multiply_adds,
             stages,

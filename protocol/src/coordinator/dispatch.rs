@@ -114,7 +114,7 @@ impl Coordinator {
         if !frame.waits(task) {
             return;
         }
-        let multiply_adds = frame.multiply_adds(task);
+        let work = frame.work(task);
         let Some(tile) = frame.tile(task) else { return };
         (tile.owner, tile.stolen) = (owner, false);
         if owner.is_none() && self.may_fall_back(task.frame) {
@@ -126,7 +126,7 @@ impl Coordinator {
             return;
         };
         if worker.own.insert(task) {
-            worker.own_multiply_adds += multiply_adds;
+            worker.own_work += work;
         }
         self.touched.extend(owner);
     }
@@ -134,12 +134,12 @@ impl Coordinator {
     /// Takes a task out of the share that it waits in.
     pub(super) fn dequeue(&mut self, task: TaskId) {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let multiply_adds = frame.multiply_adds(task);
+        let work = frame.work(task);
         let owner = frame.tile(task).and_then(|tile| tile.owner);
         if let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id))
             && worker.own.remove(&task)
         {
-            worker.own_multiply_adds -= multiply_adds;
+            worker.own_work -= work;
         }
         self.orphans.remove(&task);
     }
@@ -216,7 +216,8 @@ impl Coordinator {
         stolen: bool,
     ) {
         let Some(frame) = self.frames.get(&task.frame) else { return };
-        let (bytes, multiply_adds) = (frame.input_bytes(task), frame.multiply_adds(task));
+        let (bytes, work) = (frame.input_bytes(task), frame.work(task));
+        let multiply_adds = frame.multiply_adds(task);
         let plan = frame.plan().clone();
         self.commit_weights(id, &plan, task.stage);
         let travels = self.transfer(id, bytes);
@@ -238,6 +239,7 @@ impl Coordinator {
             lease_ns,
             bytes,
             multiply_adds,
+            work,
             yielding_to: None,
             kept: 0,
             ask_ns: 0,

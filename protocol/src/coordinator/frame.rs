@@ -10,7 +10,7 @@ use crate::message::{Bundle, Delivery, Orders, PieceHeader, Source};
 use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::TileGeometry;
+use tiling::{TileGeometry, Work};
 
 #[derive(Debug, Default)]
 pub(super) struct TileState {
@@ -288,6 +288,10 @@ impl Frame {
 
     pub(super) fn multiply_adds(&self, task: TaskId) -> u64 {
         self.plan.multiply_adds_of(task.stage, task.tile)
+    }
+
+    pub(super) fn work(&self, task: TaskId) -> Work {
+        self.plan.work_of(task.stage, task.tile)
     }
 
     /// Whether a result has exactly the pieces that its task owes.

@@ -2,11 +2,12 @@
 
 use super::ActivePlan;
 use crate::ids::{FrameId, TaskId, WorkerId};
-use crate::message::{Bundle, Hello, Message};
+use crate::message::{Bundle, Health, Hello, Message};
 use crate::{Nanos, SECOND};
 use model::{MapId, WeightHash};
 use serde::Serialize;
 use std::sync::Arc;
+use tiling::Rates;
 
 /// What a person may set.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +133,27 @@ pub struct WorkerReport {
     pub busy_ns: u64,
     /// Whether it is connected.
     pub alive: bool,
+}
+
+/// What is known of a live worker: what the next plan is made for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerProfile {
+    /// Its rates as its tasks have corrected them; zeros where nothing is known.
+    pub rates: Rates,
+    /// Its rates as it measured them.
+    pub measured: Rates,
+    /// How many times as fast as measured its tasks say it is.
+    pub speed: f64,
+    /// What its link carries, where that was measured.
+    pub link_bytes_per_s: Option<u64>,
+    /// Time of a word there and back, where that was measured.
+    pub round_trip_ns: Option<Nanos>,
+    /// Its budget; zero for no limit.
+    pub memory_bytes: u64,
+    /// How many times as fast as one thread each number of threads is, in thousandths.
+    pub speedups_per_mille: Vec<u32>,
+    /// How it was when it last said so.
+    pub health: Health,
 }
 
 /// What the scheduler did, all told.

@@ -7,6 +7,7 @@
 use super::Coordinator;
 use crate::Nanos;
 use crate::ids::{TaskId, WorkerId};
+use tiling::Work;
 
 /// Leases that may run out one after another, without a result in between, before a worker that is
 /// not alone is sent away.
@@ -32,7 +33,7 @@ impl Coordinator {
         let late = self.workers.values_mut().filter(|w| w.stuck);
         let mut tasks = Vec::new();
         for worker in late {
-            worker.own_multiply_adds = 0;
+            worker.own_work = Work::default();
             tasks.extend(std::mem::take(&mut worker.own));
         }
         for task in tasks {
@@ -77,7 +78,7 @@ impl Coordinator {
         worker.strikes += 1;
         let strikes = worker.strikes;
         let own = std::mem::take(&mut worker.own);
-        worker.own_multiply_adds = 0;
+        worker.own_work = Work::default();
         for waiting in own {
             self.enqueue(now, waiting, None);
         }

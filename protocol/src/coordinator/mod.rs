@@ -8,7 +8,9 @@
 //! | `plan.rs` | a plan bound to workers, and what follows from it |
 //! | `frame.rs` | one frame: its stages, its tiles, what is done and who holds it |
 //! | `mend.rs` | pieces that stay on workers, and the loss of their holders |
-//! | `state.rs` | one worker: what it holds, how fast it is taken to be |
+//! | `state.rs` | one worker: what it holds, how long things should take it |
+//! | `learn.rs` | how fast it is: its measurement, corrected by its tasks |
+//! | `link.rs` | what its link carries |
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
 //! | `lease.rs` | what is late |
@@ -20,7 +22,9 @@ mod check;
 mod dispatch;
 mod frame;
 mod io;
+mod learn;
 mod lease;
+mod link;
 mod memory;
 mod mend;
 mod plan;
@@ -28,20 +32,26 @@ mod progress;
 mod state;
 mod steal;
 
-pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerReport};
+pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerProfile, WorkerReport};
 pub use plan::ActivePlan;
 
 use crate::ids::{FrameId, TaskId, WorkerId};
 use crate::message::{Hello, Message};
 use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
+use learn::Learned;
+use link::{ECHO_BYTES, Link};
 use model::WeightHash;
-use state::{Held, LINK_BYTES_PER_S, WorkerState};
+use state::{Held, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use tiling::Work;
 
 /// The slowest link on which a task is not called late for want of its weights.
 const WEIGHT_BYTES_PER_S_MIN: u64 = 500_000;
+
+/// One heartbeat of so many is an echo, which keeps the round trip fresh.
+const ECHO_BEATS: u64 = 8;
 
 /// How long a worker that had no memory for a task is left alone.
 const FULL_NS: Nanos = SECOND / 2;
@@ -71,6 +81,8 @@ pub struct Coordinator {
     /// The ends of all leases; some are of tasks that are done.
     leases: BTreeSet<(Nanos, WorkerId, TaskId, u32)>,
     next_heartbeat_ns: Nanos,
+    /// Heartbeats so far.
+    beats: u64,
     /// When somebody may have been silent for too long, at the earliest.
     silence_ns: Option<Nanos>,
     /// Workers that answered wrongly.
@@ -114,6 +126,7 @@ impl Coordinator {
             review_ns: None,
             leases: BTreeSet::new(),
             next_heartbeat_ns: 0,
+            beats: 0,
             silence_ns: None,
             banned: BTreeSet::new(),
             reassigned: 0,
@@ -122,10 +135,25 @@ impl Coordinator {
         }
     }
 
-    /// Ids and self-descriptions of the live workers: what a planner plans for.
-    pub fn live(&self) -> impl Iterator<Item = (WorkerId, &WorkerReport, u64)> {
+    /// The live workers and what they did.
+    pub fn live(&self) -> impl Iterator<Item = (WorkerId, &WorkerReport)> {
         let live = self.workers.iter().filter(|(_, w)| w.alive);
-        live.map(|(&id, w)| (id, &w.report, w.multiply_adds_per_s))
+        live.map(|(&id, w)| (id, &w.report))
+    }
+
+    /// What is known of a live worker.
+    pub fn profile(&self, id: WorkerId) -> Option<WorkerProfile> {
+        let worker = self.workers.get(&id).filter(|w| w.alive)?;
+        Some(WorkerProfile {
+            rates: worker.learned.rates(),
+            measured: worker.learned.measured,
+            speed: worker.learned.speed,
+            link_bytes_per_s: worker.link.measured_bytes_per_s(),
+            round_trip_ns: worker.link.round_trip_ns(),
+            memory_bytes: worker.memory_bytes,
+            speedups_per_mille: worker.speedups_per_mille.clone(),
+            health: worker.health.clone(),
+        })
     }
 
     /// What each worker did so far, the dead included.
@@ -245,9 +273,11 @@ impl Coordinator {
             held: Vec::new(),
             running_since_ns: now,
             own: BTreeSet::new(),
-            own_multiply_adds: 0,
-            multiply_adds_per_s: hello.multiply_adds_per_s,
-            link_bytes_per_s: LINK_BYTES_PER_S,
+            own_work: Work::default(),
+            learned: Learned::new(hello.rates),
+            link: Link::default(),
+            health: hello.health,
+            speedups_per_mille: hello.speedups_per_mille,
             stuck: false,
             strikes: 0,
             probation,
@@ -271,6 +301,7 @@ impl Coordinator {
         self.silence_ns.get_or_insert(now + SILENCE_NS);
         let oldest = self.oldest();
         self.send(id, Message::Welcome { worker: id, oldest });
+        self.send(id, Message::Echo { sent_ns: now, padding: Vec::new() });
         self.outputs.push_back(Output::MembershipChanged);
         for task in std::mem::take(&mut self.orphans) {
             self.enqueue(now, task, None);
@@ -283,7 +314,7 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
         worker.alive = false;
         worker.report.alive = false;
-        worker.own_multiply_adds = 0;
+        worker.own_work = Work::default();
         let own = std::mem::take(&mut worker.own);
         let held = std::mem::take(&mut worker.held);
         self.idle.remove(&id);
@@ -370,9 +401,12 @@ impl Coordinator {
         }
         if now >= self.next_heartbeat_ns {
             self.next_heartbeat_ns = now + HEARTBEAT_NS;
-            let live: Vec<WorkerId> = self.live().map(|(id, ..)| id).collect();
+            let live: Vec<WorkerId> = self.live().map(|(id, _)| id).collect();
+            self.beats += 1;
             for id in live {
-                self.send(id, Message::Heartbeat);
+                let echo = Message::Echo { sent_ns: now, padding: Vec::new() };
+                let is_due = self.beats.is_multiple_of(ECHO_BEATS);
+                self.send(id, if is_due { echo } else { Message::Heartbeat });
             }
         }
     }
@@ -388,6 +422,15 @@ impl Coordinator {
         worker.heard_ns = now;
         match message {
             Message::Heartbeat => {}
+            Message::Health(health) => worker.health = health,
+            Message::Echo { sent_ns, padding } => {
+                let first = worker.link.round_trip_ns().is_none();
+                worker.link.echoed(now.saturating_sub(sent_ns), padding.len());
+                if first {
+                    let padding = vec![0; ECHO_BYTES];
+                    self.send(id, Message::Echo { sent_ns: now, padding });
+                }
+            }
             Message::Hungry => {
                 worker.hungry = true;
                 self.touched.insert(id);

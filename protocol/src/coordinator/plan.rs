@@ -6,7 +6,7 @@ use crate::survey::Survey;
 use model::{MapId, Model};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tiling::{Handover, Plan, PlanError, Region, Slot, StageGeometry};
+use tiling::{Handover, Plan, PlanError, Region, Slot, StageGeometry, Work};
 
 /// A piece of a tile's inputs that another tile makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,9 @@ pub struct ActivePlan {
     /// The same, seen from the tiles that make it.
     readers: Vec<Vec<Vec<Reader>>>,
     /// For each stage and tile, its multiply-adds.
-    work: Vec<Vec<u64>>,
+    multiply_adds: Vec<Vec<u64>>,
+    /// The same by operator class: how long it takes.
+    work: Vec<Vec<Work>>,
     exchanges_any: bool,
 }
 
@@ -74,6 +76,9 @@ impl ActivePlan {
         let tiles = |s: &StageGeometry| {
             (0..s.tiles.len()).map(|tile| s.tile_multiply_adds(&model, tile)).collect()
         };
+        let multiply_adds = geometry.iter().map(tiles).collect();
+        let tiles =
+            |s: &StageGeometry| (0..s.tiles.len()).map(|tile| s.tile_work(&model, tile)).collect();
         let work = geometry.iter().map(tiles).collect();
         let exchanges_any = plan.stages.iter().any(|s| s.handover == Handover::Exchange);
         Ok(Self {
@@ -87,6 +92,7 @@ impl ActivePlan {
             read_by,
             needs,
             readers,
+            multiply_adds,
             work,
             exchanges_any,
         })
@@ -128,11 +134,16 @@ impl ActivePlan {
 
     /// Multiply-adds that the plan executes, halo included.
     pub fn multiply_adds(&self) -> u64 {
-        self.work.iter().flatten().sum()
+        self.multiply_adds.iter().flatten().sum()
     }
 
     /// Multiply-adds of a tile.
     pub(super) fn multiply_adds_of(&self, stage: u32, tile: u32) -> u64 {
+        self.multiply_adds[stage as usize][tile as usize]
+    }
+
+    /// What a tile asks of a device.
+    pub fn work_of(&self, stage: u32, tile: u32) -> Work {
         self.work[stage as usize][tile as usize]
     }
 

@@ -192,7 +192,7 @@ impl Coordinator {
             state.own.retain(|task| {
                 let stays = task.frame != id;
                 if !stays {
-                    state.own_multiply_adds -= plan.multiply_adds_of(task.stage, task.tile);
+                    state.own_work -= plan.work_of(task.stage, task.tile);
                 }
                 stays
             });

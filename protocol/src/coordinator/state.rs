@@ -1,20 +1,17 @@
 //! What the coordinator knows of one worker, and how long it thinks that things take.
 
+use super::learn::Learned;
+use super::link::Link;
 use super::{Coordinator, WorkerReport};
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
+use crate::message::Health;
 use crate::{Nanos, SECOND};
 use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
+use tiling::Work;
 
 /// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
-const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
-
-/// What a link is taken to carry until results tell.
-pub(super) const LINK_BYTES_PER_S: u64 = 11_800_000;
-
-/// Bounds of what is learned of a link: the numbers come over the wire.
-const LINK_BYTES_PER_S_MIN: u64 = 10_000;
-const LINK_BYTES_PER_S_MAX: u64 = 10_000_000_000;
+pub(super) const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
 
 /// One task that a worker holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +23,7 @@ pub(super) struct Held {
     pub(super) lease_ns: Nanos,
     pub(super) bytes: u64,
     pub(super) multiply_adds: u64,
+    pub(super) work: Work,
     pub(super) yielding_to: Option<WorkerId>,
     /// How often its worker was asked to hand it over and kept it: it ran, or had not arrived, or the
     /// thief is out of reach.
@@ -45,10 +43,12 @@ pub(super) struct WorkerState {
     pub(super) running_since_ns: Nanos,
     /// Tasks of its share that no attempt is at, oldest frame first.
     pub(super) own: BTreeSet<TaskId>,
-    pub(super) own_multiply_adds: u64,
-    /// Multiply-adds a second, from its own measurement until its tasks tell.
-    pub(super) multiply_adds_per_s: u64,
-    pub(super) link_bytes_per_s: u64,
+    pub(super) own_work: Work,
+    /// How fast it is: its own measurement, and what its tasks tell.
+    pub(super) learned: Learned,
+    pub(super) link: Link,
+    pub(super) health: Health,
+    pub(super) speedups_per_mille: Vec<u32>,
     /// A task of its is late, and no result came since: it gets nothing more while others can.
     pub(super) stuck: bool,
     /// Leases that ran out since its last result.
@@ -91,27 +91,13 @@ impl WorkerState {
         self.report.multiply_adds += held.multiply_adds;
         // The number comes over the wire.
         self.report.busy_ns = self.report.busy_ns.saturating_add(busy_ns);
-        if held.multiply_adds > 0 && busy_ns > 0 {
-            let rate = held.multiply_adds as u128 * SECOND as u128 / busy_ns as u128;
-            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-            let old = self.multiply_adds_per_s;
-            // Half of what is new: a throttled CPU shows after one task, and one odd task is
-            // forgotten after three.
-            self.multiply_adds_per_s = if old == 0 { rate } else { old / 2 + rate / 2 };
-        }
+        self.learned.learn(&held.work, busy_ns);
     }
 
     /// Learns what its link carries: what a task took beyond waiting and computing was the network.
     pub(super) fn moved(&mut self, now: Nanos, held: &Held, bytes_out: u64, known_ns: u64) {
         let network_ns = now.saturating_sub(held.issued_ns).saturating_sub(known_ns);
-        let bytes = u128::from(held.bytes) + u128::from(bytes_out);
-        if network_ns == 0 || bytes == 0 {
-            return;
-        }
-        let rate = bytes * u128::from(SECOND) / u128::from(network_ns);
-        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        let rate = rate.clamp(LINK_BYTES_PER_S_MIN, LINK_BYTES_PER_S_MAX);
-        self.link_bytes_per_s = self.link_bytes_per_s / 4 * 3 + rate / 4;
+        self.link.moved(held.bytes.saturating_add(bytes_out), network_ns);
     }
 }
 
@@ -139,36 +125,32 @@ fn duration(amount: u64, per_s: u64) -> Nanos {
 }
 
 impl Coordinator {
-    /// How long a worker should take for so many multiply-adds.
-    pub(super) fn takes(&self, id: WorkerId, multiply_adds: u64) -> Nanos {
-        let rate = self.workers.get(&id).map_or(0, |w| w.multiply_adds_per_s);
-        if rate == 0 {
-            return 0; // Nothing is known of it.
-        }
-        duration(multiply_adds, rate)
+    /// How long a worker should take for some work; zero while its speed is unknown.
+    pub(super) fn takes(&self, id: WorkerId, work: &Work) -> Nanos {
+        self.workers.get(&id).map_or(0, |w| w.learned.takes(work))
     }
 
     /// How long a worker should take for a task; zero while its speed is unknown.
     pub(super) fn expected(&self, id: WorkerId, task: TaskId) -> Nanos {
-        self.frames.get(&task.frame).map_or(0, |f| self.takes(id, f.multiply_adds(task)))
+        self.frames.get(&task.frame).map_or(0, |f| self.takes(id, &f.work(task)))
     }
 
     /// How long so many bytes should take to or from a worker.
     pub(super) fn transfer(&self, id: WorkerId, bytes: u64) -> Nanos {
-        let rate = self.workers.get(&id).map_or(LINK_BYTES_PER_S, |w| w.link_bytes_per_s);
-        duration(bytes, rate.max(1))
+        let link = self.workers.get(&id).map(|w| w.link).unwrap_or_default();
+        duration(bytes, link.bytes_per_s())
     }
 
     /// How long a worker should need for what it holds and what waits in its share. A running task
     /// that is overdue says that the worker is slower than was thought, and by how much at least.
     pub(super) fn remaining(&self, now: Nanos, id: WorkerId) -> Remaining {
         let Some(worker) = self.workers.get(&id) else { return Remaining::default() };
-        let queued: u64 = worker.held.iter().skip(1).map(|h| h.multiply_adds).sum();
-        let rest = self.takes(id, queued.saturating_add(worker.own_multiply_adds));
+        let queued: Work = worker.held.iter().skip(1).map(|h| h.work).sum();
+        let rest = self.takes(id, &(queued + worker.own_work));
         let Some(first) = worker.held.first() else {
             return Remaining { running_ns: 0, all_ns: rest, late_per_mille: 1000 };
         };
-        let expected = self.takes(id, first.multiply_adds);
+        let expected = self.takes(id, &first.work);
         let passed = now.saturating_sub(worker.running_since_ns);
         if passed <= expected || expected == 0 {
             let running_ns = expected.saturating_sub(passed);

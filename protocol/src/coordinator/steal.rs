@@ -12,6 +12,7 @@ use crate::ids::{TaskId, WorkerId};
 use crate::message::Message;
 use crate::{Nanos, SECOND};
 use std::collections::BTreeSet;
+use tiling::Work;
 
 /// The time saved by a steal must exceed the cost of moving the inputs by this factor.
 const STEAL_MARGIN: u64 = 2;
@@ -89,7 +90,7 @@ impl Coordinator {
     /// Looks again when what runs now should be half done: a slow worker shows by then.
     fn plan_review(&mut self, now: Nanos) {
         let running = self.workers.iter().filter(|(_, w)| w.alive && !w.held.is_empty());
-        let takes = running.map(|(&id, w)| self.takes(id, w.held[0].multiply_adds));
+        let takes = running.map(|(&id, w)| self.takes(id, &w.held[0].work));
         if let Some(shortest) = takes.min() {
             self.review_in(now, (shortest / 2).clamp(REVIEW_MIN_NS, REVIEW_MAX_NS));
         }
@@ -139,8 +140,8 @@ impl Coordinator {
         let left = self.remaining(now, victim);
         let mut there = left.all_ns;
         let mut here = self.remaining(now, thief).all_ns;
-        let known = self.workers[&thief].multiply_adds_per_s > 0
-            && self.workers[&victim].multiply_adds_per_s > 0;
+        let known =
+            self.workers[&thief].learned.is_known() && self.workers[&victim].learned.is_known();
         // Of speeds that nobody knows, half is a fair guess.
         let most = if known { usize::MAX } else { self.workers[&victim].own.len().div_ceil(2) };
         let mut moved = 0;
@@ -198,17 +199,17 @@ impl Coordinator {
         let moving = self.transfer(thief, held.bytes).max(self.transfer(victim, held.bytes));
         let left = self.remaining(now, victim);
         let stays = worker.held[1..=position].iter().filter(|h| h.yielding_to.is_none());
-        let queued: u64 = stays.map(|h| h.multiply_adds).sum();
-        let queued = self.takes(victim, queued).saturating_mul(left.late_per_mille) / 1000;
-        let promised: u64 = self
+        let queued = stays.map(|h| h.work).sum();
+        let queued = self.takes(victim, &queued).saturating_mul(left.late_per_mille) / 1000;
+        let promised: Work = self
             .promised
             .iter()
             .filter(|&(_, &(to, _))| to == thief)
-            .filter_map(|(&(task, _), _)| Some(self.frames.get(&task.frame)?.multiply_adds(task)))
+            .filter_map(|(&(task, _), _)| Some(self.frames.get(&task.frame)?.work(task)))
             .sum();
         let there = left.running_ns + queued;
         let here = self.remaining(now, thief).all_ns
-            + self.takes(thief, promised)
+            + self.takes(thief, &promised)
             + self.expected(thief, held.task);
         let saved = there.saturating_sub(here);
         let worth = saved > (moving + ASKING_NS).saturating_mul(STEAL_MARGIN);

@@ -1,7 +1,7 @@
 //! What happens to a worker, and what it wants done.
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
-use crate::message::{Bundle, Member, Message};
+use crate::message::{Bundle, Health, Member, Message};
 use model::{MapId, Model, WeightHash};
 use std::sync::Arc;
 use tiling::Algorithm;
@@ -53,6 +53,8 @@ pub enum Input {
         /// The chain of causes.
         reason: String,
     },
+    /// The driver looked how the device is.
+    Health(Health),
     /// Time passed.
     Tick,
 }

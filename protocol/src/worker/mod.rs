@@ -207,6 +207,12 @@ impl Worker {
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             Input::Executed { task, busy_ns } => self.on_executed(task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
+            Input::Health(health) => {
+                self.hello.health = health.clone();
+                if self.id.is_some() {
+                    self.send(Message::Health(health));
+                }
+            }
             Input::Tick => {}
         }
         self.keep_alive(now);
@@ -322,6 +328,7 @@ impl Worker {
             Message::Release { frame, maps } => self.on_release(frame, maps),
             Message::Cancel { task, attempt } => self.on_cancel(task, attempt),
             Message::Heartbeat => {}
+            echo @ Message::Echo { .. } => self.send(echo),
             Message::Goodbye { .. } => self.disconnect(),
             other => {
                 self.break_off(Peer::Coordinator, format!("the coordinator may not send {other:?}"))

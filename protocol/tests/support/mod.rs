@@ -7,7 +7,7 @@ use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
 use protocol::{Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WorkerId};
 use std::sync::Arc;
-use tiling::{Grid, Handover, Numerics, Plan, Region, Slot, Split, Stage, StageGeometry};
+use tiling::{Grid, Handover, Numerics, Plan, Rates, Region, Slot, Split, Stage, StageGeometry};
 
 pub const MODEL: ModelHash = ModelHash(WeightHash([7; 32]));
 pub const W0: WorkerId = WorkerId(0);
@@ -96,8 +96,7 @@ impl Bench {
     }
 
     pub fn join(&mut self, id: WorkerId, multiply_adds_per_s: u64) -> Vec<Output> {
-        let hello =
-            Hello { name: id.to_string(), threads: 1, multiply_adds_per_s, memory_bytes: 0 };
+        let hello = Hello::new(id.to_string(), 1, Rates::uniform(multiply_adds_per_s), 0);
         self.handle(Input::Joined(id, hello))
     }
 

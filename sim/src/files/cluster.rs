@@ -5,6 +5,7 @@ use super::{DeviceFile, LinkFile, nanos};
 use crate::physics::LinkSpec;
 use crate::scenario::WorkerSpec;
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 /// More than anybody has, and few enough for the memory of the simulator.
 const WORKERS_MAX: usize = 100_000;
@@ -21,6 +22,9 @@ pub struct ClusterFile {
     /// Multiplies the rate of every link; for sweeps.
     #[serde(skip)]
     pub link_scale: Option<f64>,
+    /// Where it lies: a device or link called `./NAME.toml` lies beside it.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -56,7 +60,20 @@ impl ClusterFile {
     ///
     /// *Errors*: no such file, an unknown key.
     pub fn open(reference: &str) -> Result<Self, FileError> {
-        find::open(Kind::Cluster, reference)
+        let file: Self = find::open(Kind::Cluster, reference)?;
+        let folder = Path::new(reference).parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { folder, ..file })
+    }
+
+    /// A reference to a device or a link as seen from where the program runs.
+    fn seen(&self, reference: &str) -> String {
+        match reference.strip_prefix("./") {
+            Some(beside) => {
+                // A bare name would be taken for one that comes with the program.
+                Path::new(".").join(&self.folder).join(beside).to_string_lossy().into()
+            }
+            None => reference.to_owned(),
+        }
     }
 
     /// The coordinator's link.
@@ -64,7 +81,7 @@ impl ClusterFile {
     /// *Errors*: an unknown link.
     pub fn head_link(&self) -> Result<LinkSpec, FileError> {
         let section = &self.coordinator;
-        Ok(LinkFile::open(&section.link)?.spec(section.access_point, self.scale()))
+        Ok(LinkFile::open(&self.seen(&section.link))?.spec(section.access_point, self.scale()))
     }
 
     fn scale(&self) -> f64 {
@@ -77,14 +94,15 @@ impl ClusterFile {
     pub fn workers(&self) -> Result<Vec<WorkerSpec>, FileError> {
         let mut workers: Vec<WorkerSpec> = Vec::new();
         for section in &self.workers {
-            let mut device = DeviceFile::open(&section.device)?.model();
+            let mut device = DeviceFile::open(&self.seen(&section.device))?.model();
             if let Some(threads) = section.threads {
                 device.threads = threads.clamp(1, device.speedup_by_threads.len());
             }
             if let Some(memory_mb) = section.memory_mb {
                 device.memory_bytes = memory_mb * 1_000_000;
             }
-            let link = LinkFile::open(&section.link)?.spec(section.access_point, self.scale());
+            let link =
+                LinkFile::open(&self.seen(&section.link))?.spec(section.access_point, self.scale());
             if workers.len() + section.count > WORKERS_MAX {
                 let what = format!("cluster `{}` has over {WORKERS_MAX} workers", self.name);
                 return Err(FileError::Value(what));

@@ -4,6 +4,8 @@ use super::find::{self, FileError, Kind};
 use super::nanos;
 use crate::physics::{BackgroundLoad, DeviceModel, Power, Thermal};
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use tiling::{OperatorClass, Rates};
 
 /// A file of `configs/devices`.
 #[derive(Clone, Debug, Deserialize)]
@@ -14,13 +16,18 @@ pub struct DeviceFile {
     speedup_by_threads: Vec<f64>,
     memory_mb: u64,
     tile_overhead_ms: f64,
-    compute: Compute,
+    /// As others published it, or...
+    compute: Option<Compute>,
+    /// ...as our own worker measured it.
+    rates: Option<RatesSection>,
+    #[serde(default)]
     power: PowerSection,
     thermal: Option<ThermalSection>,
     load: Option<LoadSection>,
 }
 
-/// All threads at full clock; two flops a multiply-add.
+/// All threads at full clock; two flops a multiply-add. Rates of 3x3 layers have Winograd inside, those
+/// of activations count what is written, and other classes are inside these.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Compute {
@@ -34,7 +41,34 @@ struct Compute {
     memory_gb_per_s: f64,
 }
 
+/// Units of each operator class a second, in thousands of millions: what `tilehive calibrate` writes.
 #[derive(Clone, Debug, Deserialize)]
+struct RatesSection {
+    #[allow(dead_code, reason = "for readers of the file")]
+    source: String,
+    #[serde(flatten)]
+    giga_per_s: BTreeMap<String, f64>,
+}
+
+impl RatesSection {
+    /// *Errors*: a class that does not exist, one that is missing, a rate that is not positive.
+    fn rates(&self) -> Result<Rates, String> {
+        let known = OperatorClass::ALL.map(OperatorClass::rate_key);
+        if let Some(key) = self.giga_per_s.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(format!("{key} is no rate; there are {}", known.join(", ")));
+        }
+        for key in known {
+            let rate = self.giga_per_s.get(key).copied().unwrap_or(0.0);
+            if rate.is_nan() || rate <= 0.0 {
+                return Err(format!("{key} must be there and positive"));
+            }
+        }
+        let rate = |class: OperatorClass| (self.giga_per_s[class.rate_key()] * 1e9).max(1.0);
+        Ok(Rates::new(|class| rate(class) as u64))
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PowerSection {
     #[allow(dead_code, reason = "for readers of the file")]
@@ -68,26 +102,64 @@ struct LoadSection {
     off_s: f64,
 }
 
+impl Compute {
+    fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("conv3x3_gflop_per_s", self.conv3x3_gflop_per_s),
+            ("conv1x1_gflop_per_s", self.conv1x1_gflop_per_s),
+            ("conv_gflop_per_s", self.conv_gflop_per_s),
+            ("depthwise_gflop_per_s", self.depthwise_gflop_per_s),
+            ("activation_gb_per_s", self.activation_gb_per_s),
+            ("memory_gb_per_s", self.memory_gb_per_s),
+        ];
+        match positive.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
+            Some((key, _)) => Err(format!("{key} must be positive")),
+            None => Ok(()),
+        }
+    }
+
+    fn rates(&self) -> Rates {
+        let multiply_adds = |gflop: f64| gflop * 0.5e9;
+        // The rates count all multiply-adds, of which Winograd makes a part: a quarter on large maps,
+        // half on the smallest, where blocks overhang and F(2x2, 3x3) is left. A third in between.
+        let winograd = multiply_adds(self.conv3x3_gflop_per_s) / 3.0;
+        let per_s = |class| {
+            (match class {
+                OperatorClass::Winograd => winograd,
+                OperatorClass::Conv3x3 => {
+                    multiply_adds(self.conv1x1_gflop_per_s.min(self.conv3x3_gflop_per_s))
+                }
+                OperatorClass::Conv1x1 => multiply_adds(self.conv1x1_gflop_per_s),
+                OperatorClass::Conv | OperatorClass::Quantised => {
+                    multiply_adds(self.conv_gflop_per_s)
+                }
+                OperatorClass::Depthwise => multiply_adds(self.depthwise_gflop_per_s),
+                OperatorClass::Linear => self.memory_gb_per_s * 1e9 / 4.0,
+                OperatorClass::Maps => self.activation_gb_per_s * 1e9,
+                // Read and written, where the published rate counts what is written alone:
+                // two bytes for each in a sum, five in a pool.
+                OperatorClass::ElementWise => self.activation_gb_per_s * 3e9,
+                OperatorClass::Transforms | OperatorClass::Weights | OperatorClass::Layers => {
+                    return u64::MAX;
+                }
+            }) as u64
+        };
+        Rates::new(per_s)
+    }
+}
+
 impl DeviceFile {
     /// Opens a device by name or path.
     ///
     /// *Errors*: no such file, an unknown key, a rate that is not positive.
     pub fn open(reference: &str) -> Result<Self, FileError> {
         let file: Self = find::open(Kind::Device, reference)?;
-        let compute = &file.compute;
-        let positive = [
-            ("conv3x3_gflop_per_s", compute.conv3x3_gflop_per_s),
-            ("conv1x1_gflop_per_s", compute.conv1x1_gflop_per_s),
-            ("conv_gflop_per_s", compute.conv_gflop_per_s),
-            ("depthwise_gflop_per_s", compute.depthwise_gflop_per_s),
-            ("activation_gb_per_s", compute.activation_gb_per_s),
-            ("memory_gb_per_s", compute.memory_gb_per_s),
-        ];
-        for (key, value) in positive {
-            if value.is_nan() || value <= 0.0 {
-                let what = format!("the device {reference} is not sound: {key} must be positive");
-                return Err(FileError::Value(what));
-            }
+        let unsound =
+            |what| Err(FileError::Value(format!("the device {reference} is not sound: {what}")));
+        match (&file.compute, &file.rates) {
+            (Some(compute), None) => compute.check().or_else(unsound)?,
+            (None, Some(rates)) => rates.rates().map(drop).or_else(unsound)?,
+            _ => unsound("one of [compute] and [rates] is needed".into())?,
         }
         if file.threads == 0 || file.threads > file.speedup_by_threads.len() {
             return Err(FileError::Value(format!(
@@ -102,16 +174,14 @@ impl DeviceFile {
 
     /// The device as it is simulated.
     pub fn model(&self) -> DeviceModel {
-        let multiply_adds = |gflop: f64| gflop * 0.5e9;
-        let compute = &self.compute;
+        let rates = match (&self.compute, &self.rates) {
+            (Some(compute), _) => compute.rates(),
+            (None, Some(rates)) => rates.rates().unwrap_or_default(),
+            (None, None) => Rates::default(),
+        };
         DeviceModel {
             name: self.name.clone(),
-            conv3x3_per_s: multiply_adds(compute.conv3x3_gflop_per_s),
-            conv1x1_per_s: multiply_adds(compute.conv1x1_gflop_per_s),
-            conv_per_s: multiply_adds(compute.conv_gflop_per_s),
-            depthwise_per_s: multiply_adds(compute.depthwise_gflop_per_s),
-            activation_bytes_per_s: compute.activation_gb_per_s * 1e9,
-            memory_bytes_per_s: compute.memory_gb_per_s * 1e9,
+            rates,
             speedup_by_threads: self.speedup_by_threads.clone(),
             threads: self.threads,
             overhead_ns: nanos(self.tile_overhead_ms / 1e3),

@@ -18,7 +18,7 @@ mod network;
 mod round_trip;
 mod thermal;
 
-pub use compute::{DeviceModel, TileWork, work_of};
+pub use compute::DeviceModel;
 pub use energy::{Energy, Power};
 pub use load::BackgroundLoad;
 pub use network::{LinkSpec, Medium, Priority};

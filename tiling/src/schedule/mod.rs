@@ -24,6 +24,7 @@ mod memory;
 mod unit;
 
 pub use unit::Unit;
+pub(crate) use unit::{CACHED_WEIGHTS, POSITIONS_A_READING, WINOGRAD_POSITIONS_A_READING};
 
 use crate::region::{Region, Span};
 use crate::stage::StageGeometry;

@@ -33,7 +33,11 @@ pub(super) struct Chunk {
 }
 
 /// Weights of this many values are read again from the second-level cache at no great cost.
-const CACHED_WEIGHTS: usize = 192 << 10;
+pub(crate) const CACHED_WEIGHTS: usize = 192 << 10;
+
+/// Positions that share a reading of more weights than that, by each thread.
+pub(crate) const POSITIONS_A_READING: usize = 512;
+pub(crate) const WINOGRAD_POSITIONS_A_READING: usize = 1024;
 
 impl Unit {
     /// The region of an input that some rows of the output need.
@@ -86,9 +90,9 @@ impl Unit {
             let weights = if is_direct { elements } else { elements / 9 * positions };
             let pixels = match (weights > CACHED_WEIGHTS, is_direct) {
                 (false, true) => 56,
-                (true, true) => 512,
+                (true, true) => POSITIONS_A_READING,
                 (false, _) => 28 * block * block,
-                (true, _) => 1024,
+                (true, _) => WINOGRAD_POSITIONS_A_READING,
             };
             rows = rows.max(pixels * threads / cols);
         }

@@ -1,0 +1,143 @@
+//! What is known of a device and its link, and who is how fast at what.
+
+use model::{LayerId, Model};
+use serde::{Deserialize, Serialize};
+use tiling::{Numerics, Pace, Rates, StageGeometry, Work, layer_work};
+
+/// What a device of which nothing is known is taken to compute: a small board.
+const SMALL_BOARD_PER_S: u64 = 5_000_000_000;
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceProfile {
+    /// A name for people.
+    pub name: String,
+    /// Its speed by operator class, with the threads that it uses; zeros where unknown.
+    pub rates: Rates,
+    /// What its link to the coordinator carries.
+    pub link_bytes_per_s: u64,
+    /// Round trip to the coordinator.
+    pub round_trip_ns: u64,
+    /// Whether it is the coordinator's own machine, which no cable carries anything to.
+    pub same_machine: bool,
+}
+
+impl DeviceProfile {
+    /// A device of which only the speed is known, on a 100 Mbit/s wire.
+    pub fn wired(name: impl Into<String>, rates: Rates) -> Self {
+        let (link_bytes_per_s, round_trip_ns, same_machine) = (11_800_000, 400_000, false);
+        Self { name: name.into(), rates, link_bytes_per_s, round_trip_ns, same_machine }
+    }
+
+    /// A device of which only the speed is known, on the coordinator's own machine.
+    pub fn same_machine(name: impl Into<String>, rates: Rates) -> Self {
+        let (link_bytes_per_s, round_trip_ns, same_machine) = (1_000_000_000, 200_000, true);
+        Self { name: name.into(), rates, link_bytes_per_s, round_trip_ns, same_machine }
+    }
+
+    /// What a unit of each class takes: as measured, or as on a small board.
+    pub(crate) fn pace(&self) -> Pace {
+        let known = self.rates.is_known();
+        if known { self.rates.pace() } else { Rates::typical(SMALL_BOARD_PER_S).pace() }
+    }
+
+    /// How long some work takes, at most three days, so that sums over the layers of any model stay
+    /// in range.
+    pub(crate) fn takes_ns(&self, work: &Work) -> u64 {
+        self.pace().ns(work).min((1u64 << 48) as f64) as u64
+    }
+}
+
+/// Ratios within which a plan is kept: a new one for every small change would make all weights of
+/// its stages travel, and what is measured is never quite the same.
+const SPEED_DRIFT_MAX: f64 = 1.3;
+const LINK_DRIFT_MAX: f64 = 2.0;
+const ROUND_TRIP_DRIFT_MAX_NS: u64 = 2_000_000;
+
+/// What has changed since a plan for some work was made, where that is worth a new plan, in words.
+pub fn drifted(before: &[DeviceProfile], now: &[DeviceProfile], work: &Work) -> Option<String> {
+    let apart = |a: u64, b: u64, most: f64| {
+        let (low, high) = (a.min(b).max(1), a.max(b).max(1));
+        high as f64 > low as f64 * most
+    };
+    before.iter().zip(now).find_map(|(before, now)| {
+        let name = &now.name;
+        let (old, new) = (before.takes_ns(work), now.takes_ns(work));
+        if apart(old, new, SPEED_DRIFT_MAX) {
+            let ms = |ns| ns as f64 / 1e6;
+            return Some(format!("{name} takes {:.1} ms in place of {:.1}", ms(new), ms(old)));
+        }
+        let (old, new) = (before.link_bytes_per_s, now.link_bytes_per_s);
+        if apart(old, new, LINK_DRIFT_MAX) {
+            return Some(format!("the link of {name} carries {new} B/s in place of {old}"));
+        }
+        let (old, new) = (before.round_trip_ns, now.round_trip_ns);
+        let far = old.abs_diff(new) > ROUND_TRIP_DRIFT_MAX_NS && apart(old, new, LINK_DRIFT_MAX);
+        far.then(|| format!("a round trip to {name} takes {new} ns in place of {old}"))
+    })
+}
+
+/// The work of a model, uncut: what devices are compared by.
+pub fn model_work(model: &Model, numerics: Numerics) -> Work {
+    StageGeometry::whole(model, numerics).tile_work(model, 0)
+}
+
+/// How often each device could do some work in a thousand seconds, at least once: speeds to compare,
+/// which depend on the work.
+pub(crate) fn speeds(devices: &[DeviceProfile], work: &Work) -> Vec<u64> {
+    let speed = |d: &DeviceProfile| (1e12 / d.pace().ns(work).max(1e-3)).max(1.0) as u64;
+    devices.iter().map(speed).collect()
+}
+
+/// The device that does some work first; the first of equals.
+pub(crate) fn fastest(devices: &[DeviceProfile], work: &Work) -> u32 {
+    let speeds = speeds(devices, work).into_iter().enumerate();
+    let best = speeds.max_by_key(|&(i, speed)| (speed, std::cmp::Reverse(i)));
+    best.map_or(0, |(i, _)| i as u32)
+}
+
+/// The work of each layer, uncut.
+pub(crate) fn layer_works(model: &Model, numerics: Numerics) -> Vec<Work> {
+    let whole = StageGeometry::whole(model, numerics);
+    let layers = whole.tiles[0].layers.iter().zip(&whole.algorithms).enumerate();
+    layers.map(|(i, (&r, &a))| layer_work(model, LayerId(i as u32), a, r)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiling::OperatorClass;
+
+    #[test]
+    fn small_changes_are_no_reason_for_a_new_plan() {
+        let work = Work::of(OperatorClass::Conv, 1_000_000_000);
+        let device = DeviceProfile::wired("d", Rates::typical(1_000_000_000));
+        let before = [device.clone()];
+        let after = |change: &dyn Fn(&mut DeviceProfile)| {
+            let mut now = before.clone();
+            change(&mut now[0]);
+            drifted(&before, &now, &work)
+        };
+        assert_eq!(after(&|_| ()), None);
+        assert_eq!(after(&|d| d.rates = d.rates.scaled(|_| 1.2)), None);
+        assert_eq!(after(&|d| d.link_bytes_per_s += d.link_bytes_per_s / 2), None);
+        assert_eq!(after(&|d| d.round_trip_ns *= 3), None, "less than a millisecond more");
+        assert!(after(&|d| d.rates = d.rates.scaled(|_| 0.7)).unwrap().contains("ms in place"));
+        assert!(after(&|d| d.link_bytes_per_s /= 3).unwrap().contains("link of d"));
+        assert!(after(&|d| d.round_trip_ns = 50_000_000).unwrap().contains("round trip"));
+    }
+
+    #[test]
+    fn who_is_fastest_depends_on_the_work() {
+        let at = |class| {
+            let rates = Rates::typical(1_000_000_000);
+            let rates = rates.scaled(|c| if c == class { 10.0 } else { 1.0 });
+            DeviceProfile::wired("d", rates)
+        };
+        let devices = [at(OperatorClass::Conv), at(OperatorClass::Linear)];
+        let works = [OperatorClass::Conv, OperatorClass::Linear].map(|c| Work::of(c, 1 << 20));
+        assert_eq!(works.map(|work| fastest(&devices, &work)), [0, 1]);
+        // Of nothing, all do as much.
+        assert_eq!(fastest(&devices, &Work::default()), 0);
+    }
+}

@@ -1,0 +1,129 @@
+//! What a worker's link carries, and how long a word takes there and back.
+//!
+//! Two echoes when a worker joins give a first idea, the results of its tasks the rest: what a task
+//! took beyond waiting and computing was the network. A short echo now and then keeps the round trip
+//! fresh. Links between workers are not measured: one is taken to carry what the slower of the two
+//! links to the coordinator carries.
+
+use crate::{Nanos, SECOND};
+
+/// What a link is taken to carry until anything tells.
+const BYTES_PER_S: u64 = 11_800_000;
+
+/// Bounds of what is learned of a link: the numbers come over the wire.
+const BYTES_PER_S_MIN: u64 = 10_000;
+const BYTES_PER_S_MAX: u64 = 10_000_000_000;
+
+/// Padding of the second echo: well over what the round trip itself is worth on a home's network.
+pub(super) const ECHO_BYTES: usize = 48 << 10;
+
+/// Transfers of less say more of the round trip than of the link.
+const BYTES_MIN: u64 = 16 << 10;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Link {
+    bytes_per_s: Option<u64>,
+    round_trip_ns: Option<Nanos>,
+    /// What the echo gave is forgotten at the first result, which took the whole way of the data.
+    by_results: bool,
+}
+
+impl Link {
+    /// What it carries, if anything told.
+    pub(super) fn measured_bytes_per_s(&self) -> Option<u64> {
+        self.bytes_per_s
+    }
+
+    /// The time of a word there and back, if anything told.
+    pub(super) fn round_trip_ns(&self) -> Option<Nanos> {
+        self.round_trip_ns
+    }
+
+    /// What it is taken to carry.
+    pub(super) fn bytes_per_s(&self) -> u64 {
+        self.bytes_per_s.unwrap_or(BYTES_PER_S)
+    }
+
+    /// An echo with so much padding came back.
+    pub(super) fn echoed(&mut self, took_ns: Nanos, padding: usize) {
+        let Some(known) = self.round_trip_ns.filter(|_| padding > 0) else {
+            let known = self.round_trip_ns.unwrap_or(took_ns);
+            // The other end may have been busy: what is longer counts for less.
+            let longer = took_ns.saturating_sub(known) / 8;
+            self.round_trip_ns = Some(if took_ns < known { took_ns } else { known + longer });
+            return;
+        };
+        if !self.by_results {
+            let both_ways = 2 * padding as u64;
+            self.bytes_per_s = rate(both_ways, took_ns.saturating_sub(known));
+        }
+    }
+
+    /// So many bytes moved for a task, in this time.
+    pub(super) fn moved(&mut self, bytes: u64, took_ns: Nanos) {
+        let took_ns = took_ns.saturating_sub(self.round_trip_ns.unwrap_or(0));
+        if bytes < BYTES_MIN {
+            return;
+        }
+        let Some(new) = rate(bytes, took_ns) else { return };
+        let old = self.bytes_per_s.filter(|_| self.by_results);
+        self.bytes_per_s = Some(old.map_or(new, |old| old / 4 * 3 + new / 4));
+        self.by_results = true;
+    }
+}
+
+/// None where no time passed.
+fn rate(bytes: u64, ns: Nanos) -> Option<u64> {
+    let per_s = (u128::from(bytes) * u128::from(SECOND)).checked_div(u128::from(ns))?;
+    Some((per_s.min(u128::from(BYTES_PER_S_MAX)) as u64).max(BYTES_PER_S_MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_echoes_give_a_round_trip_and_a_rate() {
+        let mut link = Link::default();
+        assert_eq!((link.round_trip_ns(), link.measured_bytes_per_s()), (None, None));
+        link.echoed(2_000_000, 0);
+        // 10 MB/s, both ways.
+        link.echoed(2_000_000 + 2 * ECHO_BYTES as u64 * 100, ECHO_BYTES);
+        assert_eq!(link.round_trip_ns(), Some(2_000_000));
+        assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+    }
+
+    #[test]
+    fn results_replace_what_the_echo_gave() {
+        let mut link = Link::default();
+        link.echoed(1_000_000, 0);
+        link.echoed(11_000_000, ECHO_BYTES);
+        link.moved(1_000_000, SECOND / 5 + 1_000_000);
+        assert_eq!(link.measured_bytes_per_s(), Some(5_000_000));
+        link.moved(1_000_000, SECOND + 1_000_000);
+        assert_eq!(link.measured_bytes_per_s(), Some(4_000_000));
+        // Too little to tell.
+        link.moved(100, SECOND);
+        assert_eq!(link.measured_bytes_per_s(), Some(4_000_000));
+    }
+
+    #[test]
+    fn a_late_echo_counts_for_little() {
+        let mut link = Link::default();
+        link.echoed(1_000_000, 0);
+        link.echoed(9_000_000, 0);
+        assert_eq!(link.round_trip_ns(), Some(2_000_000));
+        link.echoed(500_000, 0);
+        assert_eq!(link.round_trip_ns(), Some(500_000));
+    }
+
+    #[test]
+    fn absurd_numbers_stay_in_bounds() {
+        let mut link = Link::default();
+        link.moved(u64::MAX, 1);
+        assert_eq!(link.bytes_per_s(), BYTES_PER_S_MAX);
+        let mut link = Link::default();
+        link.moved(BYTES_MIN, u64::MAX);
+        assert_eq!(link.bytes_per_s(), BYTES_PER_S_MIN);
+    }
+}
