@@ -248,12 +248,14 @@ impl Cluster {
         }
     }
 
-    /// Waits until all links are measured, for a second at most: two echoes after a worker joined.
+    /// Waits until all links are measured and the workers have found each other, for a second at
+    /// most.
     pub async fn settle(&self) -> Result<Vec<Device>> {
         let give_up = tokio::time::Instant::now() + Duration::from_secs(1);
         loop {
             let devices = self.devices().await?;
-            let known = devices.iter().all(|d| d.link_bytes_per_s.is_some());
+            let known = devices.iter().all(|d| d.link_bytes_per_s.is_some())
+                && self.ask(Request::Reach).await?;
             if known || tokio::time::Instant::now() >= give_up {
                 return Ok(devices);
             }

@@ -27,6 +27,8 @@ pub(crate) enum Request {
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
     Counters(Reply<Counters>),
+    /// Whether all workers can send pieces to each other.
+    Reach(Reply<bool>),
     Record,
     Timeline(Reply<timeline::Timeline>),
     Stop,
@@ -160,6 +162,9 @@ pub(crate) async fn drive(
                 }
                 Some(Request::Reports(reply)) => {
                     let _ = reply.send((driver.machine.reports(), driver.machine.reassigned()));
+                }
+                Some(Request::Reach(reply)) => {
+                    let _ = reply.send(driver.machine.all_reach_all());
                 }
                 Some(Request::Counters(reply)) => {
                     let _ = reply.send(driver.machine.counters());

@@ -6,7 +6,7 @@ array in 0..1 with a fixed seed: coarse noise enlarged smoothly, plus a little f
 * ONNX Runtime computes it, without its own rewrites of the graph,
 * Tilehive computes it whole: embedded, --strategy local,
 * Tilehive computes it in tiles over local worker processes: --workers 3 --strategy deepthings, and
-  for the smaller models also --workers 2 --strategy modnn.
+  for the smaller models also --workers 2 --strategy modnn, and --workers 3 with --handover exchange.
 
 A model passes when every output of both is within 1e-4 of ONNX Runtime's, as max |a-b| / max |b|,
 and the tiled ones equal the whole one bit for bit. The model of the demo, assets/superres-x2.onnx,
@@ -90,18 +90,19 @@ class Row:
     whole_ms: float = math.nan
     tiled_ms: float = math.nan
     modnn_ms: float = math.nan
+    exchange_ms: float = math.nan
     reassigned: int = 0
     why: str = ""
 
     HEADER = ["model", "mult-adds", "error whole", "error tiled", "error fast", "tiled = whole", "ORT ms",
-              "whole ms", "deepthings ms", "modnn ms", "reassigned", "verdict"]
+              "whole ms", "deepthings ms", "modnn ms", "exchange ms", "reassigned", "verdict"]
 
     def cells(self) -> list[str]:
         def shown(value, style):
             return "-" if math.isnan(value) else format(value, style)
         errors = [shown(e, ".1e") for e in (self.whole_error, self.tiled_error, self.fast_error)]
         times = [shown(t, ".0f") for t in
-                 (self.ort_ms, self.whole_ms, self.tiled_ms, self.modnn_ms)]
+                 (self.ort_ms, self.whole_ms, self.tiled_ms, self.modnn_ms, self.exchange_ms)]
         verdict = "FAILED" if self.why else "passed"
         return [self.model, self.multiply_adds, *errors, self.identical, *times,
                 str(self.reassigned), verdict]
@@ -190,15 +191,20 @@ def judge(tilehive: Tilehive, row: Row, model: pathlib.Path, values: np.ndarray,
         idle = [w["name"] for w in report["workers"] if w["tiles"] == 0]
         if idle:
             raise Bad(f"{name}: {', '.join(idle)} computed nothing")
-        return report["makespan_ms"][0]
+        return report
 
     whole, report = run(tilehive, model, taken, folder / "whole.npz", "--strategy", "local",
                         "--numerics", "exact")
     row.whole_ms = report["makespan_ms"][0]
     row.whole_error = error(whole, expected)
-    row.tiled_ms = tiled("deepthings", "--workers", 3, "--strategy", "deepthings")
+    row.tiled_ms = tiled("deepthings", "--workers", 3, "--strategy", "deepthings")["makespan_ms"][0]
     if modnn:
-        row.modnn_ms = tiled("modnn", "--workers", 2, "--strategy", "modnn")
+        row.modnn_ms = tiled("modnn", "--workers", 2, "--strategy", "modnn")["makespan_ms"][0]
+        # Each layer is a stage whose map stays on the workers.
+        report = tiled("exchange", "--workers", 3, "--strategy", "modnn", "--handover", "exchange")
+        row.exchange_ms = report["makespan_ms"][0]
+        if report["exchanged_bytes"] == 0:
+            raise Bad("exchange: the workers sent each other nothing")
     # With Winograd the last bits depend on the plan, but no plan may be far off.
     for name, plan in [("whole", ["local"]), ("tiled", ["deepthings", "--workers", 3])]:
         answers, _ = run(tilehive, model, taken, folder / f"fast-{name}.npz", "--strategy", *plan,

@@ -75,6 +75,7 @@ pub(crate) async fn open_cluster(
         let devices = cluster.wait_for(arguments.expect.unwrap_or(usize::MAX), patience).await?;
         spinner.finish_and_clear();
         if !devices.is_empty() {
+            let devices = cluster.settle().await?;
             return Ok(Opened { cluster, locals: None, devices });
         }
         cluster.stop().await;
@@ -122,6 +123,7 @@ pub(crate) async fn open_locals(
         let error = anyhow!("{} of {count} workers joined within 30 s", devices.len());
         return Err(Failure::run(error).hint("try again with -v to see what they say"));
     }
+    let devices = cluster.settle().await?;
     Ok(Opened { cluster, locals: Some(locals), devices })
 }
 

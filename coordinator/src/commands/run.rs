@@ -111,13 +111,14 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;
+    let exchanged_bytes = cluster.counters().await?.exchanged_bytes;
     if let Some(path) = &arguments.trace {
         write_trace(path, &cluster.timeline().await?)?;
     }
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
-    let timing = Timing { makespans: &makespans, took, reassigned };
+    let timing = Timing { makespans: &makespans, took, reassigned, exchanged_bytes };
     let report = Report::new(&last, strategy, timing, &reports, check, answers);
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
@@ -417,6 +418,8 @@ struct Report {
     /// Why only one of several devices was used.
     one_device: Option<String>,
     reassigned: u64,
+    /// Bytes of maps that workers sent each other.
+    exchanged_bytes: u64,
     check: Option<Check>,
     workers: Vec<serde_json::Value>,
     usage: serde_json::Value,
@@ -428,6 +431,7 @@ struct Timing<'a> {
     makespans: &'a [Duration],
     took: Duration,
     reassigned: u64,
+    exchanged_bytes: u64,
 }
 
 impl Report {
@@ -439,7 +443,7 @@ impl Report {
         check: Option<Check>,
         answers: Vec<serde_json::Value>,
     ) -> Self {
-        let Timing { makespans, took, reassigned } = timing;
+        let Timing { makespans, took, reassigned, exchanged_bytes } = timing;
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         let predicted = &last.answer.predicted;
         Self {
@@ -455,6 +459,7 @@ impl Report {
             redundancy: predicted.redundancy(),
             one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
             reassigned,
+            exchanged_bytes,
             check,
             workers: reports.values().map(worker_json).collect(),
             usage: last.ready.usage.told.clone(),
@@ -481,6 +486,9 @@ impl Report {
         say!("predicted {}; one device alone {}", ms(plan), ms(one));
         if let Some(why) = &self.one_device {
             say!("{why}");
+        }
+        if self.exchanged_bytes > 0 {
+            say!("workers sent each other {} between stages", table::bytes(self.exchanged_bytes));
         }
         if self.reassigned > 0 {
             say!("{} tasks were reassigned", self.reassigned);
