@@ -3,7 +3,7 @@
 use crate::commands;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use net::Multiaddr;
-use planner::{PlanOptions, Strategy};
+use planner::{Objective, PlanOptions, Strategy};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -116,6 +116,10 @@ pub(crate) struct StrategyArguments {
     /// What happens to maps between stages [default: chosen by auto, gather with the others]
     #[arg(long, value_enum)]
     pub handover: Option<HandoverName>,
+
+    /// What `auto` chooses the plan for
+    #[arg(long, value_enum, default_value = "latency")]
+    pub objective: ObjectiveName,
 }
 
 /// What happens between stages.
@@ -138,6 +142,27 @@ pub(crate) enum StrategyName {
     Deepthings,
     /// A stage a layer, strips by speed, gather after each
     Modnn,
+    /// The whole model on the best device but this one
+    Offload,
+    /// This device up to a layer, the best other one from there on
+    Split,
+    /// Each frame whole, on whichever device is free first: for streams of frames
+    Replicate,
+    /// Fused groups in equal strips over as many devices as pay
+    Aofl,
+    /// Rows for each device through all layers, sized to speed and link, halo from the neighbours
+    Coedge,
+    /// A pipeline of stages over groups of devices: for streams of frames
+    Pico,
+}
+
+/// What a plan is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectiveName {
+    /// One frame ends as soon as can be
+    Latency,
+    /// A stream of frames ends as soon as can be
+    Throughput,
 }
 
 /// How exact the answer is.
@@ -166,6 +191,12 @@ impl StrategyArguments {
             Some(StrategyName::Local) => Strategy::Local,
             Some(StrategyName::Deepthings) => Strategy::DeepThings,
             Some(StrategyName::Modnn) => Strategy::Modnn,
+            Some(StrategyName::Offload) => Strategy::Offload,
+            Some(StrategyName::Split) => Strategy::Split,
+            Some(StrategyName::Replicate) => Strategy::Replicate,
+            Some(StrategyName::Aofl) => Strategy::Aofl,
+            Some(StrategyName::Coedge) => Strategy::CoEdge,
+            Some(StrategyName::Pico) => Strategy::Pico,
             None if self.grid.is_some() || self.fuse.is_some() => Strategy::DeepThings,
             None if devices > 1 => Strategy::Auto,
             None => Strategy::Local,
@@ -181,6 +212,10 @@ impl StrategyArguments {
                     HandoverName::Gather => Handover::Gather,
                     HandoverName::Exchange => Handover::Exchange,
                 }),
+                objective: match self.objective {
+                    ObjectiveName::Latency => Objective::Latency,
+                    ObjectiveName::Throughput => Objective::Throughput,
+                },
             },
         )
     }

@@ -3,7 +3,7 @@
 use crate::{Cost, DeviceProfile, PlanOptions, Strategy, auto, deepthings};
 use model::Model;
 use serde::Serialize;
-use tiling::Plan;
+use tiling::{Plan, Slot};
 
 /// The best of the plans over several devices that was turned down for one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -14,8 +14,11 @@ pub struct TurnedDown {
     pub moved_bytes: u64,
 }
 
-/// How many devices a plan uses.
+/// How many devices a plan uses; the greatest number where it takes whoever is free.
 pub fn devices_used(plan: &Plan) -> usize {
+    if plan.stages.iter().any(|stage| stage.placement.contains(&Slot::ANY)) {
+        return usize::MAX; // As many as there are.
+    }
     let mut used: Vec<u32> =
         plan.stages.iter().flat_map(|stage| &stage.placement).map(|slot| slot.0).collect();
     used.sort_unstable();

@@ -11,7 +11,7 @@
 use crate::cost::{Cost, Flow, Made, TileLoad, loads, take_from};
 use crate::local::whole;
 use crate::profile::{layer_works, speeds};
-use crate::{DeviceProfile, PlanOptions, square_grid};
+use crate::{DeviceProfile, Objective, PlanOptions, coedge, pico, replicate, square_grid};
 use model::{LayerId, MapId, Model};
 use std::rc::Rc;
 use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, Work, locality};
@@ -31,25 +31,57 @@ const KEEPERS_MAX: usize = 16;
 
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
     let made = |options| {
-        let stages = Search::new(model, devices, options).run();
+        let stages = Search::new(model, devices, options, Space::All).run();
         Plan { strategy: "auto".into(), numerics: options.numerics, stages }
     };
-    let plan = made(options);
-    if options.handover.is_some() || plan.stages.iter().all(|s| s.handover == Handover::Gather) {
-        return plan;
+    if options.objective == Objective::Throughput {
+        return streaming(model, devices, options);
     }
-    // The search takes a stage to begin when all of the one before it is made; what really happens
-    // is looked at in the end.
-    let gathering = made(PlanOptions { handover: Some(Handover::Gather), ..options });
+    let mut plans = vec![made(options)];
+    if options.handover.is_none() && devices.len() > 1 {
+        // The search takes a stage to begin when all of the one before it is made, and looks at some
+        // places only; what really happens is looked at in the end.
+        let gather = Some(Handover::Gather);
+        plans.push(made(PlanOptions { handover: gather, ..options }));
+        plans.push(Plan { strategy: "auto".into(), ..coedge::plan(model, devices, options) });
+    }
     let takes =
         |plan: &Plan| Cost::estimate(model, devices, plan).map_or(u64::MAX, |c| c.makespan_ns);
-    if takes(&gathering) < takes(&plan) { gathering } else { plan }
+    plans.into_iter().min_by_key(takes).expect("there is one")
 }
 
-struct Search<'a> {
+/// The plan that lets most frames of a stream through: what is best for one frame, a pipeline, or
+/// whole frames on all devices.
+fn streaming(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
+    let alone = PlanOptions { objective: Objective::Latency, ..options };
+    let plans = [
+        replicate::plan(model, options),
+        pico::plan(model, devices, options),
+        plan(model, devices, alone),
+    ];
+    let cost = |plan: &Plan| {
+        let cost = Cost::estimate(model, devices, plan);
+        cost.map_or((u64::MAX, 0), |c| (c.period_ns, c.makespan_ns))
+    };
+    let best = plans.into_iter().min_by_key(cost);
+    let best = best.expect("there are three");
+    Plan { strategy: format!("auto: {}", best.strategy), ..best }
+}
+
+/// Which cuts of a stage are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Strips by speed, grids.
+    All,
+    /// Equal strips of rows alone.
+    EqualStrips,
+}
+
+pub(crate) struct Search<'a> {
     model: &'a Model,
     devices: &'a [DeviceProfile],
     options: PlanOptions,
+    space: Space,
     /// Devices, fastest at the whole model first.
     by_speed: Vec<usize>,
     /// The work of all layers before each, uncut.
@@ -99,7 +131,12 @@ struct Candidate {
 }
 
 impl<'a> Search<'a> {
-    fn new(model: &'a Model, devices: &'a [DeviceProfile], options: PlanOptions) -> Self {
+    pub(crate) fn new(
+        model: &'a Model,
+        devices: &'a [DeviceProfile],
+        options: PlanOptions,
+        space: Space,
+    ) -> Self {
         let mut by_speed: Vec<usize> = (0..devices.len()).collect();
         let mut works = vec![Work::default()];
         for work in layer_works(model, options.numerics) {
@@ -107,16 +144,13 @@ impl<'a> Search<'a> {
         }
         let at_all = speeds(devices, &works[works.len() - 1]);
         by_speed.sort_by_key(|&i| std::cmp::Reverse(at_all[i]));
-        let mut wholes = vec![0];
-        for i in 0..model.layers.len() {
-            let is_whole = locality(model, LayerId(i as u32)) == Locality::Whole;
-            wholes.push(wholes[i] + usize::from(is_whole));
-        }
-        Self { model, devices, options, by_speed, works, wholes }
+        let wholes = wholes(model);
+        Self { model, devices, options, space, by_speed, works, wholes }
     }
 
-    fn run(&self) -> Vec<Stage> {
-        let places = places(self.model, &self.wholes);
+    /// The best stages that it finds.
+    pub(crate) fn run(&self) -> Vec<Stage> {
+        let places = places(self.model, &self.wholes, PLACES_MAX);
         let mut ways: Vec<Vec<Way>> = vec![vec![Way::default()]];
         for (at, &end) in places.iter().enumerate().skip(1) {
             let last = at + 1 == places.len();
@@ -226,6 +260,10 @@ impl<'a> Search<'a> {
     /// The cuts over some devices that are tried, each with the device of every tile.
     fn cuts(&self, used: &[usize], speeds: &[u64]) -> Vec<(Grid, Vec<Slot>)> {
         let slots: Vec<Slot> = used.iter().map(|&i| Slot(i as u32)).collect();
+        if self.space == Space::EqualStrips {
+            let grid = Grid { row_shares: vec![1; used.len()], col_shares: vec![1] };
+            return vec![(grid, slots)];
+        }
         let fastest = used.iter().map(|&i| speeds[i]).max().unwrap_or(1);
         // Thousandths of the fastest, so that equal devices have equal shares.
         let shares: Vec<u32> = (used.iter())
@@ -242,6 +280,21 @@ impl<'a> Search<'a> {
         }
         cuts
     }
+}
+
+/// For each layer, how many before it see their whole input.
+fn wholes(model: &Model) -> Vec<usize> {
+    let mut wholes = vec![0];
+    for i in 0..model.layers.len() {
+        let is_whole = locality(model, LayerId(i as u32)) == Locality::Whole;
+        wholes.push(wholes[i] + usize::from(is_whole));
+    }
+    wholes
+}
+
+/// So many places where a stage may start or end.
+pub(crate) fn places_of(model: &Model, most: usize) -> Vec<usize> {
+    places(model, &wholes(model), most)
 }
 
 fn has_gathered(ways: &[Way]) -> bool {
@@ -267,7 +320,7 @@ fn counts(devices: usize) -> Vec<usize> {
 
 /// Where a stage may start or end: at both ends of the model, around layers that see their whole
 /// input, and where the fewest bytes would have to be gathered.
-fn places(model: &Model, wholes: &[usize]) -> Vec<usize> {
+fn places(model: &Model, wholes: &[usize], most: usize) -> Vec<usize> {
     let layers = model.layers.len();
     let crossing = crossing_bytes(model);
     let mut places = vec![0, layers];
@@ -275,7 +328,7 @@ fn places(model: &Model, wholes: &[usize]) -> Vec<usize> {
     let turns = (1..layers).filter(|&i| is_whole(i) != is_whole(i - 1));
     let mut turns: Vec<usize> = turns.collect();
     turns.sort_by_key(|&i| crossing[i]);
-    places.extend(turns.into_iter().take(PLACES_MAX / 2));
+    places.extend(turns.into_iter().take(most / 2));
     let mut rest: Vec<usize> = (1..layers).filter(|i| !places.contains(i)).collect();
     // Where a neighbour is narrower, a stage would rather end there.
     let narrower = |&i: &usize| {
@@ -283,7 +336,7 @@ fn places(model: &Model, wholes: &[usize]) -> Vec<usize> {
         around.into_iter().filter(|&j| crossing[j] < crossing[i]).count()
     };
     rest.sort_by_key(|i| (narrower(i), crossing[*i], *i));
-    let room = PLACES_MAX.saturating_sub(places.len());
+    let room = most.saturating_sub(places.len());
     places.extend(rest.into_iter().take(room));
     places.sort_unstable();
     places.dedup();

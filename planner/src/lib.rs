@@ -3,12 +3,18 @@
 //! Pure functions: the same arguments give the same plan. One file for each strategy.
 
 mod advice;
+mod aofl;
 mod auto;
+mod coedge;
 mod cost;
 mod deepthings;
 mod local;
 mod modnn;
+mod offload;
+mod pico;
 mod profile;
+mod replicate;
+mod split;
 mod stream;
 
 pub use advice::{TurnedDown, devices_used, turning_link};
@@ -32,12 +38,34 @@ pub enum Strategy {
     DeepThings,
     /// One stage a layer, strips proportional to speed, gather after each (Mao et al., 2017).
     Modnn,
+    /// One whole stage on the best other device.
+    Offload,
+    /// Two whole stages: here up to a layer, there from it on (Kang et al., 2017).
+    Split,
+    /// Each frame whole, on whichever device is free first.
+    Replicate,
+    /// Fused groups in equal strips over as many devices as pay (Zhou et al., 2019).
+    Aofl,
+    /// Rows for each device through all layers, halo from neighbours (Zeng et al., 2021).
+    CoEdge,
+    /// A pipeline of stages over groups of devices (Yang et al., 2023).
+    Pico,
 }
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 4] =
-        [Strategy::Auto, Strategy::Local, Strategy::DeepThings, Strategy::Modnn];
+    pub const ALL: [Strategy; 10] = [
+        Strategy::Auto,
+        Strategy::Local,
+        Strategy::DeepThings,
+        Strategy::Modnn,
+        Strategy::Offload,
+        Strategy::Split,
+        Strategy::Replicate,
+        Strategy::Aofl,
+        Strategy::CoEdge,
+        Strategy::Pico,
+    ];
 
     /// The word on the command line.
     pub fn name(self) -> &'static str {
@@ -46,8 +74,25 @@ impl Strategy {
             Strategy::Local => "local",
             Strategy::DeepThings => "deepthings",
             Strategy::Modnn => "modnn",
+            Strategy::Offload => "offload",
+            Strategy::Split => "split",
+            Strategy::Replicate => "replicate",
+            Strategy::Aofl => "aofl",
+            Strategy::CoEdge => "coedge",
+            Strategy::Pico => "pico",
         }
     }
+}
+
+/// What a plan is chosen for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// One frame ends as soon as can be.
+    #[default]
+    Latency,
+    /// A stream of frames ends as soon as can be.
+    Throughput,
 }
 
 /// What a person may set for a strategy.
@@ -61,12 +106,19 @@ pub struct PlanOptions {
     pub numerics: Numerics,
     /// What happens between stages; chosen when not given.
     pub handover: Option<Handover>,
+    /// What `auto` chooses by.
+    pub objective: Objective,
 }
 
 impl PlanOptions {
     /// Everything chosen, and the bits of one device.
-    pub const EXACT: Self =
-        Self { grid: None, fused_layers: None, numerics: Numerics::Exact, handover: None };
+    pub const EXACT: Self = Self {
+        grid: None,
+        fused_layers: None,
+        numerics: Numerics::Exact,
+        handover: None,
+        objective: Objective::Latency,
+    };
 }
 
 /// Why there is no plan.
@@ -75,6 +127,12 @@ pub enum PlannerError {
     /// No device to plan for.
     #[error("there is no device to plan for")]
     NoDevice,
+    /// A strategy for another device, and there is none.
+    #[error("`{strategy}` wants a second device, and there is one; start a worker on another")]
+    NoOtherDevice {
+        /// The strategy.
+        strategy: &'static str,
+    },
     /// The grid does not fit the model.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -125,6 +183,12 @@ pub fn plan(
         Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
+        Strategy::Offload => offload::plan(model, devices, options)?,
+        Strategy::Split => split::plan(model, devices, options)?,
+        Strategy::Replicate => replicate::plan(model, options),
+        Strategy::Aofl => aofl::plan(model, devices, options),
+        Strategy::CoEdge => coedge::plan(model, devices, options),
+        Strategy::Pico => pico::plan(model, devices, options),
     };
     if let Some(handover) = options.handover {
         plan.stages.iter_mut().for_each(|stage| stage.handover = handover);

@@ -41,7 +41,7 @@ fn strips(model: &Model, speeds: &[u64], layer: usize) -> Stage {
 
 /// Whole positions for each device in proportion to its speed, largest remainder first; a device
 /// whose share rounds to nothing is left out. Shares are lengths, so cuts fall exactly there.
-fn shares(speeds: &[u64], len: usize) -> (Vec<u32>, Vec<Slot>) {
+pub(crate) fn shares(speeds: &[u64], len: usize) -> (Vec<u32>, Vec<Slot>) {
     let total: u128 = speeds.iter().map(|&s| s as u128).sum();
     let exact = |speed: u64| len as u128 * speed as u128;
     let mut parts: Vec<usize> = speeds.iter().map(|&s| (exact(s) / total) as usize).collect();

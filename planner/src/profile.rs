@@ -89,6 +89,11 @@ pub(crate) fn speeds(devices: &[DeviceProfile], work: &Work) -> Vec<u64> {
     devices.iter().map(speed).collect()
 }
 
+/// The device that a person sits at: the coordinator's own machine, or the first of the list.
+pub(crate) fn here(devices: &[DeviceProfile]) -> usize {
+    devices.iter().position(|d| d.same_machine).unwrap_or(0)
+}
+
 /// The device that does some work first; the first of equals.
 pub(crate) fn fastest(devices: &[DeviceProfile], work: &Work) -> u32 {
     let speeds = speeds(devices, work).into_iter().enumerate();

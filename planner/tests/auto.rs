@@ -1,7 +1,7 @@
 //! The search finds plans that are as good as those of every baseline, and the same ones each time.
 
 use model::{LoadOptions, LoadedModel, open};
-use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
+use planner::{Cost, DeviceProfile, Objective, PlanOptions, Strategy, plan};
 use tiling::{Handover, Rates, Split};
 
 fn devices(speeds: &[u64], link_bytes_per_s: u64) -> Vec<DeviceProfile> {
@@ -38,9 +38,11 @@ fn never_worse_than_a_baseline() {
         for speeds in [&[4, 4][..], &[6, 6, 6, 6], &[20, 10, 5], &[40, 3]] {
             for link in LINKS {
                 let devices = devices(speeds, link);
-                let auto = cost(&model, &devices, Strategy::Auto).makespan_ns;
-                for baseline in [Strategy::Local, Strategy::DeepThings, Strategy::Modnn] {
+                let auto = cost(&model, &devices, Strategy::Auto);
+                let (auto, cost_bound) = (auto.makespan_ns, auto.bound_ns);
+                for baseline in Strategy::ALL {
                     let other = cost(&model, &devices, baseline).makespan_ns;
+                    assert!(other >= cost_bound, "{name}: {} beats the bound", baseline.name());
                     assert!(
                         auto <= other,
                         "{name} on {speeds:?} at {link} B/s: auto {auto}, {} {other}",
@@ -109,4 +111,40 @@ fn squeeze_and_excite_leaves_the_large_maps_where_they_are() {
     let gathered: u64 = cost.stages.iter().map(|s| s.gather_bytes).sum();
     let input: u64 = 512 * 512 * 3 * 4;
     assert!(plan.stages.len() > 8 && gathered < input / 2, "{gathered} bytes are gathered");
+}
+
+/// Frames that follow each other: no plan lets more of them through than the one that is chosen for
+/// that.
+#[test]
+fn streams_of_frames() {
+    let mut faster = 0;
+    for name in MODELS {
+        let model = model(name);
+        for speeds in [&[6, 6, 6, 6][..], &[20, 10, 5]] {
+            let devices = devices(speeds, 11_800_000);
+            let made = |strategy| {
+                let objective = Objective::Throughput;
+                let options = PlanOptions { objective, ..PlanOptions::default() };
+                plan(&model.graph, &devices, strategy, options).unwrap().1.period_ns
+            };
+            let auto = made(Strategy::Auto);
+            for other in [Strategy::Local, Strategy::Pico, Strategy::Replicate] {
+                let period = made(other);
+                assert!(auto <= period, "{name} {speeds:?}: {auto}, {} {period}", other.name());
+            }
+            faster += usize::from(auto * 3 < made(Strategy::Local) * 2);
+        }
+    }
+    // Where the input is large for its work, the coordinator's link is what counts.
+    assert!(faster > MODELS.len(), "{faster} of {}", 2 * MODELS.len());
+}
+
+#[test]
+fn a_second_device_is_wanted() {
+    let model = model("zoo:mobilenetv2@160x160");
+    let devices = devices(&[4], 11_800_000);
+    for strategy in [Strategy::Offload, Strategy::Split] {
+        let error = plan(&model.graph, &devices, strategy, PlanOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("second device"), "{error}");
+    }
 }

@@ -54,7 +54,7 @@ fn scenario(model: &LoadedModel, workers: Vec<WorkerSpec>, seed: u64, grid: usiz
             grid: Some((grid, grid)),
             fused_layers: Some(6),
             numerics: Numerics::Fast,
-            handover: None,
+            ..PlanOptions::EXACT
         },
         machine: CoordinatorConfig { frames_waiting_max: 1 << 20, ..Default::default() },
         head_link,

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot(pub u32);
 
+impl Slot {
+    /// Whoever can be done with it first, found out when the frame starts.
+    pub const ANY: Slot = Slot(u32::MAX);
+}
+
 /// A rows x cols partition of a stage's output maps, by shares.
 ///
 /// With row shares `[2, 1]` the first row of tiles gets two thirds of the rows of every output
@@ -191,6 +196,7 @@ impl Plan {
     /// Number of devices the plan speaks of.
     pub fn slots(&self) -> usize {
         let slots = self.stages.iter().flat_map(|s| s.placement.iter());
+        let slots = slots.filter(|&&slot| slot != Slot::ANY);
         slots.map(|s| s.0 as usize + 1).max().unwrap_or(0)
     }
 

@@ -30,6 +30,13 @@ pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Fai
     let ns = Duration::from_nanos;
     say!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
     say!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
+    let over = cost.makespan_ns as f64 / cost.bound_ns.max(1) as f64;
+    say!(
+        "no plan can {:>10}  (this one takes {over:.2} times that)",
+        table::time(ns(cost.bound_ns))
+    );
+    let frames = 1e9 / cost.period_ns.max(1) as f64;
+    say!("in a stream {:>10}  a frame, {frames:.2} frames/s", table::time(ns(cost.period_ns)));
     say!("redundancy  {:>10.3}", cost.redundancy());
     if let Some(why) = one_device(&plan, &cost, devices.len()) {
         say!("\n{why}");

@@ -2,21 +2,29 @@
 //!
 //! Rates by operator class. Shared air and lower bounds are not modelled.
 
+mod bound;
 mod flow;
+mod period;
 
 pub(crate) use flow::{Flow, Made, TileLoad, loads, take_from};
 
+use crate::profile::{fastest, layer_works};
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Stage, StageGeometry};
+use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Slot, Stage, StageGeometry};
 
 /// Predicted cost of a plan on a set of devices.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cost {
     /// First scatter to last gather of one frame.
     pub makespan_ns: u64,
+    /// From the end of one frame to that of the next in a stream of them, at the least: what the
+    /// busiest processor or link needs for each.
+    pub period_ns: u64,
+    /// What no plan for these devices can stay below.
+    pub bound_ns: u64,
     /// The whole model on the fastest device, inputs there already.
     pub one_device_ns: u64,
     /// Multiply-adds executed.
@@ -60,6 +68,8 @@ pub struct DeviceCost {
     pub tiles: usize,
     /// Multiply-adds.
     pub multiply_adds: u64,
+    /// Time that it computes for a frame.
+    pub busy_ns: u64,
     /// Tensor bytes received.
     pub bytes_in: u64,
     /// Tensor bytes sent.
@@ -98,6 +108,14 @@ impl Cost {
         plan: &Plan,
     ) -> Result<Cost, PlanError> {
         plan.check(model)?;
+        let free = plan.stages.iter().any(|s| s.placement.contains(&Slot::ANY));
+        let bound;
+        let plan = if free {
+            bound = bound_to_fastest(model, devices, plan);
+            &bound
+        } else {
+            plan
+        };
         let mut total = vec![DeviceCost::default(); devices.len()];
         let mut stages: Vec<StageCost> = Vec::with_capacity(plan.stages.len());
         let mut weights = vec![BTreeSet::new(); devices.len()];
@@ -120,6 +138,7 @@ impl Cost {
                 let Some(load) = total.get_mut(tile.device) else { continue };
                 load.tiles += 1;
                 load.multiply_adds += tile.multiply_adds;
+                load.busy_ns += tile.takes_ns;
                 load.bytes_in += tile.bytes_in + tile.exchange_bytes();
                 load.bytes_out += tile.bytes_out;
                 weights[tile.device].extend(stage.first_layer..stage.end_layer);
@@ -142,9 +161,12 @@ impl Cost {
         let model_multiply_adds = model.multiply_adds();
         let whole = StageGeometry::whole(model, plan.numerics);
         let whole = whole.tile_work(model, 0);
+        let alone: Vec<u64> = devices.iter().map(|d| d.takes_ns(&whole)).collect();
         Ok(Cost {
             makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
-            one_device_ns: devices.iter().map(|d| d.takes_ns(&whole)).min().unwrap_or(0),
+            period_ns: period::of(devices, &total, &stages, free.then_some(&alone)),
+            bound_ns: bound::of(model, devices, plan.numerics),
+            one_device_ns: alone.iter().copied().min().unwrap_or(0),
             multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
             model_multiply_adds,
             stages,
@@ -152,6 +174,19 @@ impl Cost {
             turned_down: None,
         })
     }
+}
+
+/// A plan for whoever is free, as if that were the fastest.
+fn bound_to_fastest(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Plan {
+    let works = layer_works(model, plan.numerics);
+    let mut plan = plan.clone();
+    for stage in &mut plan.stages {
+        let layers = stage.first_layer as usize..stage.end_layer as usize;
+        let fastest = Slot(fastest(devices, &works[layers].iter().copied().sum()));
+        let any = stage.placement.iter_mut().filter(|slot| **slot == Slot::ANY);
+        any.for_each(|slot| *slot = fastest);
+    }
+    plan
 }
 
 fn stage_cost(

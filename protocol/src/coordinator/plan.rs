@@ -127,9 +127,12 @@ impl ActivePlan {
     /// The stages in which a worker has a tile.
     pub fn stages_of(&self, worker: WorkerId) -> Vec<u32> {
         let stages = self.plan.stages.iter().enumerate();
-        let placed =
-            stages.filter(|(_, s)| s.placement.iter().any(|&p| self.bound(p) == Some(worker)));
+        let placed = stages.filter(|(_, s)| s.placement.iter().any(|&p| self.may_have(p, worker)));
         placed.map(|(i, _)| i as u32).collect()
+    }
+
+    fn may_have(&self, slot: Slot, worker: WorkerId) -> bool {
+        slot == Slot::ANY || self.bound(slot) == Some(worker)
     }
 
     /// Multiply-adds that the plan executes, halo included.

@@ -4,7 +4,7 @@ use super::find::{self, FileError, Kind};
 use super::{ClusterFile, nanos};
 use crate::scenario::{Fault, FaultKind, Payload, Scenario};
 use model::{Axes, LoadOptions, LoadedModel};
-use planner::{PlanOptions, Strategy};
+use planner::{Objective, PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, SECOND};
 use serde::Deserialize;
 use tiling::{Handover, Numerics};
@@ -40,6 +40,9 @@ pub struct ScenarioFile {
     pub fused_layers: Option<usize>,
     /// What happens to maps between stages: `gather` or `exchange`.
     pub handover: Option<Handover>,
+    /// What `auto` chooses the plan for: `latency` or `throughput`.
+    #[serde(default)]
+    pub objective: Objective,
     /// Where all chance comes from.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -229,6 +232,7 @@ impl ScenarioFile {
                 fused_layers: self.fused_layers,
                 numerics: Numerics::Fast,
                 handover: self.handover,
+                objective: self.objective,
             },
             machine: CoordinatorConfig {
                 stealing: self.stealing,

@@ -1,0 +1,47 @@
+//! `coedge`: every device has its rows of every map and gets the rows at its borders from its
+//! neighbours; what cannot be cut runs on the fastest. *Source*: Zeng et al., CoEdge, ToN 2021
+//! (arXiv 2012.03257): rows sized to compute and link. There a linear programme finds them, under a
+//! deadline; here a row costs a device its share of the work and of the input, over its link.
+
+use crate::local::whole;
+use crate::modnn::shares;
+use crate::profile::{fastest, layer_works};
+use crate::{DeviceProfile, PlanOptions};
+use model::{LayerId, Model};
+use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, Work, locality};
+
+pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
+    let works = layer_works(model, options.numerics);
+    let local = |i: usize| locality(model, LayerId(i as u32)) == Locality::Local;
+    let cut = works.iter().enumerate().filter(|(i, _)| local(*i)).map(|(_, &work)| work);
+    let speeds = speeds(model, devices, &cut.sum());
+    let stage = |(i, work): (usize, &Work)| {
+        let strips = if local(i) { strips(model, &speeds, i) } else { None };
+        let stage = strips.unwrap_or_else(|| whole(i, i + 1, fastest(devices, work)));
+        Stage { handover: Handover::Exchange, ..stage }
+    };
+    let stages = works.iter().enumerate().map(stage).collect();
+    Plan { strategy: "coedge".into(), numerics: options.numerics, stages }
+}
+
+/// How often in a thousand seconds each device could get the input and do the work.
+fn speeds(model: &Model, devices: &[DeviceProfile], work: &Work) -> Vec<u64> {
+    let input: usize = model
+        .inputs
+        .iter()
+        .map(|&map| model.shape(map).elements() * model.element(map).bytes())
+        .sum();
+    let takes = |d: &DeviceProfile| {
+        d.takes_ns(work) as f64 + input as f64 * 1e9 / d.link_bytes_per_s.max(1) as f64
+    };
+    devices.iter().map(|d| (1e12 / takes(d).max(1.0)).max(1.0) as u64).collect()
+}
+
+fn strips(model: &Model, speeds: &[u64], layer: usize) -> Option<Stage> {
+    let rows = model.shape(model.layers[layer].output).rows();
+    let (row_shares, placement): (Vec<u32>, Vec<Slot>) = shares(speeds, rows);
+    let grid = Grid { row_shares, col_shares: vec![1] };
+    let (first_layer, end_layer) = (layer as u32, layer as u32 + 1);
+    let (split, handover) = (Split::Spatial(grid), Handover::Exchange);
+    (placement.len() > 1).then_some(Stage { first_layer, end_layer, split, placement, handover })
+}

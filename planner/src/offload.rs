@@ -1,0 +1,22 @@
+//! `offload`: the whole model on the best device but this one.
+
+use crate::local::whole;
+use crate::profile::{here, layer_works, speeds};
+use crate::{DeviceProfile, PlanOptions, PlannerError};
+use model::Model;
+use tiling::{Plan, Work};
+
+pub(crate) fn plan(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+) -> Result<Plan, PlannerError> {
+    let work: Work = layer_works(model, options.numerics).into_iter().sum();
+    let speeds = speeds(devices, &work);
+    let others = (0..devices.len()).filter(|&i| i != here(devices));
+    let best = others.max_by_key(|&i| (speeds[i], std::cmp::Reverse(i)));
+    let best = best.ok_or(PlannerError::NoOtherDevice { strategy: "offload" })?;
+    let layers = model.layers.len();
+    let stages = if layers == 0 { Vec::new() } else { vec![whole(0, layers, best as u32)] };
+    Ok(Plan { strategy: "offload".into(), numerics: options.numerics, stages })
+}
