@@ -7,7 +7,7 @@ use protocol::SECOND;
 use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Scenario};
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
-use tiling::Rates;
+use tiling::{Handover, Rates};
 
 fn built(frames: usize) -> Built {
     let tail = Tail::Classifier;
@@ -181,4 +181,24 @@ fn the_fire_is_real() {
     }
     // A suite whose faults never strike would pass too.
     assert!(stolen > 50 && reassigned > 50, "{stolen} stolen, {reassigned} reassigned");
+}
+
+/// Tasks move while maps stay on the workers: nobody waits for a piece that is sent to somebody else.
+#[test]
+fn what_is_said_to_come_comes() {
+    let options = PlanOptions { handover: Some(Handover::Exchange), ..PlanOptions::EXACT };
+    let (mut stolen, mut exchanged) = (0, 0);
+    for seed in 0..20 {
+        for strategy in [Strategy::Modnn, Strategy::CoEdge] {
+            // The plan takes them for equals, which they are not.
+            let mut scenario = scenario(4, &[3_000_000, 500_000, 1_000_000], Vec::new());
+            scenario.workers.iter_mut().for_each(|w| w.claims = Rates::uniform(1_000_000));
+            let frames_from_ns = SECOND;
+            let outcome = run(Scenario { seed, strategy, options, frames_from_ns, ..scenario });
+            assert!(outcome.makespan_ns < SECOND, "seed {seed}: {} ns", outcome.makespan_ns);
+            stolen += outcome.stolen();
+            exchanged += outcome.counters.exchanged_bytes;
+        }
+    }
+    assert!(stolen > 20 && exchanged > 100_000, "{stolen} {exchanged}");
 }

@@ -164,9 +164,9 @@ impl Coordinator {
         let Some(frame) = self.frames.get(&task.frame) else { return };
         let orders = frame.orders(task, id, |from, to| self.reaches(from, to));
         let pieces = frame.attached(task);
-        let sends_to = orders.deliveries.iter().map(|d| d.to).collect();
+        let sends = orders.deliveries.clone();
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
-        let Some(attempt) = frame.begin_attempt(task, id, sends_to) else { return };
+        let Some(attempt) = frame.begin_attempt(task, id, sends) else { return };
         let stolen = frame.tile(task).is_some_and(|t| t.stolen && t.owner == Some(id));
         let plan = frame.plan().clone();
         self.announce(id, &plan);

@@ -29,8 +29,8 @@ pub(super) struct TileState {
     pub(super) done: bool,
     /// Who holds its outputs, where they stay on workers.
     pub(super) kept_by: Option<WorkerId>,
-    /// Whom that worker sends parts of them.
-    pub(super) sent_to: Vec<WorkerId>,
+    /// What that worker sends on of them.
+    sent: Vec<Delivery>,
     /// Leases of its that ran out.
     pub(super) lapses: u32,
     /// Workers that had no memory for it.
@@ -44,7 +44,19 @@ pub(super) struct TileState {
 #[derive(Clone, Debug)]
 struct Attempt {
     worker: WorkerId,
-    sends_to: Vec<WorkerId>,
+    sends: Vec<Delivery>,
+}
+
+fn covers(a: &PieceHeader, b: &PieceHeader) -> bool {
+    a.map == b.map && a.region.contains(b.region)
+}
+
+impl TileState {
+    /// Whether a worker is sent a piece of this tile's outputs unasked.
+    fn sends(&self, to: WorkerId, piece: &PieceHeader) -> bool {
+        let to_it = self.sent.iter().filter(|delivery| delivery.to == to);
+        to_it.flat_map(|delivery| &delivery.pieces).any(|sent| covers(sent, piece))
+    }
 }
 
 /// The tiles of a stage that has begun.
@@ -180,7 +192,7 @@ impl Frame {
         for need in self.plan.needs(stage, tile) {
             let made = &self.stages[need.stage].tiles[need.tile];
             let Some(holder) = made.kept_by else { continue };
-            let coming = made.sent_to.contains(&worker) && reaches(holder, worker);
+            let coming = made.sends(worker, &need.piece) && reaches(holder, worker);
             orders.sources.push(Source { piece: need.piece, holder, coming });
         }
         let mut deliveries: BTreeMap<WorkerId, Vec<PieceHeader>> = BTreeMap::new();
@@ -188,9 +200,6 @@ impl Frame {
             let Some(to) = self.plan.planned(reader.stage, reader.tile) else { continue };
             if to != worker && reaches(worker, to) {
                 let pieces = deliveries.entry(to).or_default();
-                let covers = |a: &PieceHeader, b: &PieceHeader| {
-                    a.map == b.map && a.region.contains(b.region)
-                };
                 if !pieces.iter().any(|p| covers(p, &reader.piece)) {
                     pieces.retain(|p| !covers(&reader.piece, p));
                     pieces.push(reader.piece);
@@ -207,11 +216,11 @@ impl Frame {
         &mut self,
         task: TaskId,
         worker: WorkerId,
-        sends_to: Vec<WorkerId>,
+        sends: Vec<Delivery>,
     ) -> Option<u32> {
         let tile = self.tile(task)?;
         tile.attempts += 1;
-        tile.live_attempts.insert(tile.attempts, Attempt { worker, sends_to });
+        tile.live_attempts.insert(tile.attempts, Attempt { worker, sends });
         Some(tile.attempts)
     }
 
@@ -223,8 +232,8 @@ impl Frame {
         worker: WorkerId,
     ) -> Option<u32> {
         let before = self.look(task)?.live_attempts.get(&attempt);
-        let sends_to = before.map(|a| a.sends_to.clone()).unwrap_or_default();
-        self.begin_attempt(task, worker, sends_to)
+        let sends = before.map(|a| a.sends.clone()).unwrap_or_default();
+        self.begin_attempt(task, worker, sends)
     }
 
     /// Ends an attempt without a result; whether the task now waits again.
@@ -319,7 +328,7 @@ impl Frame {
         }
         if keeps {
             tile.kept_by = Some(worker);
-            tile.sent_to = ended.map(|a| a.sends_to).unwrap_or_default();
+            tile.sent = ended.map(|a| a.sends).unwrap_or_default();
         }
         true
     }
