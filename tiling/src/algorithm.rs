@@ -25,14 +25,21 @@ pub enum Algorithm {
     Winograd2,
     /// `F(4x4, 3x3)`: 36 products for 16 outputs instead of 144.
     Winograd4,
+    /// `F(5x5, 3x3)`: 49 products for 25 outputs instead of 225.
+    Winograd5,
     /// `F(6x6, 3x3)`: 64 products for 36 outputs instead of 324.
     Winograd6,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Algorithm; 4] =
-        [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4, Algorithm::Winograd6];
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Direct,
+        Algorithm::Winograd2,
+        Algorithm::Winograd4,
+        Algorithm::Winograd5,
+        Algorithm::Winograd6,
+    ];
 
     /// Outputs along an axis that are computed together.
     pub const fn outputs(self) -> usize {
@@ -40,36 +47,46 @@ impl Algorithm {
             Algorithm::Direct => 1,
             Algorithm::Winograd2 => 2,
             Algorithm::Winograd4 => 4,
+            Algorithm::Winograd5 => 5,
             Algorithm::Winograd6 => 6,
         }
     }
 
-    /// Products for each input and output channel over a region.
-    pub(crate) fn products(self, region: Region) -> usize {
-        let m = self.outputs();
-        let positions = (m + 2) * (m + 2);
-        region.rows.len().div_ceil(m) * region.cols.len().div_ceil(m) * positions
+    /// Products of a block for each input and output channel, and weights for them.
+    pub const fn positions(self) -> usize {
+        match self {
+            Algorithm::Direct => 9,
+            _ => (self.outputs() + 2) * (self.outputs() + 2),
+        }
     }
 
-    /// What pays for a layer over a region of its output map.
+    /// Blocks that cover a region.
+    pub(crate) fn blocks(self, region: Region) -> usize {
+        let m = self.outputs();
+        region.rows.len().div_ceil(m) * region.cols.len().div_ceil(m)
+    }
+
+    /// What pays for a layer over a region of its output map, of which `together` are computed at
+    /// a time.
     ///
-    /// *Source*: the weights are read once for a few tiles, so a small region wants small
-    /// transforms; the constants were fitted to single layers of VGG16 and YOLOv2.
+    /// *Source*: the weights are read once for a few blocks, so a small region wants small
+    /// transforms, and one whose blocks overhang little; the constants were fitted to single
+    /// layers of VGG16 and YOLOv2.
     pub fn choose(
         numerics: Numerics,
         op: &Op,
-        input: &Shape,
-        output: &Shape,
+        (input, output): (&Shape, &Shape),
         region: Region,
+        together: usize,
     ) -> Self {
         if numerics == Numerics::Exact || !applies(op) || region.is_empty() {
             return Algorithm::Direct;
         }
-        let (inputs, outputs) = (input.channels(), output.channels());
+        let (inputs, outputs) = (input.channels() as u64, output.channels() as u64);
         if inputs < 16 || outputs < 16 {
             return Algorithm::Direct;
         }
-        let cost = |algorithm: Algorithm| algorithm.work(inputs as u64, outputs as u64, region);
+        let cost = |algorithm: Algorithm| algorithm.work(inputs, outputs, region, together);
         let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
         by_cost.unwrap_or_default()
     }

@@ -13,10 +13,11 @@ use model::{LayerId, Model, Op, QProduct};
 /// Reading a weight of a fully connected or a direct layer from memory: 25 on x86-64 with AVX-512,
 /// about 8 on a Raspberry Pi 4.
 const WEIGHT: u64 = 16;
-/// Reading a weight of a Winograd layer, in the choice between its transforms.
-const WINOGRAD_WEIGHT: u64 = 40;
-/// Making or reading one value of a Winograd transform.
-const TRANSFORMED: u64 = 12;
+/// In the choice between Winograd's transforms, reading a weight from far while it is multiplied:
+/// the reading is mostly hidden behind the products...
+const WEIGHT_BESIDE: u64 = 2;
+/// ... unless a weight serves so few blocks that the reading takes longer than they do.
+const BLOCKS_MIN: u64 = 14;
 /// A multiply-add of a depthwise convolution, of which each takes an input of its own.
 const DEPTHWISE: u64 = 3;
 /// Reading or writing one value of a map in a layer that does little else.
@@ -39,7 +40,7 @@ pub fn layer_work(model: &Model, id: LayerId, algorithm: Algorithm, region: Regi
         Op::Conv { groups, .. } if is_depthwise(model, id, *groups) => multiply_adds * DEPTHWISE,
         Op::Conv { .. } if algorithm != Algorithm::Direct => {
             let inputs = model.shape(layer.inputs[0]).channels() as u64;
-            algorithm.work(inputs, channels, region)
+            algorithm.work(inputs, channels, region, 1)
         }
         Op::Conv { weights: w, .. } | Op::ConvTranspose { weights: w, .. } => {
             multiply_adds + weights(*w) * WEIGHT
@@ -75,18 +76,24 @@ fn is_depthwise(model: &Model, id: LayerId, groups: usize) -> bool {
 }
 
 impl Algorithm {
-    /// The work of a 3x3 convolution of stride 1 over a region.
-    pub(crate) fn work(self, inputs: u64, outputs: u64, region: Region) -> u64 {
-        let edge = self.outputs() + 2;
-        let (products, weights) = match self {
-            Algorithm::Direct => (9 * region.positions() as u64, 9),
-            _ => (self.products(region) as u64, (edge * edge) as u64),
-        };
-        let transforms = match self {
+    /// The work of a 3x3 convolution of stride 1 over a region, or over so many at once.
+    pub(crate) fn work(self, inputs: u64, outputs: u64, region: Region, together: usize) -> u64 {
+        let positions = self.positions() as u64;
+        let blocks = (self.blocks(region) * together) as u64;
+        let products = positions * inputs * outputs * (blocks + WEIGHT_BESIDE).max(BLOCKS_MIN);
+        products + positions * blocks * (inputs + outputs) * self.transformed()
+    }
+
+    /// Making or reading one value of a transform: the larger ones have more terms, and reach
+    /// further in memory.
+    const fn transformed(self) -> u64 {
+        match self {
             Algorithm::Direct => 0,
-            _ => products * (inputs + outputs) * TRANSFORMED,
-        };
-        products * inputs * outputs + weights * inputs * outputs * WINOGRAD_WEIGHT + transforms
+            Algorithm::Winograd2 => 16,
+            Algorithm::Winograd4 => 26,
+            Algorithm::Winograd5 => 33,
+            Algorithm::Winograd6 => 50,
+        }
     }
 }
 
@@ -99,8 +106,8 @@ mod tests {
     #[test]
     fn small_tiles_of_heavy_weights_are_more_work() {
         let region = |rows| Region::new(crate::Span::whole(rows), crate::Span::whole(14));
-        let whole = Algorithm::Winograd4.work(512, 512, region(14));
-        let half = Algorithm::Winograd4.work(512, 512, region(7));
+        let whole = Algorithm::Winograd4.work(512, 512, region(14), 1);
+        let half = Algorithm::Winograd4.work(512, 512, region(7), 1);
         assert!(2 * half > whole && half < whole);
     }
 

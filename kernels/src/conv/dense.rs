@@ -1,7 +1,7 @@
 //! Direct convolution with more than one channel to a group: which blocks the micro-kernel
 //! computes, in an order that keeps weights and input in the cache.
 
-use super::micro::{Clamp, Finish, Micro, Runs};
+use super::micro::{Ahead, Clamp, Finish, Micro, Runs};
 use super::source::Source;
 use super::{Conv, Out, Part};
 use crate::math;
@@ -86,6 +86,7 @@ impl Kernel for DensePart<'_> {
                                 pixel_step: window.stride.cols * input.step,
                                 weights: unit_weights.as_ptr(),
                                 panel_step: depth * PANEL,
+                                ahead: Ahead::NOTHING,
                                 finish,
                                 // Safety: the channels of this unit are inside the pixel's.
                                 out: unsafe { out.at(row, block.out_col).add(out_channel) },

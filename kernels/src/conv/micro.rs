@@ -52,6 +52,8 @@ pub(super) struct Micro<'a> {
     pub(super) weights: *const f32,
     /// Values from one panel of weights to the next.
     pub(super) panel_step: usize,
+    /// What a later call reads, fetched meanwhile.
+    pub(super) ahead: Ahead,
     pub(super) finish: Finish,
     pub(super) out: *mut f32,
     /// Values from one output pixel to the next.
@@ -60,8 +62,21 @@ pub(super) struct Micro<'a> {
     pub(super) last_lanes: usize,
 }
 
+/// Memory to fetch into the second-level cache while a block is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) from: *const f32,
+    /// Cache lines for each turn of the inner loop; none may be right.
+    pub(super) lines: usize,
+}
+
+impl Ahead {
+    /// Nothing is fetched.
+    pub(super) const NOTHING: Self = Self { from: std::ptr::null(), lines: 0 };
+}
+
 /// Products of one turn of the inner loop.
-const TURN: usize = 4;
+pub(super) const TURN: usize = 4;
 
 impl Micro<'_> {
     /// One product for each pixel and output channel.
@@ -134,6 +149,7 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
         let m = self.0;
         let mut sums = [[s.splat(0.0); VECTORS]; PIXELS];
         let mut weights = m.weights;
+        let mut ahead = m.ahead;
         for &row in m.rows {
             for run in 0..m.runs.count {
                 // Safety: the caller of `call` vouches for the pixels' runs and for the weights of
@@ -142,6 +158,10 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
                     let mut input = row.add(run * m.runs.step);
                     // Some products to a turn, so that the pixels' addresses are made less often.
                     for _ in 0..m.runs.len / TURN {
+                        for _ in 0..ahead.lines {
+                            s.prefetch(ahead.from);
+                            ahead.from = ahead.from.wrapping_add(PANEL);
+                        }
                         for k in 0..TURN {
                             let weights = weights.add(k * PANEL);
                             m.step(s, input.add(k), weights, &mut sums);

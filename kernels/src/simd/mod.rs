@@ -164,6 +164,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `2^n` for `t = 12582912 + n`, `n` an integer in `-126..=127`: the low bits of `t` are `n`.
     fn pow2(self, t: Self::V) -> Self::V;
 
+    /// Asks for the cache line at `p`, which need not be readable, in the second-level cache.
+    fn prefetch(self, p: *const f32);
     /// Reads a vector. *Safety*: `LANES` values are readable at `p`.
     unsafe fn load(self, p: *const f32) -> Self::V;
     /// Reads `n` values, zeros above. *Safety*: `n <= LANES` values are readable at `p`.

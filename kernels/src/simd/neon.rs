@@ -97,6 +97,14 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // The intrinsic is not stable yet.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
         unsafe { vld1q_f32(p) }
     }

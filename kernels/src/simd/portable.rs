@@ -80,6 +80,9 @@ macro_rules! array_simd {
             }
 
             #[inline(always)]
+            fn prefetch(self, _: *const f32) {}
+
+            #[inline(always)]
             unsafe fn load(self, p: *const f32) -> Self::V {
                 unsafe { p.cast::<Self::V>().read_unaligned() }
             }
