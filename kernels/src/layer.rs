@@ -1,7 +1,6 @@
 //! One layer over one region: which kernel an operator means.
 
 use crate::conv::transposed::{self, ConvTranspose};
-use crate::conv::{self, Conv};
 use crate::error::KernelError;
 use crate::linear::{Linear, MatMul, MatMulShape};
 use crate::pack::Packed;
@@ -12,7 +11,7 @@ use crate::{general, pointwise, pool, reduce, spatial};
 use model::{Layer, Op, Shape};
 use tiling::receptive::ResizeAxis;
 
-/// A layer with what it reads.
+/// A layer with what it reads; [`crate::run`] does convolutions by itself.
 pub(crate) struct LayerRun<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) layer: &'a Layer,
@@ -34,10 +33,6 @@ impl LayerRun<'_> {
         let whole = || inputs.iter().map(|(view, s)| (view.values(), *s)).collect::<Vec<_>>();
         let (input, input_shape) = inputs[0];
         match (&layer.op, packed) {
-            (Op::Conv { window, activation, .. }, Packed::Conv(packed)) => {
-                let conv = Conv { input, window, packed, activation: *activation, residual: None };
-                conv::run(threads, conv, output);
-            }
             (Op::ConvTranspose { window, activation, .. }, Packed::ConvTranspose(packed)) => {
                 let conv = ConvTranspose { input, window, packed, activation: *activation };
                 transposed::run(threads, conv, output);

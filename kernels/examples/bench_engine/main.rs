@@ -69,8 +69,8 @@ impl Tilehive {
         Ok(())
     }
 
-    /// The model as a grid of tiles beside the model as a whole, in turns; each tile has its input
-    /// in a piece of its own, as a worker does.
+    /// The model as a grid of tiles beside the model as a whole, in turns: one tile after another,
+    /// and all of them in one call. Each tile has its input in a piece of its own, as a worker does.
     fn tiles(&self, grid: Grid, seconds: f64) -> Result<String, String> {
         let graph = self.packed.graph();
         let tiles = grid.tiles();
@@ -83,14 +83,18 @@ impl Tilehive {
         };
         let geometry =
             StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())?;
-        self.packed.pack_stage(&geometry, &self.weights).map_err(|cause| cause.to_string())?;
+        let at_once = geometry.clone().for_tiles_together(graph, numerics(), tiles);
+        for stage in [&geometry, &at_once] {
+            self.packed.pack_stage(stage, &self.weights).map_err(|cause| cause.to_string())?;
+        }
         let cut = |tile: &TileGeometry| -> Pieces {
             let whole = |map| &self.inputs.iter().find(|(of, _)| *of == map).expect("an input").1;
             tile.inputs.iter().map(|&(map, r)| (map, Arc::new(whole(map).crop(r)))).collect()
         };
         let inputs: Vec<Pieces> = geometry.tiles.iter().map(cut).collect();
         let work = (0..tiles).map(|i| geometry.tile_multiply_adds(graph, i)).sum::<u64>();
-        let (mut whole_ns, mut tiles_ns) = (Vec::new(), Vec::new());
+        let pieces: Vec<_> = inputs.iter().map(|inputs| &inputs[..]).enumerate().collect();
+        let [mut whole_ns, mut tiles_ns, mut together_ns] = [const { Vec::new() }; 3];
         timed(seconds, 3, || {
             whole_ns.extend(timed(0.0, 1, || self.compute_and_recycle(None, &self.inputs))?);
             tiles_ns.extend(timed(0.0, 1, || {
@@ -99,11 +103,18 @@ impl Tilehive {
                     self.compute_and_recycle(Some((&geometry, tile)), inputs)
                 })
             })?);
+            together_ns.extend(timed(0.0, 1, || {
+                let outputs = self.engine.run_tiles(&self.packed, &at_once, &pieces);
+                let outputs = outputs.map_err(|cause| cause.to_string())?;
+                outputs.into_iter().flatten().for_each(|(_, piece)| self.engine.recycle(piece));
+                Ok(())
+            })?);
             Ok(())
         })?;
         let whole_work = graph.multiply_adds();
         Ok(format!(
             "{{\"whole_ns\": {whole_ns:?}, \"tiles_ns\": {tiles_ns:?}, \
+             \"together_ns\": {together_ns:?}, \
              \"whole_multiply_adds\": {whole_work}, \"tiles_multiply_adds\": {work}}}"
         ))
     }
