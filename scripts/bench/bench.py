@@ -180,7 +180,8 @@ class Bench:
             loaded = process.ask("load", self.folder.path(model), 1)
             # The first call touches new memory; the second is like all that follow.
             ns = process.ask("run", 0, 4)["ns"][1:]
-            arena = {key: loaded[key] for key in ("arena_bytes", "packed_bytes") if key in loaded}
+            told = ("arena_bytes", "tile_arena_bytes", "packed_bytes")
+            arena = {key: loaded[key] for key in told if key in loaded}
             return row | arena | {"peak_bytes": process.peak_bytes(), "idle_bytes": idle,
                                   "ns": spread(ns)}
         except Refused as refused:

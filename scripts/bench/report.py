@@ -175,8 +175,9 @@ def markdown(result: dict) -> str:
     lines += by_engine(
         {"memory": [row for row in result["memory"] if "arena_bytes" in row]}, "memory", "Maps",
         "Of these, the arena of intermediate maps, known before anything runs, MB; and the time of "
-        "a call, ms.", lambda row: f"{row['arena_bytes'] / 1e6:.1f} "
-        f"({number(row['ns']['median'] / 1e6)} ms)")
+        "a call, ms; and the largest arena of 2x2 tiles that run one after another.",
+        lambda row: f"{row['arena_bytes'] / 1e6:.1f} ({number(row['ns']['median'] / 1e6)} ms), "
+        f"tiles {row['tile_arena_bytes'] / 1e6:.1f}")
     lines += by_engine(
         result, "start", "Start", "From the file (in the system's cache) to the first answer in a "
         "fresh process, its library already loaded, 1 thread, ms.",

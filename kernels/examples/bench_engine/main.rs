@@ -69,20 +69,25 @@ impl Tilehive {
         Ok(())
     }
 
+    /// All layers as one stage over a grid.
+    fn cut(&self, grid: Grid) -> Result<StageGeometry, String> {
+        let graph = self.packed.graph();
+        let stage = Stage {
+            first_layer: 0,
+            end_layer: graph.layers.len() as u32,
+            placement: vec![Slot(0); grid.tiles()],
+            split: Split::Spatial(grid),
+            handover: Handover::Gather,
+        };
+        StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())
+    }
+
     /// The model as a grid of tiles beside the model as a whole, in turns: one tile after another,
     /// and all of them in one call. Each tile has its input in a piece of its own, as a worker does.
     fn tiles(&self, grid: Grid, seconds: f64) -> Result<String, String> {
         let graph = self.packed.graph();
         let tiles = grid.tiles();
-        let stage = Stage {
-            first_layer: 0,
-            end_layer: graph.layers.len() as u32,
-            placement: vec![Slot(0); tiles],
-            split: Split::Spatial(grid),
-            handover: Handover::Gather,
-        };
-        let geometry =
-            StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())?;
+        let geometry = self.cut(grid)?;
         let at_once = geometry.clone().for_tiles_together(graph, numerics(), tiles);
         for stage in [&geometry, &at_once] {
             self.packed.pack_stage(stage, &self.weights).map_err(|cause| cause.to_string())?;
@@ -140,9 +145,17 @@ impl Loaded for Tilehive {
         let stage = StageGeometry::whole(self.packed.graph(), numerics());
         let schedule = Schedule::new(self.packed.graph(), &stage, 0, self.engine.order());
         let arena_bytes = schedule.arena_bytes;
+        // Of the largest of 2x2 tiles, where the layers can be cut at all.
+        let tile_arena_bytes = self.cut(Grid::even(2, 2)).map_or(0, |stage| {
+            let arena = |tile| {
+                Schedule::new(self.packed.graph(), &stage, tile, self.engine.order()).arena_bytes
+            };
+            (0..stage.tiles.len()).map(arena).max().unwrap_or_default()
+        });
         format!(
             ", \"multiply_adds\": {multiply_adds}, \"isa\": {isa}, \
-             \"packed_bytes\": {packed_bytes}, \"arena_bytes\": {arena_bytes}"
+             \"packed_bytes\": {packed_bytes}, \"arena_bytes\": {arena_bytes}, \
+             \"tile_arena_bytes\": {tile_arena_bytes}"
         )
     }
 

@@ -87,8 +87,9 @@ impl Unit {
             let pixels = match (weights > CACHED_WEIGHTS, is_direct) {
                 (false, true) => 56,
                 (true, true) => 512,
-                (false, _) => 28 * block * block,
-                (true, _) => 1024,
+                (false, false) => 28 * block * block,
+                // As many as whole layers have for each time that they read their weights.
+                (true, false) => 40 * block * block,
             };
             rows = rows.max(pixels * threads / cols);
         }
