@@ -3,7 +3,7 @@
 use crate::conv::transposed::{self, ConvTranspose};
 use crate::error::KernelError;
 use crate::linear::{Linear, MatMul, MatMulShape};
-use crate::pack::Packed;
+use crate::pack::{LinearWeights, Packed};
 use crate::spatial::Lrn;
 use crate::threads::Threads;
 use crate::view::{Erased, Target, View};
@@ -105,15 +105,20 @@ impl LayerRun<'_> {
             }
             (Op::Linear { activation, .. }, Packed::Linear { weights, bias }) => {
                 let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
-                let linear = Linear {
-                    input: input.values(),
-                    weights,
-                    bias: bias.as_ref().map(|bias| &bias[..]),
-                    inputs: last(input_shape),
-                    outputs: last(shape),
-                    activation: *activation,
-                };
-                linear.run(threads, output.values_mut());
+                let (inputs, outputs) = (last(input_shape), last(shape));
+                let (input, activation) = (input.values(), *activation);
+                let bias = bias.as_ref().map(|bias| &bias[..]);
+                let to = output.values_mut();
+                match weights {
+                    LinearWeights::Single(weights) => {
+                        Linear { input, weights, bias, inputs, outputs, activation }
+                            .run(threads, to);
+                    }
+                    LinearWeights::Half(weights) => {
+                        Linear { input, weights, bias, inputs, outputs, activation }
+                            .run(threads, to);
+                    }
+                }
             }
             (Op::MatMul, _) => {
                 let (a, b) = (inputs[0], inputs[1]);

@@ -49,6 +49,6 @@ pub type Pieces = Vec<(MapId, Arc<Piece>)>;
 
 pub use engine::Engine;
 pub use error::KernelError;
-pub use pack::PackedModel;
+pub use pack::{PackedModel, WeightStorage};
 pub use piece::Piece;
 pub use simd::Isa;

@@ -20,7 +20,7 @@ pub(crate) mod transposed;
 mod winograd;
 
 use crate::math;
-use crate::pack::PackedConv;
+use crate::pack::{PANEL, PackedConv};
 use crate::simd::Simd;
 use crate::threads::{Threads, split};
 use crate::view::{Target, View};
@@ -118,7 +118,7 @@ pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Target<'_>) {
     checked_field(&conv, region, output);
     let parts = parts(threads.count, &conv, region, output.channels);
     let out = Out::of(output).like(region);
-    threads.for_each_part(parts.len(), |part| compute(threads, &conv, &parts[part], &out));
+    threads.for_each_part(parts.len(), |i| compute(threads, i, &conv, &parts[i], &out));
 }
 
 /// Computes regions of one layer, each for a tile of its own: with the bits of [`run`], and what
@@ -152,13 +152,15 @@ fn checked_field(conv: &Conv<'_>, region: Region, output: &Target<'_>) -> Region
     field
 }
 
-/// One thread's share.
-fn compute(threads: &Threads, conv: &Conv<'_>, part: &Part, out: &Out) {
+/// One thread's share, the one of this index.
+fn compute(threads: &Threads, index: usize, conv: &Conv<'_>, part: &Part, out: &Out) {
     if conv.packed.is_depthwise() {
-        threads.cpu.run(depthwise::DepthwisePart { conv, part, out });
-    } else {
-        threads.cpu.run(dense::DensePart { conv, part, out });
+        return threads.cpu.run(depthwise::DepthwisePart { conv, part, out });
     }
+    let widened = if conv.packed.halves.is_empty() { 0 } else { 2 * PANEL * conv.packed.depth() };
+    threads.with_scratch(index, widened, |widened| {
+        threads.cpu.run(dense::DensePart { conv, part, out, widened });
+    });
 }
 
 /// A 1x1 convolution over whole rows as one long row, so that no pixel block is cut short.
@@ -197,8 +199,7 @@ fn parts(threads: usize, conv: &Conv<'_>, region: Region, channels: usize) -> Ve
     if threads == 1 || multiply_adds < MULTIPLY_ADDS_MIN {
         return vec![whole(rows, cols)];
     }
-    let weights_dominate =
-        packed.values.values().len() > conv.input.region.positions() * conv.input.channels;
+    let weights_dominate = packed.elements() > conv.input.region.positions() * conv.input.channels;
     let even_pairs = pairs.is_multiple_of(threads) || pairs >= 8 * threads;
     let by_pairs = !packed.is_depthwise() && pairs >= threads;
     if by_pairs && weights_dominate && even_pairs {

@@ -21,6 +21,7 @@ pub(crate) use portable::Scalar;
 
 use crate::error::KernelError;
 use crate::quant::dot::Dot;
+use half::f16;
 use std::fmt;
 
 /// An instruction set that the kernels are written for.
@@ -28,7 +29,7 @@ use std::fmt;
 pub enum Isa {
     /// x86-64 with AVX-512F: 16 lanes.
     Avx512,
-    /// x86-64 with AVX2 and FMA: 8 lanes.
+    /// x86-64 with AVX2, FMA and F16C, which came together: 8 lanes.
     Avx2,
     /// aarch64: 4 lanes.
     Neon,
@@ -43,7 +44,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => is_x86_feature_detected!("avx512f") && Isa::Avx2.is_available(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             Isa::Portable => true,
@@ -168,6 +173,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch(self, p: *const f32);
     /// Reads a vector. *Safety*: `LANES` values are readable at `p`.
     unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Reads a vector of half floats, exactly. *Safety*: `LANES` of them are readable at `p`.
+    unsafe fn widen(self, p: *const f16) -> Self::V;
     /// Reads `n` values, zeros above. *Safety*: `n <= LANES` values are readable at `p`.
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
     /// Writes a vector. *Safety*: `LANES` values are writable at `p`.

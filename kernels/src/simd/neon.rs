@@ -1,6 +1,7 @@
 //! NEON on aarch64: 4 lanes, 32 registers.
 
 use super::{Kernel, Simd};
+use half::f16;
 use std::arch::aarch64::*;
 
 /// Proof that the processor has NEON.
@@ -107,6 +108,11 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
         unsafe { vld1q_f32(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self, p: *const f16) -> float32x4_t {
+        unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.cast()))) }
     }
 
     #[inline(always)]
