@@ -5,6 +5,7 @@
 //!  bench_engine serve exact|fast layers   the same, each layer whole before the next
 //!  bench_engine profile MODEL exact|fast THREADS   the best time of each layer
 //!  bench_engine export MODEL FILE       writes zoo:NAME or layer:NAME as ONNX
+//!  bench_engine repeat MODEL exact|fast CALLS   so often on one thread, for who counts instructions
 //!  bench_engine layers                  the names of single layers, one a line
 //!  bench_engine peak                    multiply-adds of one thread, in GFLOP/s
 //! ```
@@ -217,6 +218,13 @@ fn profile(reference: &str, threads: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs a model so often on one thread, for who counts what that takes; says what one call is.
+fn repeat(reference: &str, calls: &str) -> Result<(), String> {
+    let mut tilehive = Tilehive::load(Path::new(reference), 1)?;
+    println!("{}", tilehive.packed.graph().multiply_adds());
+    (0..parsed(calls)?).try_for_each(|_| tilehive.run())
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -224,6 +232,10 @@ fn main() -> ExitCode {
         ["profile", reference, numerics, threads] => {
             NUMERICS.get_or_init(|| numerics.into());
             profile(reference, threads)
+        }
+        ["repeat", reference, numerics, calls] => {
+            NUMERICS.get_or_init(|| numerics.into());
+            repeat(reference, calls)
         }
         ["serve", numerics @ ("exact" | "fast"), ref order @ ..] => {
             NUMERICS.get_or_init(|| numerics.into());
@@ -249,7 +261,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: bench_engine serve exact|fast [layers] | profile MODEL exact|fast THREADS \
-                 | export MODEL FILE | layers | peak"
+                 | repeat MODEL exact|fast CALLS | export MODEL FILE | layers | peak"
             );
             return ExitCode::from(2);
         }
