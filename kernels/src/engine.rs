@@ -13,6 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiling::{Algorithm, Numerics, Order, StageGeometry, TileGeometry};
 
+/// Pieces that a tile reads, by their map.
+pub type Given<'a> = &'a [(MapId, Arc<Piece>)];
+
+/// Pieces that a tile made, by their map.
+pub type Made = Vec<(MapId, Piece)>;
+
 /// Threads, an instruction set and reusable memory.
 ///
 /// One engine may run several tiles at once, though each then gets memory of its own.
@@ -113,8 +119,8 @@ impl Engine {
         &self,
         model: &PackedModel,
         stage: &StageGeometry,
-        tiles: &[(usize, &[(MapId, Arc<Piece>)])],
-    ) -> Result<Vec<Vec<(MapId, Piece)>>, KernelError> {
+        tiles: &[(usize, Given<'_>)],
+    ) -> Result<Vec<Made>, KernelError> {
         let schedule =
             |&(tile, _): &(usize, _)| self.schedules.find(model.graph(), stage, tile, self.order);
         let schedules = tiles.iter().map(schedule).collect::<Result<Vec<_>, KernelError>>()?;

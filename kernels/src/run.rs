@@ -9,6 +9,7 @@
 
 use crate::arena::Pool;
 use crate::conv::{self, Conv};
+use crate::engine::{Given, Made};
 use crate::error::KernelError;
 use crate::gather::gather;
 use crate::layer::LayerRun;
@@ -39,9 +40,6 @@ impl Task<'_> {
     }
 }
 
-/// Pieces by the map that they are of.
-type Given<'a> = &'a [(MapId, Arc<Piece>)];
-
 /// Runs the steps of a schedule; adds up the time of each unit where asked.
 ///
 /// *Errors*: an input region is not covered, or a layer is not packed.
@@ -52,7 +50,7 @@ pub(crate) fn run(
     task: Task<'_>,
     inputs: Given<'_>,
     mut profile: Option<&mut [Duration]>,
-) -> Result<Vec<(MapId, Piece)>, KernelError> {
+) -> Result<Made, KernelError> {
     let mut run = Run::new(threads, memory, model, task, inputs)?;
     for step in &task.schedule.steps {
         let begun = profile.is_some().then(Instant::now);
@@ -73,7 +71,7 @@ pub(crate) fn run_together(
     memory: &Pool,
     model: &PackedModel,
     tasks: &[(Task<'_>, Given<'_>)],
-) -> Result<Vec<Vec<(MapId, Piece)>>, KernelError> {
+) -> Result<Vec<Made>, KernelError> {
     let in_step = tasks.windows(2).all(|two| {
         let layers = |task: &Task<'_>| -> Vec<_> {
             let Schedule { steps, units, .. } = task.schedule;
@@ -183,11 +181,7 @@ impl<'a> Run<'a> {
     }
 
     /// Gives the memory back, but for what the tile answers for.
-    fn finish(
-        mut self,
-        memory: &Pool,
-        outputs: &[(MapId, Region)],
-    ) -> Result<Vec<(MapId, Piece)>, KernelError> {
+    fn finish(mut self, memory: &Pool, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
         let outputs = self.outputs(outputs);
         memory.put_arena(self.arena);
         outputs
@@ -355,7 +349,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes out what the tile answers for.
-    fn outputs(&mut self, outputs: &[(MapId, Region)]) -> Result<Vec<(MapId, Piece)>, KernelError> {
+    fn outputs(&mut self, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
         // Pieces lie in the order of their buffers.
         let buffers = self.schedule.buffers.iter().enumerate();
         let given_away = buffers.filter(|(_, buffer)| buffer.given_away).map(|(i, _)| i);
