@@ -106,6 +106,55 @@ impl Micro<'_> {
         }
     }
 
+    /// As four times [`Micro::step`]: a pixel's four values are one load, where a splat from
+    /// memory would be a load and an address each.
+    ///
+    /// *Safety*: as there.
+    #[inline(always)]
+    unsafe fn turn_by_lane<S: Simd, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        s: S,
+        input: *const f32,
+        weights: *const f32,
+        sums: &mut [[S::V; VECTORS]; PIXELS],
+    ) {
+        let mut x = [s.splat(0.0); PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            // Safety: as asked.
+            *x = unsafe { s.load(input.add(pixel * self.pixel_step)) };
+        }
+        // Safety: as asked.
+        unsafe {
+            self.lane::<S, 0, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 1, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 2, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 3, PIXELS, VECTORS>(s, &x, weights, sums);
+        }
+    }
+
+    /// The products of one lane of the pixels' values.
+    ///
+    /// *Safety*: as [`Micro::step`].
+    #[inline(always)]
+    unsafe fn lane<S: Simd, const LANE: i32, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        s: S,
+        x: &[S::V; PIXELS],
+        weights: *const f32,
+        sums: &mut [[S::V; VECTORS]; PIXELS],
+    ) {
+        let vectors_per_panel = (PANEL / S::LANES).max(1);
+        for v in 0..VECTORS {
+            let panel = v / vectors_per_panel * self.panel_step;
+            let at = LANE as usize * PANEL + panel + v % vectors_per_panel * S::LANES;
+            // Safety: as asked.
+            let w = unsafe { s.load(weights.add(at)) };
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                sums[v] = s.fma_lane::<LANE>(*x, w, sums[v]);
+            }
+        }
+    }
+
     /// Computes a block.
     ///
     /// *Safety*: everything the arguments point to is readable, and `out` is writable, for so many
@@ -162,9 +211,13 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
                             s.prefetch(ahead.from);
                             ahead.from = ahead.from.wrapping_add(PANEL);
                         }
-                        for k in 0..TURN {
-                            let weights = weights.add(k * PANEL);
-                            m.step(s, input.add(k), weights, &mut sums);
+                        if S::BY_LANE {
+                            m.turn_by_lane(s, input, weights, &mut sums);
+                        } else {
+                            for k in 0..TURN {
+                                let weights = weights.add(k * PANEL);
+                                m.step(s, input.add(k), weights, &mut sums);
+                            }
                         }
                         input = input.add(TURN);
                         weights = weights.add(TURN * PANEL);

@@ -148,6 +148,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const PIXELS: usize;
     /// Vectors of output channels of the convolution micro-kernel.
     const VECTORS: usize;
+    /// Whether [`Simd::fma_lane`] is one instruction, and a vector has four lanes.
+    const BY_LANE: bool = false;
 
     /// Calls a kernel through a function compiled for this instruction set, never inlined.
     fn enter<K: Kernel>(self, kernel: K) -> K::Output;
@@ -155,6 +157,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a[LANE] * b + c` in each lane, rounded once. Only where [`Simd::BY_LANE`].
+    #[inline(always)]
+    fn fma_lane<const LANE: i32>(self, _a: Self::V, _b: Self::V, _c: Self::V) -> Self::V {
+        unreachable!("this instruction set splats")
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;

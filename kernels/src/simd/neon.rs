@@ -28,6 +28,7 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const PIXELS: usize = 6;
     const VECTORS: usize = 4;
+    const BY_LANE: bool = true;
 
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { enter(self, kernel) }
@@ -41,6 +42,16 @@ impl Simd for Neon {
     #[inline(always)]
     fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn fma_lane<const LANE: i32>(
+        self,
+        a: float32x4_t,
+        b: float32x4_t,
+        c: float32x4_t,
+    ) -> float32x4_t {
+        unsafe { vfmaq_laneq_f32::<LANE>(c, b, a) }
     }
 
     #[inline(always)]
