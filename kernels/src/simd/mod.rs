@@ -33,7 +33,9 @@ pub enum Isa {
     Avx2,
     /// aarch64: 4 lanes.
     Neon,
-    /// Any processor; slow where the compiler's target has no fused multiply-add.
+    /// Any processor; slow where the compiler's target has no fused multiply-add. 32-bit ARM has
+    /// only this: its NEON takes subnormals for zero, which would change bits, and Rust 1.95 has
+    /// no stable intrinsics for it (`scripts/test-armv7`).
     Portable,
 }
 
