@@ -20,7 +20,7 @@ const GOLDEN: [(&str, &str); 9] = [
     ("convolutions Exact", "3fe64a62ce586997"),
     ("transposed Exact", "31c50db8245a4e7d"),
     ("winograd Exact", "cfcb17827f814b46"),
-    ("winograd Fast", "d88cbd3c4c6aa474"),
+    ("winograd Fast", "7626917f2c599b97"),
     ("others Exact", "aad81fde8823300c"),
     ("bytes Exact", "11e6e563d493ef85"),
     ("mobilenetv2 Exact", "35cb27c5ad81f55c"),

@@ -16,8 +16,9 @@ const WEIGHT: u64 = 16;
 /// In the choice between Winograd's transforms, reading a weight from far while it is multiplied:
 /// the reading is mostly hidden behind the products...
 const WEIGHT_BESIDE: u64 = 2;
-/// ... unless a weight serves so few blocks that the reading takes longer than they do.
-const BLOCKS_MIN: u64 = 14;
+/// ... unless a weight serves so few blocks that the reading takes longer than they do: 14 where a
+/// layer's weights are still in the third-level cache, more in a network, where they are not.
+const BLOCKS_MIN: u64 = 23;
 /// A multiply-add of a depthwise convolution, of which each takes an input of its own.
 const DEPTHWISE: u64 = 3;
 /// Reading or writing one value of a map in a layer that does little else.
