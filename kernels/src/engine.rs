@@ -13,6 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiling::{Algorithm, Numerics, Order, StageGeometry, TileGeometry};
 
+/// Pieces that a tile reads, by their map.
+pub type Given<'a> = &'a [(MapId, Arc<Piece>)];
+
+/// Pieces that a tile made, by their map.
+pub type Made = Vec<(MapId, Piece)>;
+
 /// Threads, an instruction set and reusable memory.
 ///
 /// One engine may run several tiles at once, though each then gets memory of its own.
@@ -102,6 +108,29 @@ impl Engine {
         let outputs = &stage.tiles[tile].outputs;
         let task = Task { schedule: &schedule, inputs: &stage.tiles[tile].inputs, outputs };
         self.threads.enter(|| run::run(&self.threads, &self.memory, model, task, inputs, None))
+    }
+
+    /// Runs several tiles of a stage at once: index and inputs of each. The bits are those of
+    /// [`Engine::run_tile`], tile by tile, and the memory is that of all of them; but the weights
+    /// of a Winograd layer are read once for all tiles where these go through the same steps.
+    ///
+    /// *Shapes*, *Errors*: as [`Engine::run_tile`].
+    pub fn run_tiles(
+        &self,
+        model: &PackedModel,
+        stage: &StageGeometry,
+        tiles: &[(usize, Given<'_>)],
+    ) -> Result<Vec<Made>, KernelError> {
+        let schedule =
+            |&(tile, _): &(usize, _)| self.schedules.find(model.graph(), stage, tile, self.order);
+        let schedules = tiles.iter().map(schedule).collect::<Result<Vec<_>, KernelError>>()?;
+        let task = |(&(tile, inputs), schedule): (&(usize, _), _)| {
+            let TileGeometry { inputs: regions, outputs, .. } = &stage.tiles[tile];
+            (Task { schedule, inputs: regions, outputs }, inputs)
+        };
+        let schedules = schedules.iter().map(|schedule| &**schedule);
+        let tasks: Vec<_> = tiles.iter().zip(schedules).map(task).collect();
+        self.threads.enter(|| run::run_together(&self.threads, &self.memory, model, &tasks))
     }
 
     /// Runs the whole model as one tile and says how long each layer took, in the order of the

@@ -1,10 +1,9 @@
 //! One layer over one region: which kernel an operator means.
 
 use crate::conv::transposed::{self, ConvTranspose};
-use crate::conv::{self, Conv};
 use crate::error::KernelError;
 use crate::linear::{Linear, MatMul, MatMulShape};
-use crate::pack::Packed;
+use crate::pack::{LinearWeights, Packed};
 use crate::spatial::Lrn;
 use crate::threads::Threads;
 use crate::view::{Erased, Target, View};
@@ -12,7 +11,7 @@ use crate::{general, pointwise, pool, reduce, spatial};
 use model::{Layer, Op, Shape};
 use tiling::receptive::ResizeAxis;
 
-/// A layer with what it reads.
+/// A layer with what it reads; [`crate::run`] does convolutions by itself.
 pub(crate) struct LayerRun<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) layer: &'a Layer,
@@ -34,10 +33,6 @@ impl LayerRun<'_> {
         let whole = || inputs.iter().map(|(view, s)| (view.values(), *s)).collect::<Vec<_>>();
         let (input, input_shape) = inputs[0];
         match (&layer.op, packed) {
-            (Op::Conv { window, activation, .. }, Packed::Conv(packed)) => {
-                let conv = Conv { input, window, packed, activation: *activation, residual: None };
-                conv::run(threads, conv, output);
-            }
             (Op::ConvTranspose { window, activation, .. }, Packed::ConvTranspose(packed)) => {
                 let conv = ConvTranspose { input, window, packed, activation: *activation };
                 transposed::run(threads, conv, output);
@@ -110,15 +105,20 @@ impl LayerRun<'_> {
             }
             (Op::Linear { activation, .. }, Packed::Linear { weights, bias }) => {
                 let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
-                let linear = Linear {
-                    input: input.values(),
-                    weights,
-                    bias: bias.as_ref().map(|bias| &bias[..]),
-                    inputs: last(input_shape),
-                    outputs: last(shape),
-                    activation: *activation,
-                };
-                linear.run(threads, output.values_mut());
+                let (inputs, outputs) = (last(input_shape), last(shape));
+                let (input, activation) = (input.values(), *activation);
+                let bias = bias.as_ref().map(|bias| &bias[..]);
+                let to = output.values_mut();
+                match weights {
+                    LinearWeights::Single(weights) => {
+                        Linear { input, weights, bias, inputs, outputs, activation }
+                            .run(threads, to);
+                    }
+                    LinearWeights::Half(weights) => {
+                        Linear { input, weights, bias, inputs, outputs, activation }
+                            .run(threads, to);
+                    }
+                }
             }
             (Op::MatMul, _) => {
                 let (a, b) = (inputs[0], inputs[1]);

@@ -47,8 +47,8 @@ use std::sync::Arc;
 /// Pieces of feature maps, shared: what a task reads, and what a frame is made of.
 pub type Pieces = Vec<(MapId, Arc<Piece>)>;
 
-pub use engine::Engine;
+pub use engine::{Engine, Given, Made};
 pub use error::KernelError;
-pub use pack::PackedModel;
+pub use pack::{PackedModel, WeightStorage};
 pub use piece::Piece;
 pub use simd::Isa;

@@ -9,6 +9,7 @@ use crate::error::KernelError;
 use crate::math;
 use crate::simd::{Kernel, Simd};
 use crate::threads::{Threads, split};
+use half::f16;
 use model::Activation;
 use std::sync::Mutex;
 use tiling::Span;
@@ -16,13 +17,44 @@ use tiling::Span;
 /// Partial sums of an element, the same on every instruction set.
 pub(crate) const SUMS: usize = 16;
 
+/// How a weight is stored.
+pub(crate) trait Weight: Copy + Sync {
+    /// Reads up to a vector from the front of a slice, zeros above.
+    fn read<S: Simd>(s: S, values: &[Self]) -> S::V;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn read<S: Simd>(s: S, values: &[f32]) -> S::V {
+        s.read(values)
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    fn read<S: Simd>(s: S, values: &[f16]) -> S::V {
+        let mut padded = [f16::ZERO; SUMS];
+        let from = if values.len() >= S::LANES {
+            values.as_ptr()
+        } else {
+            padded[..values.len()].copy_from_slice(values);
+            padded.as_ptr()
+        };
+        // Safety: there are so many.
+        #[allow(unsafe_code)]
+        unsafe {
+            s.widen(from)
+        }
+    }
+}
+
 /// A fully connected layer on the last axis.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'a> {
+pub(crate) struct Linear<'a, W> {
     /// `(rows, inputs)`
     pub(crate) input: &'a [f32],
     /// `(outputs, inputs)`
-    pub(crate) weights: &'a [f32],
+    pub(crate) weights: &'a [W],
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
@@ -32,7 +64,7 @@ pub(crate) struct Linear<'a> {
 /// Multiply-adds below which one thread is faster.
 const MULTIPLY_ADDS_MIN: usize = 1 << 17;
 
-impl Linear<'_> {
+impl<W: Weight> Linear<'_, W> {
     /// Computes `(rows, outputs)`.
     pub(crate) fn run(self, threads: &Threads, output: &mut [f32]) {
         assert_eq!(self.weights.len(), self.inputs * self.outputs);
@@ -63,8 +95,8 @@ impl Linear<'_> {
 }
 
 /// Some outputs of every row.
-struct LinearPart<'a> {
-    linear: Linear<'a>,
+struct LinearPart<'a, W> {
+    linear: Linear<'a, W>,
     outs: Span,
     /// `(rows, outs)`
     output: &'a mut [f32],
@@ -73,7 +105,7 @@ struct LinearPart<'a> {
 /// Outputs whose sums run side by side, to hide the latency of the multiply-add.
 const SIDE_BY_SIDE: usize = 4;
 
-impl Kernel for LinearPart<'_> {
+impl<W: Weight> Kernel for LinearPart<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -103,7 +135,7 @@ impl Kernel for LinearPart<'_> {
 
 /// The products of one row with four rows of weights.
 #[inline(always)]
-fn dots<S: Simd>(s: S, x: &[f32], rows: [&[f32]; SIDE_BY_SIDE]) -> [f32; SIDE_BY_SIDE] {
+fn dots<S: Simd, W: Weight>(s: S, x: &[f32], rows: [&[W]; SIDE_BY_SIDE]) -> [f32; SIDE_BY_SIDE] {
     // Enough for the narrowest vectors; a wider one uses the first few.
     let zero = [s.splat(0.0); SUMS];
     let mut sums = [zero; SIDE_BY_SIDE];
@@ -114,7 +146,7 @@ fn dots<S: Simd>(s: S, x: &[f32], rows: [&[f32]; SIDE_BY_SIDE]) -> [f32; SIDE_BY
             let from = at + v * S::LANES;
             let x = s.read(&x[from..from + S::LANES]);
             for (sums, row) in sums.iter_mut().zip(&rows) {
-                sums[v] = s.fma(x, s.read(&row[from..from + S::LANES]), sums[v]);
+                sums[v] = s.fma(x, W::read(s, &row[from..from + S::LANES]), sums[v]);
             }
         }
     }
@@ -124,7 +156,7 @@ fn dots<S: Simd>(s: S, x: &[f32], rows: [&[f32]; SIDE_BY_SIDE]) -> [f32; SIDE_BY
             let end = (from + S::LANES).min(x.len());
             let x = s.read(&x[from..end]);
             for (sums, row) in sums.iter_mut().zip(&rows) {
-                sums[v] = s.fma(x, s.read(&row[from..end]), sums[v]);
+                sums[v] = s.fma(x, W::read(s, &row[from..end]), sums[v]);
             }
         }
     }

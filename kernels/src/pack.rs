@@ -9,6 +9,7 @@ use crate::conv::transposed::{AxisPhase, PackedTranspose};
 use crate::error::KernelError;
 use crate::piece::{AlignedBuffer, Piece};
 use crate::quant::PackedQuant;
+use half::f16;
 use model::{
     Axes, LayerId, LoadedModel, Model, Op, Pads, QProduct, Shape, WeightId, WeightStore, Window,
 };
@@ -27,6 +28,26 @@ const ONE_TAP: Window = Window {
     pads: Pads { top: 0, left: 0, bottom: 0, right: 0 },
 };
 
+/// How a packed model keeps the weights of its convolutions and fully connected layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightStorage {
+    /// As they are.
+    #[default]
+    Single,
+    /// Rounded to half floats, for devices whose memory is the limit: a model's answers are then
+    /// those of the model with rounded weights, bit for bit. Dense direct convolutions and fully
+    /// connected layers take half the memory; Winograd's transformed weights and depthwise ones
+    /// are made from rounded weights and stay as long as they were. A tensor with a value beyond
+    /// the range of half floats stays as it is, and so do biases.
+    Half,
+}
+
+/// The weights of a fully connected layer, `(outputs, inputs)`.
+pub(crate) enum LinearWeights {
+    Single(Arc<Vec<f32>>),
+    Half(Vec<f16>),
+}
+
 /// A convolution's weights in panels, or by tap where each channel is its own group.
 pub(crate) struct PackedConv {
     pub(crate) groups: usize,
@@ -39,6 +60,9 @@ pub(crate) struct PackedConv {
     /// Depthwise: `[kernel row][kernel col][channel]`; Winograd: panels of transformed weights
     /// for each position; else panels.
     pub(crate) values: AlignedBuffer,
+    /// The panels of a dense direct convolution where they are stored as half floats; `values` is
+    /// empty then.
+    pub(crate) halves: Vec<f16>,
     /// As the output channels of the panels lie; zeros where the layer has no bias.
     pub(crate) bias: Vec<f32>,
 }
@@ -51,6 +75,24 @@ impl PackedConv {
 
     pub(crate) fn panels_per_group(&self) -> usize {
         self.group_outputs.div_ceil(PANEL)
+    }
+
+    /// Values of all panels.
+    pub(crate) fn elements(&self) -> usize {
+        self.values.values().len() + self.halves.len()
+    }
+
+    fn bytes(&self) -> usize {
+        let singles = self.values.capacity() + self.bias.len();
+        singles * size_of::<f32>() + self.halves.len() * size_of::<f16>()
+    }
+
+    /// Stores the panels of a dense direct convolution as half floats, which hold them exactly.
+    fn narrow(&mut self) {
+        if self.algorithm == Algorithm::Direct && !self.is_depthwise() {
+            let values = std::mem::take(&mut self.values);
+            self.halves = values.values().iter().map(|&value| f16::from_f32(value)).collect();
+        }
     }
 
     /// Products of one output element.
@@ -100,7 +142,7 @@ pub(crate) enum Packed {
     /// Scale and shift, or the slopes of a PRelu.
     Channels(Vec<Arc<Vec<f32>>>),
     Linear {
-        weights: Arc<Vec<f32>>,
+        weights: LinearWeights,
         bias: Option<Arc<Vec<f32>>>,
     },
     /// A quantised product.
@@ -111,6 +153,7 @@ pub(crate) enum Packed {
 /// A model with its weights packed, layer by layer, as they arrive.
 pub struct PackedModel {
     graph: Arc<Model>,
+    storage: WeightStorage,
     /// For each layer, one for each algorithm.
     layers: Vec<[OnceLock<Packed>; Algorithm::ALL.len()]>,
 }
@@ -118,8 +161,13 @@ pub struct PackedModel {
 impl PackedModel {
     /// A model of which nothing is packed yet.
     pub fn new(graph: Arc<Model>) -> Self {
+        Self::with_storage(graph, WeightStorage::Single)
+    }
+
+    /// As [`PackedModel::new`], with weights kept in another way.
+    pub fn with_storage(graph: Arc<Model>, storage: WeightStorage) -> Self {
         let layers = graph.layers.iter().map(|_| Default::default()).collect();
-        Self { graph, layers }
+        Self { graph, storage, layers }
     }
 
     /// The graph.
@@ -139,7 +187,8 @@ impl PackedModel {
         let slot = &self.layers[layer.index()][algorithm as usize];
         if slot.get().is_none() {
             // Two threads may both come here; the second result is dropped.
-            let _ = slot.set(Packing { graph: &self.graph, layer, algorithm, weights }.run()?);
+            let (graph, storage) = (&*self.graph, self.storage);
+            let _ = slot.set(Packing { graph, storage, layer, algorithm, weights }.run()?);
         }
         Ok(())
     }
@@ -172,22 +221,26 @@ impl PackedModel {
     /// Memory that the packed weights take. Fully connected layers use the elements as they are
     /// in the store; they are counted too.
     pub fn bytes(&self) -> usize {
-        let values = |packed: &Packed| match packed {
+        let singles = |values: &Vec<f32>| values.len() * size_of::<f32>();
+        let bytes = |packed: &Packed| match packed {
             Packed::Nothing => 0,
-            Packed::Conv(conv) => conv.values.capacity() + conv.bias.len(),
+            Packed::Conv(conv) => conv.bytes(),
             Packed::ConvTranspose(PackedTranspose { phases, bias }) => {
-                let of = |conv: &PackedConv| conv.values.capacity() + conv.bias.len();
-                phases.iter().map(|(_, conv)| of(conv)).sum::<usize>() + bias.len()
+                phases.iter().map(|(_, conv)| conv.bytes()).sum::<usize>() + singles(bias)
             }
-            Packed::Channels(all) => all.iter().map(|c| c.len()).sum(),
+            Packed::Channels(all) => all.iter().map(|values| singles(values)).sum(),
             Packed::Linear { weights, bias } => {
-                weights.len() + bias.as_ref().map_or(0, |bias| bias.len())
+                let weights = match weights {
+                    LinearWeights::Single(weights) => singles(weights),
+                    LinearWeights::Half(weights) => weights.len() * size_of::<f16>(),
+                };
+                weights + bias.as_ref().map_or(0, |bias| singles(bias))
             }
-            Packed::Quant(product) => product.bytes() / size_of::<f32>(),
-            Packed::Constant(piece) => piece.byte_len().div_ceil(size_of::<f32>()),
+            Packed::Quant(product) => product.bytes(),
+            Packed::Constant(piece) => piece.byte_len(),
         };
         let layers = self.layers.iter().flatten().filter_map(OnceLock::get);
-        layers.map(values).sum::<usize>() * size_of::<f32>()
+        layers.map(bytes).sum()
     }
 
     pub(crate) fn find(&self, layer: LayerId, algorithm: Algorithm) -> Option<&Packed> {
@@ -211,6 +264,7 @@ impl PackedModel {
 /// One layer on its way to be packed.
 struct Packing<'a> {
     graph: &'a Model,
+    storage: WeightStorage,
     layer: LayerId,
     algorithm: Algorithm,
     weights: &'a WeightStore,
@@ -247,7 +301,14 @@ impl Packing<'_> {
                 let inputs = input.and_then(|s| s.dims().last().copied()).unwrap_or(0);
                 let outputs = output.dims().last().copied().unwrap_or(0);
                 let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
-                Packed::Linear { weights: self.vector(*weights, inputs * outputs)?, bias }
+                let (weights, is_half) = self.rounded(*weights, inputs * outputs)?;
+                let weights = match is_half {
+                    true => {
+                        LinearWeights::Half(weights.iter().map(|&w| f16::from_f32(w)).collect())
+                    }
+                    false => LinearWeights::Single(weights),
+                };
+                Packed::Linear { weights, bias }
             }
             Op::QConv { window, groups, product } => {
                 self.product(window, *groups, product, channels, output.channels())?
@@ -278,6 +339,22 @@ impl Packing<'_> {
         };
         self.check("weight elements", expected, values.len())?;
         Ok(values.clone())
+    }
+
+    /// As [`Packing::vector`], rounded to half floats where they are to be stored so; and whether.
+    fn rounded(
+        &self,
+        weight: WeightId,
+        expected: usize,
+    ) -> Result<(Arc<Vec<f32>>, bool), KernelError> {
+        let values = self.vector(weight, expected)?;
+        let is_half = self.storage == WeightStorage::Half
+            && values.iter().all(|value| f16::from_f32(*value).is_finite());
+        if !is_half {
+            return Ok((values, false));
+        }
+        let rounded = values.iter().map(|&value| f16::from_f32(value).to_f32());
+        Ok((Arc::new(rounded.collect()), true))
     }
 
     /// The bytes of a tensor of integers, of which there must be so many elements.
@@ -337,13 +414,16 @@ impl Packing<'_> {
         let outputs = output.channels();
         let mut packed = self.unpacked(groups, kernel, channels, outputs)?;
         let PackedConv { group_inputs, .. } = packed;
-        let from = self.vector(weights, elements(outputs, group_inputs, kernel))?;
+        let (from, is_half) = self.rounded(weights, elements(outputs, group_inputs, kernel))?;
         let taps = kernel.rows * kernel.cols;
         let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
         if self.algorithm == Algorithm::Direct || packed.is_depthwise() {
             let depth = packed.depth();
             packed.fill(&bias, |out, c, tap| from[out * depth + c * taps + tap]);
+            if is_half {
+                packed.narrow();
+            }
             return Ok(packed);
         }
         self.check("groups of a Winograd convolution", 1, groups)?;
@@ -365,7 +445,7 @@ impl Packing<'_> {
     ) -> Result<PackedTranspose, KernelError> {
         let Window { kernel, stride, dilation, .. } = *window;
         let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
-        let from = self.vector(weights, elements(channels, group_outputs, kernel))?;
+        let (from, is_half) = self.rounded(weights, elements(channels, group_outputs, kernel))?;
         let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
         let taps = kernel.rows * kernel.cols;
@@ -380,6 +460,9 @@ impl Packing<'_> {
                     let filter = input * group_outputs + out % group_outputs;
                     from[filter * taps + row * kernel.cols + col]
                 });
+                if is_half {
+                    packed.narrow();
+                }
                 phases.push((Axes::new(rows, cols), packed));
             }
         }
@@ -397,9 +480,16 @@ impl Packing<'_> {
         let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
         self.check("input channels in whole groups", channels, group_inputs * groups)?;
         self.check("output channels in whole groups", outputs, group_outputs * groups)?;
-        let (values, bias) = (AlignedBuffer::default(), Vec::new());
-        let algorithm = self.algorithm;
-        Ok(PackedConv { groups, group_inputs, group_outputs, kernel, algorithm, values, bias })
+        Ok(PackedConv {
+            groups,
+            group_inputs,
+            group_outputs,
+            kernel,
+            algorithm: self.algorithm,
+            values: AlignedBuffer::default(),
+            halves: Vec::new(),
+            bias: Vec::new(),
+        })
     }
 }
 

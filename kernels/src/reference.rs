@@ -7,7 +7,7 @@
 
 mod quant;
 
-use crate::conv::transform::{Four, Line, Six, Transform, Two, WIDTH_MAX};
+use crate::conv::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX};
 use crate::error::KernelError;
 use crate::general::{self, arithmetic};
 use crate::linear::{MatMulShape, SUMS, tree};
@@ -33,8 +33,18 @@ pub fn run(
     numerics: Numerics,
     inputs: &[(MapId, Arc<Piece>)],
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
+    run_by(model, &StageGeometry::whole(&model.graph, numerics).algorithms, inputs)
+}
+
+/// As [`run`], with an algorithm for each layer.
+///
+/// *Errors*, *Panics*: as [`run`].
+pub fn run_by(
+    model: &LoadedModel,
+    algorithms: &[Algorithm],
+    inputs: &[(MapId, Arc<Piece>)],
+) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let graph = &model.graph;
-    let stage = StageGeometry::whole(graph, numerics);
     let mut maps: Vec<Option<Arc<Piece>>> = vec![None; graph.maps.len()];
     for &map in &graph.inputs {
         let whole = Region::whole(graph.shape(map));
@@ -48,7 +58,7 @@ pub fn run(
         };
         let inputs: Vec<Map<'_>> = layer.inputs.iter().map(input).collect();
         let shape = graph.shape(layer.output);
-        let algorithm = stage.algorithms[i];
+        let algorithm = algorithms[i];
         let computed = One { model, layer, algorithm, inputs, shape }.run()?;
         maps[layer.output.index()] = Some(Arc::new(computed));
     }
@@ -123,6 +133,7 @@ impl One<'_> {
                 let sums = match self.algorithm {
                     Algorithm::Winograd2 => self.winograd::<Two>(window, elements(*weights)),
                     Algorithm::Winograd4 => self.winograd::<Four>(window, elements(*weights)),
+                    Algorithm::Winograd5 => self.winograd::<Five>(window, elements(*weights)),
                     _ => self.winograd::<Six>(window, elements(*weights)),
                 };
                 let (channels, cols) = (self.shape.channels(), self.shape.cols());

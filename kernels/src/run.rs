@@ -9,16 +9,17 @@
 
 use crate::arena::Pool;
 use crate::conv::{self, Conv};
+use crate::engine::{Given, Made};
 use crate::error::KernelError;
 use crate::gather::gather;
 use crate::layer::LayerRun;
 use crate::pack::{Packed, PackedModel};
-use crate::piece::Piece;
+use crate::piece::{AlignedBuffer, Piece};
 use crate::quant::QuantRun;
 use crate::spatial;
 use crate::threads::Threads;
 use crate::view::{Erased, Target};
-use model::{MapId, Model, Op};
+use model::{MapId, Model, Op, Shape};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,12 @@ pub(crate) struct Task<'a> {
     pub(crate) outputs: &'a [(MapId, Region)],
 }
 
+impl Task<'_> {
+    fn step(&self, i: usize) -> Step {
+        self.schedule.steps[i]
+    }
+}
+
 /// Runs the steps of a schedule; adds up the time of each unit where asked.
 ///
 /// *Errors*: an input region is not covered, or a layer is not packed.
@@ -41,44 +48,62 @@ pub(crate) fn run(
     memory: &Pool,
     model: &PackedModel,
     task: Task<'_>,
-    inputs: &[(MapId, Arc<Piece>)],
+    inputs: Given<'_>,
     mut profile: Option<&mut [Duration]>,
-) -> Result<Vec<(MapId, Piece)>, KernelError> {
-    let Task { schedule, .. } = task;
-    let graph = &**model.graph();
-    let mut given = BTreeMap::new();
-    for &(map, region) in task.inputs {
-        given.insert(map, gather(graph, map, region, inputs)?);
-    }
-    let packed = packed_units(model, schedule)?;
-    let mut arena = memory.arena(schedule.arena_bytes.div_ceil(size_of::<f32>()));
-    let first = arena.all_mut().as_mut_ptr().cast::<u8>();
-    let mut pieces = Vec::new();
-    let held = |buffer: &Buffer| {
-        let memory = if buffer.given_away {
-            pieces.push(memory.piece(buffer.region, buffer.channels, buffer.element));
-            let last = pieces.last_mut().expect("just pushed");
-            last.as_bytes_mut().as_mut_ptr()
-        } else {
-            assert!(buffer.offset + buffer.bytes() <= schedule.arena_bytes);
-            // Safety: inside the arena.
-            unsafe { first.add(buffer.offset) }
-        };
-        Held { memory, first_row: buffer.region.rows.start, end_row: buffer.region.rows.start }
-    };
-    let held: Vec<Held> = schedule.buffers.iter().map(held).collect();
-    let done = schedule.units.iter().map(|unit| unit.region.rows.start).collect();
-    let mut run = Run { threads, graph, schedule, packed, given, held, done };
-    for step in &schedule.steps {
+) -> Result<Made, KernelError> {
+    let mut run = Run::new(threads, memory, model, task, inputs)?;
+    for step in &task.schedule.steps {
         let begun = profile.is_some().then(Instant::now);
         run.step(step)?;
         if let (Some(times), Some(begun)) = (&mut profile, begun) {
             times[step.unit] += begun.elapsed();
         }
     }
-    let outputs = run.outputs(task.outputs, &mut pieces);
-    memory.put_arena(arena);
-    outputs
+    run.finish(memory, task.outputs)
+}
+
+/// Runs several tiles of one stage, step by step together where their schedules go through the
+/// same layers: what reads its weights from far reads them once for all.
+///
+/// *Errors*: as [`run`].
+pub(crate) fn run_together(
+    threads: &Threads,
+    memory: &Pool,
+    model: &PackedModel,
+    tasks: &[(Task<'_>, Given<'_>)],
+) -> Result<Vec<Made>, KernelError> {
+    let in_step = tasks.windows(2).all(|two| {
+        let layers = |task: &Task<'_>| -> Vec<_> {
+            let Schedule { steps, units, .. } = task.schedule;
+            steps.iter().map(|step| (units[step.unit].layer, units[step.unit].conv)).collect()
+        };
+        layers(&two[0].0) == layers(&two[1].0)
+    });
+    if !in_step {
+        let alone = |&(task, inputs): &_| run(threads, memory, model, task, inputs, None);
+        return tasks.iter().map(alone).collect();
+    }
+    let mut runs = Vec::with_capacity(tasks.len());
+    for &(task, inputs) in tasks {
+        runs.push((Run::new(threads, memory, model, task, inputs)?, task));
+    }
+    let steps = tasks.first().map_or(0, |(task, _)| task.schedule.steps.len());
+    for i in 0..steps {
+        for (run, task) in &mut runs {
+            run.make_room(&task.step(i));
+        }
+        let convolutions = runs.iter().map(|(run, task)| run.convolution(&task.step(i)));
+        let together: Option<Vec<_>> = convolutions.collect();
+        if let Some(together) = together {
+            conv::run_together(threads, together);
+            runs.iter_mut().for_each(|(run, task)| run.finished(&task.step(i)));
+            continue;
+        }
+        for (run, task) in &mut runs {
+            run.step(&task.step(i))?;
+        }
+    }
+    runs.into_iter().map(|(run, task)| run.finish(memory, task.outputs)).collect()
 }
 
 /// What each unit needs beside its inputs.
@@ -111,40 +136,124 @@ struct Run<'a> {
     schedule: &'a Schedule,
     packed: Vec<&'a Packed>,
     given: BTreeMap<MapId, Arc<Piece>>,
+    /// Memory of the buffers that are not given away; they point into it.
+    arena: AlignedBuffer,
+    /// Memory of the others, in their order.
+    pieces: Vec<Piece>,
     held: Vec<Held>,
     /// Rows done by each unit, up to this one.
     done: Vec<usize>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(
+        threads: &'a Threads,
+        memory: &Pool,
+        model: &'a PackedModel,
+        task: Task<'a>,
+        inputs: Given<'_>,
+    ) -> Result<Self, KernelError> {
+        let Task { schedule, .. } = task;
+        let graph = &**model.graph();
+        let mut given = BTreeMap::new();
+        for &(map, region) in task.inputs {
+            given.insert(map, gather(graph, map, region, inputs)?);
+        }
+        let packed = packed_units(model, schedule)?;
+        let mut arena = memory.arena(schedule.arena_bytes.div_ceil(size_of::<f32>()));
+        let first = arena.all_mut().as_mut_ptr().cast::<u8>();
+        let mut pieces = Vec::new();
+        let held = |buffer: &Buffer| {
+            let memory = if buffer.given_away {
+                pieces.push(memory.piece(buffer.region, buffer.channels, buffer.element));
+                let last = pieces.last_mut().expect("just pushed");
+                last.as_bytes_mut().as_mut_ptr()
+            } else {
+                assert!(buffer.offset + buffer.bytes() <= schedule.arena_bytes);
+                // Safety: inside the arena.
+                unsafe { first.add(buffer.offset) }
+            };
+            Held { memory, first_row: buffer.region.rows.start, end_row: buffer.region.rows.start }
+        };
+        let held: Vec<Held> = schedule.buffers.iter().map(held).collect();
+        let done = schedule.units.iter().map(|unit| unit.region.rows.start).collect();
+        Ok(Self { threads, graph, schedule, packed, given, arena, pieces, held, done })
+    }
+
+    /// Gives the memory back, but for what the tile answers for.
+    fn finish(mut self, memory: &Pool, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
+        let outputs = self.outputs(outputs);
+        memory.put_arena(self.arena);
+        outputs
+    }
+
     fn step(&mut self, step: &Step) -> Result<(), KernelError> {
+        self.make_room(step);
+        if let Some((conv, mut output)) = self.convolution(step) {
+            conv::run(self.threads, conv, &mut output);
+        } else {
+            self.other(step)?;
+        }
+        self.finished(step);
+        Ok(())
+    }
+
+    fn finished(&mut self, step: &Step) {
+        self.done[step.unit] = step.rows.end;
+    }
+
+    fn inputs(&self, step: &Step) -> Vec<(Erased<'_>, &Shape)> {
+        let unit = &self.schedule.units[step.unit];
+        (0..unit.inputs.len())
+            .map(|input| (self.view(unit, input, step.rows), self.graph.shape(unit.inputs[input])))
+            .collect()
+    }
+
+    /// What a step writes; `make_room` has been called for it.
+    fn target(&self, step: &Step) -> Target<'_> {
         let unit = &self.schedule.units[step.unit];
         let place = self.schedule.places[&unit.output];
-        self.make_room(place, step);
-        let inputs: Vec<_> = (0..unit.inputs.len())
-            .map(|input| (self.view(unit, input, step.rows), self.graph.shape(unit.inputs[input])))
-            .collect();
-        let shape = self.graph.shape(unit.output);
         let element = self.graph.element(unit.output);
         let region = Region::new(step.rows, unit.region.cols);
         // Safety: `make_room` has seen to the rows; the unit is the only one that writes them.
-        let mut output = unsafe {
+        unsafe {
             let first = self.pointer(place, region);
             let step = self.schedule.buffers[place.buffer].channels;
-            Target::at(first, element, region, shape.channels(), step)
-        };
+            Target::at(first, element, region, self.graph.shape(unit.output).channels(), step)
+        }
+    }
+
+    /// A step that is a convolution of floats, and what it writes.
+    fn convolution(&self, step: &Step) -> Option<(Conv<'_>, Target<'_>)> {
+        let unit = &self.schedule.units[step.unit];
+        let Packed::Conv(packed) = self.packed[step.unit] else { return None };
         let layer = self.graph.layer(unit.layer);
+        let (window, activation, is_sum) =
+            match (&layer.op, unit.conv.map(|conv| &self.graph.layer(conv).op)) {
+                (Op::Conv { window, activation, .. }, None) => (window, *activation, false),
+                (&Op::Combine { activation, .. }, Some(Op::Conv { window, .. })) => {
+                    (window, activation, true)
+                }
+                _ => return None,
+            };
+        let inputs = self.inputs(step);
+        let residual = is_sum.then(|| inputs[1].0.typed());
+        let conv = Conv { input: inputs[0].0.typed(), window, packed, activation, residual };
+        Some((conv, self.target(step)))
+    }
+
+    /// A step that is no convolution of floats.
+    fn other(&self, step: &Step) -> Result<(), KernelError> {
+        let unit = &self.schedule.units[step.unit];
+        let place = self.schedule.places[&unit.output];
+        let (inputs, mut output) = (self.inputs(step), self.target(step));
+        let (layer, shape) = (self.graph.layer(unit.layer), self.graph.shape(unit.output));
         let packed = self.packed[step.unit];
-        match (&layer.op, unit.conv.map(|conv| &self.graph.layer(conv).op)) {
-            (&Op::Combine { activation, .. }, Some(Op::Conv { window, .. })) => {
-                let Packed::Conv(packed) = packed else {
-                    return Err(KernelError::NotPacked { layer: layer.name.clone() });
-                };
-                let (input, residual) = (inputs[0].0.typed(), Some(inputs[1].0.typed()));
-                let conv = Conv { input, window, packed, activation, residual };
-                conv::run(self.threads, conv, &mut output);
+        match &layer.op {
+            _ if unit.conv.is_some() => {
+                return Err(KernelError::NotPacked { layer: layer.name.clone() });
             }
-            (Op::Concat, _) => {
+            Op::Concat => {
                 // What a convolution has written into its place need not be copied.
                 let in_place = |map: &MapId| {
                     let lies = |p: &Place| p.buffer == place.buffer;
@@ -165,12 +274,12 @@ impl Run<'_> {
                 LayerRun { threads, layer, packed, inputs: &inputs, shape }.run(&mut output)?;
             }
         }
-        self.done[step.unit] = step.rows.end;
         Ok(())
     }
 
     /// Moves the rows that are still needed to the front where the next would not fit.
-    fn make_room(&mut self, place: Place, step: &Step) {
+    fn make_room(&mut self, step: &Step) {
+        let place = self.schedule.places[&self.schedule.units[step.unit].output];
         let buffer = &self.schedule.buffers[place.buffer];
         let held = &mut self.held[place.buffer];
         if step.rows.end - held.first_row > buffer.rows {
@@ -240,15 +349,11 @@ impl Run<'_> {
     }
 
     /// Takes out what the tile answers for.
-    fn outputs(
-        &self,
-        outputs: &[(MapId, Region)],
-        pieces: &mut Vec<Piece>,
-    ) -> Result<Vec<(MapId, Piece)>, KernelError> {
+    fn outputs(&mut self, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
         // Pieces lie in the order of their buffers.
         let buffers = self.schedule.buffers.iter().enumerate();
         let given_away = buffers.filter(|(_, buffer)| buffer.given_away).map(|(i, _)| i);
-        let mut made: BTreeMap<usize, Piece> = given_away.zip(pieces.drain(..)).collect();
+        let mut made: BTreeMap<usize, Piece> = given_away.zip(self.pieces.drain(..)).collect();
         let output = |&(map, region): &(MapId, Region)| {
             let place = self.schedule.places.get(&map);
             let shape = self.graph.shape(map);

@@ -33,7 +33,7 @@ impl Threads {
             return Ok(Self { cpu, count, pool: None, busy: Mutex::default(), scratch });
         }
         let named = |i| format!("kernel-{i}");
-        let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(named);
+        let builder = ThreadPoolBuilder::new().num_threads(count - 1).thread_name(named);
         match builder.build() {
             Ok(pool) => Ok(Self { cpu, count, pool: Some(pool), busy: Mutex::default(), scratch }),
             Err(e) => Err(KernelError::Threads { threads: count, cause: e.to_string() }),
@@ -42,20 +42,16 @@ impl Threads {
 
     /// Runs a tile with all threads at hand. Of several tiles at once one has the threads, and
     /// the others run on their own.
-    pub(crate) fn enter<T: Send>(&self, tile: impl FnOnce() -> T + Send) -> T {
+    ///
+    /// The caller leads, so that a tile wakes one thread less, and its part of the rows is in the
+    /// same core's cache from tile to tile.
+    pub(crate) fn enter<T>(&self, tile: impl FnOnce() -> T) -> T {
         let (Some(pool), Ok(_mine)) = (&self.pool, self.busy.try_lock()) else { return tile() };
         let team = Team::new(self.count - 1);
-        let (tile, result) = (Mutex::new(Some(tile)), Mutex::new(None));
-        pool.broadcast(|context| {
-            if context.index() > 0 {
-                return team.serve(context.index());
-            }
-            let tile = tile.lock().ok().and_then(|mut tile| tile.take());
-            let made = team.lead(tile.expect("one thread leads"));
-            *result.lock().expect("one thread leads") = Some(made);
-        });
-        let result = result.into_inner().ok().flatten();
-        result.expect("a panic of the leader goes on from here")
+        pool.in_place_scope(|scope| {
+            scope.spawn_broadcast(|_, context| team.serve(context.index() + 1));
+            team.lead(tile)
+        })
     }
 
     /// Calls `f` with `0..parts`, each on the thread of that index; at most one part a thread.

@@ -19,6 +19,7 @@ struct WinogradProblem {
     pads: [usize; 4],
     residual: bool,
     activation: Activation,
+    algorithm: Algorithm,
     seed: u64,
 }
 
@@ -30,9 +31,11 @@ fn problem() -> impl Strategy<Value = WinogradProblem> {
         Just(Activation::Silu),
     ];
     let size = (5usize..40, 5usize..40);
-    let channels = (16usize..50, 16usize..70);
-    (channels, size, prop::array::uniform4(0usize..3), any::<bool>(), activation, any::<u64>())
-        .prop_map(|(channels, size, pads, residual, activation, seed)| WinogradProblem {
+    let channels = (1usize..50, 1usize..70);
+    let pads = prop::array::uniform4(0usize..3);
+    let algorithm = prop::sample::select(&Algorithm::ALL[1..]);
+    ((channels, size, pads), any::<bool>(), activation, algorithm, any::<u64>()).prop_map(
+        |((channels, size, pads), residual, activation, algorithm, seed)| WinogradProblem {
             inputs: channels.0,
             outputs: channels.1,
             rows: size.0,
@@ -40,8 +43,10 @@ fn problem() -> impl Strategy<Value = WinogradProblem> {
             pads,
             residual,
             activation,
+            algorithm,
             seed,
-        })
+        },
+    )
 }
 
 impl WinogradProblem {
@@ -73,11 +78,15 @@ impl WinogradProblem {
 
     fn run(&self) {
         let problem = self.build();
-        let of = |numerics| reference::run(&problem.model, numerics, &problem.inputs).unwrap();
-        let (exact, expected) = (of(Numerics::Exact), of(Numerics::Fast));
+        let mut stage = StageGeometry::whole(&problem.model.graph, Numerics::Exact);
+        stage.algorithms[0] = self.algorithm;
+        problem.packed.pack_stage(&stage, &problem.model.weights).unwrap();
+        let exact = problem.reference();
+        let expected =
+            reference::run_by(&problem.model, &stage.algorithms, &problem.inputs).unwrap();
         assert_close(&exact, &expected);
         for engine in ENGINES.iter() {
-            let got = engine.run_whole(&problem.packed, Numerics::Fast, &problem.inputs).unwrap();
+            let got = engine.run_tile(&problem.packed, &stage, 0, &problem.inputs).unwrap();
             assert_same(&expected, &got, engine);
         }
         let grid = Grid { row_shares: vec![1, 2], col_shares: vec![2, 1] };
@@ -115,23 +124,19 @@ proptest! {
 #[test]
 fn each_transform_is_chosen_somewhere() {
     let mut seen = std::collections::BTreeSet::new();
-    for side in [5, 14, 30, 60] {
-        let channels = if side == 5 { 20 } else { 48 };
-        let activation = Activation::Relu;
-        let pads = [1; 4];
+    for (side, channels) in [(5, 48), (12, 64), (20, 64), (30, 32), (36, 256)] {
         let problem = WinogradProblem {
             inputs: channels,
             outputs: channels,
             rows: side,
             cols: side,
-            pads,
+            pads: [1; 4],
             residual: false,
-            activation,
+            activation: Activation::Relu,
+            algorithm: Algorithm::Direct,
             seed: 1,
         };
-        let graph = problem.build().model.graph;
-        seen.extend(StageGeometry::whole(&graph, Numerics::Fast).algorithms);
-        problem.run();
+        seen.extend(StageGeometry::whole(&problem.build().model.graph, Numerics::Fast).algorithms);
     }
     assert_eq!(seen, Algorithm::ALL.into_iter().collect());
 }

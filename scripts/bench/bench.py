@@ -158,11 +158,14 @@ class Bench:
         except Refused as refused:
             return row | {"refused": str(refused)}
         work = answer["tiles_multiply_adds"] / answer["whole_multiply_adds"]
-        whole, tiles = spread(answer["whole_ns"]), spread(answer["tiles_ns"])
+        whole, tiles, together = (
+            spread(answer[f"{key}_ns"]) for key in ("whole", "tiles", "together"))
         ratio = tiles["median"] / whole["median"] / work
+        ratio_together = together["median"] / whole["median"] / work
         process.ask("unload")
-        return row | {"whole_ns": whole, "tiles_ns": tiles, "work": work,
-                      "time_per_multiply_add": ratio}
+        return row | {"whole_ns": whole, "tiles_ns": tiles, "together_ns": together, "work": work,
+                      "time_per_multiply_add": ratio,
+                      "together_per_multiply_add": ratio_together}
 
     def memory(self, model: Model, engine: str) -> dict:
         """The peak of a fresh process that loads a model and runs it once."""
@@ -177,7 +180,8 @@ class Bench:
             loaded = process.ask("load", self.folder.path(model), 1)
             # The first call touches new memory; the second is like all that follow.
             ns = process.ask("run", 0, 4)["ns"][1:]
-            arena = {key: loaded[key] for key in ("arena_bytes", "packed_bytes") if key in loaded}
+            told = ("arena_bytes", "tile_arena_bytes", "packed_bytes")
+            arena = {key: loaded[key] for key in told if key in loaded}
             return row | arena | {"peak_bytes": process.peak_bytes(), "idle_bytes": idle,
                                   "ns": spread(ns)}
         except Refused as refused:

@@ -78,14 +78,17 @@ def tiles(result: dict) -> list[str]:
     if not result["tiles"]:
         return []
     lines = ["## Tiles", "", "A layer as a 3x3 grid of tiles with halo beside the whole layer, in "
-             "turns: time for each multiply-add, tiles / whole.", "",
-             "| layer | engine | threads | whole ms | tiles ms | tiles / whole |",
-             "|---|---|---:|---:|---:|---:|"]
+             "turns: time for each multiply-add, tiles / whole. Tiles run one after another, as "
+             "on a worker, each reading the weights for itself; or together, in one call that "
+             "reads them once for all (`Engine::run_tiles`, which no worker uses yet).", "",
+             "| layer | engine | threads | whole ms | tiles ms | together ms | tiles / whole | "
+             "together / whole |",
+             "|---|---|---:|---:|---:|---:|---:|---:|"]
     for row in result["tiles"]:
         cells = [row["model"], row["engine"], str(row["threads"])]
-        cells += ["-"] * 3 if "refused" in row else [
-            number(row["whole_ns"]["median"] / 1e6), number(row["tiles_ns"]["median"] / 1e6),
-            f"{row['time_per_multiply_add']:.2f}"]
+        cells += ["-"] * 5 if "refused" in row else [
+            *(number(row[key]["median"] / 1e6) for key in ("whole_ns", "tiles_ns", "together_ns")),
+            f"{row['time_per_multiply_add']:.2f}", f"{row['together_per_multiply_add']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines + [""]
 
@@ -172,8 +175,9 @@ def markdown(result: dict) -> str:
     lines += by_engine(
         {"memory": [row for row in result["memory"] if "arena_bytes" in row]}, "memory", "Maps",
         "Of these, the arena of intermediate maps, known before anything runs, MB; and the time of "
-        "a call, ms.", lambda row: f"{row['arena_bytes'] / 1e6:.1f} "
-        f"({number(row['ns']['median'] / 1e6)} ms)")
+        "a call, ms; and the largest arena of 2x2 tiles that run one after another.",
+        lambda row: f"{row['arena_bytes'] / 1e6:.1f} ({number(row['ns']['median'] / 1e6)} ms), "
+        f"tiles {row['tile_arena_bytes'] / 1e6:.1f}")
     lines += by_engine(
         result, "start", "Start", "From the file (in the system's cache) to the first answer in a "
         "fresh process, its library already loaded, 1 thread, ms.",

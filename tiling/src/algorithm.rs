@@ -25,19 +25,28 @@ pub enum Algorithm {
     Winograd2,
     /// `F(4x4, 3x3)`: 36 products for 16 outputs instead of 144.
     Winograd4,
+    /// `F(5x5, 3x3)`: 49 products for 25 outputs instead of 225.
+    Winograd5,
     /// `F(6x6, 3x3)`: 64 products for 36 outputs instead of 324.
     Winograd6,
 }
 
-/// Reading a weight, in the choice between transforms, in multiply-adds that take as long.
-const WEIGHT: u64 = 40;
-/// Making or reading one value of a transform, likewise.
-const TRANSFORMED: u64 = 12;
+/// In the choice between transforms, reading a weight from far while it is multiplied, in
+/// multiply-adds: the reading is mostly hidden behind the products...
+const WEIGHT_BESIDE: u64 = 2;
+/// ... unless a weight serves so few blocks that the reading takes longer than they do: 14 where a
+/// layer's weights are still in the third-level cache, more in a network, where they are not.
+const BLOCKS_MIN: u64 = 23;
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Algorithm; 4] =
-        [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4, Algorithm::Winograd6];
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Direct,
+        Algorithm::Winograd2,
+        Algorithm::Winograd4,
+        Algorithm::Winograd5,
+        Algorithm::Winograd6,
+    ];
 
     /// Outputs along an axis that are computed together.
     pub const fn outputs(self) -> usize {
@@ -45,53 +54,70 @@ impl Algorithm {
             Algorithm::Direct => 1,
             Algorithm::Winograd2 => 2,
             Algorithm::Winograd4 => 4,
+            Algorithm::Winograd5 => 5,
             Algorithm::Winograd6 => 6,
         }
     }
 
-    /// Products for each input and output channel over a region.
-    pub(crate) fn products(self, region: Region) -> usize {
-        let m = self.outputs();
-        let positions = (m + 2) * (m + 2);
-        region.rows.len().div_ceil(m) * region.cols.len().div_ceil(m) * positions
+    /// Products of a block for each input and output channel, and weights for them.
+    pub const fn positions(self) -> usize {
+        match self {
+            Algorithm::Direct => 9,
+            _ => (self.outputs() + 2) * (self.outputs() + 2),
+        }
     }
 
-    /// What pays for a layer over a region of its output map.
+    /// Blocks that cover a region.
+    pub(crate) fn blocks(self, region: Region) -> usize {
+        let m = self.outputs();
+        region.rows.len().div_ceil(m) * region.cols.len().div_ceil(m)
+    }
+
+    /// What pays for a layer over a region of its output map, of which `together` are computed at
+    /// a time.
     ///
-    /// *Source*: the weights are read once for a few tiles, so a small region wants small
-    /// transforms; the constants were fitted to single layers of VGG16 and YOLOv2.
+    /// *Source*: the weights are read once for a few blocks, so a small region wants small
+    /// transforms, and one whose blocks overhang little; the constants were fitted to single
+    /// layers of VGG16 and YOLOv2.
     pub fn choose(
         numerics: Numerics,
         op: &Op,
-        input: &Shape,
-        output: &Shape,
+        (input, output): (&Shape, &Shape),
         region: Region,
+        together: usize,
     ) -> Self {
         if numerics == Numerics::Exact || !applies(op) || region.is_empty() {
             return Algorithm::Direct;
         }
-        let (inputs, outputs) = (input.channels(), output.channels());
+        let (inputs, outputs) = (input.channels() as u64, output.channels() as u64);
         if inputs < 16 || outputs < 16 {
             return Algorithm::Direct;
         }
-        let cost = |algorithm: Algorithm| algorithm.cost(inputs as u64, outputs as u64, region);
+        let cost = |algorithm: Algorithm| algorithm.cost(inputs, outputs, region, together);
         let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
         by_cost.unwrap_or_default()
     }
 
-    /// What a 3x3 convolution of stride 1 is taken to cost. Not the planner's cost, which is
-    /// measured: the choice is part of the answer's bits and so the same on every device.
-    fn cost(self, inputs: u64, outputs: u64, region: Region) -> u64 {
-        let edge = self.outputs() + 2;
-        let (products, weights) = match self {
-            Algorithm::Direct => (9 * region.positions() as u64, 9),
-            _ => (self.products(region) as u64, (edge * edge) as u64),
-        };
-        let transforms = match self {
+    /// What a 3x3 convolution of stride 1 over a region, or over so many at once, is taken to cost.
+    /// Not the planner's cost, which is measured: the choice is part of the answer's bits and so the
+    /// same on every device.
+    fn cost(self, inputs: u64, outputs: u64, region: Region, together: usize) -> u64 {
+        let positions = self.positions() as u64;
+        let blocks = (self.blocks(region) * together) as u64;
+        let products = positions * inputs * outputs * (blocks + WEIGHT_BESIDE).max(BLOCKS_MIN);
+        products + positions * blocks * (inputs + outputs) * self.transformed()
+    }
+
+    /// Making or reading one value of a transform: the larger ones have more terms, and reach
+    /// further in memory.
+    const fn transformed(self) -> u64 {
+        match self {
             Algorithm::Direct => 0,
-            _ => products * (inputs + outputs) * TRANSFORMED,
-        };
-        products * inputs * outputs + weights * inputs * outputs * WEIGHT + transforms
+            Algorithm::Winograd2 => 16,
+            Algorithm::Winograd4 => 26,
+            Algorithm::Winograd5 => 33,
+            Algorithm::Winograd6 => 50,
+        }
     }
 }
 
@@ -110,8 +136,8 @@ mod tests {
     #[test]
     fn small_tiles_of_heavy_weights_cost_more() {
         let region = |rows| Region::new(Span::whole(rows), Span::whole(14));
-        let whole = Algorithm::Winograd4.cost(512, 512, region(14));
-        let half = Algorithm::Winograd4.cost(512, 512, region(7));
+        let whole = Algorithm::Winograd4.cost(512, 512, region(14), 1);
+        let half = Algorithm::Winograd4.cost(512, 512, region(7), 1);
         assert!(2 * half > whole && half < whole);
     }
 }

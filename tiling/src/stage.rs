@@ -106,7 +106,7 @@ impl StageGeometry {
             .into_iter()
             .map(|outputs| tile(model, group.clone(), &input_maps, outputs))
             .collect();
-        let algorithm = |i: usize| algorithm(model, numerics, group.start + i, &tiles, i);
+        let algorithm = |i: usize| algorithm(model, numerics, group.start + i, &tiles, (i, 1));
         let algorithms = (0..group.len()).map(algorithm).collect();
         let first_layer = LayerId(stage.first_layer);
         Ok(Self { first_layer, input_maps, output_maps, algorithms, tiles })
@@ -124,6 +124,16 @@ impl StageGeometry {
         };
         Self::of_any_size(model, numerics, 0, &stage)
             .expect("an uncut stage has nothing that could fail")
+    }
+
+    /// The same stage for whoever computes so many of its tiles at once, and so reads weights for
+    /// all of them: other algorithms pay then, and the last bits may differ.
+    pub fn for_tiles_together(mut self, model: &Model, numerics: Numerics, tiles: usize) -> Self {
+        for i in 0..self.algorithms.len() {
+            let layer = self.first_layer.index() + i;
+            self.algorithms[i] = algorithm(model, numerics, layer, &self.tiles, (i, tiles));
+        }
+        self
     }
 
     /// The tiles that make a region of one of the stage's output maps, each with its part of it.
@@ -165,14 +175,14 @@ fn algorithm(
     numerics: Numerics,
     layer: usize,
     tiles: &[TileGeometry],
-    in_group: usize,
+    (in_group, together): (usize, usize),
 ) -> Algorithm {
     let layer = &model.layers[layer];
     let regions = tiles.iter().map(|tile| tile.layers[in_group]);
     let largest = regions.max_by_key(|region| region.positions()).unwrap_or_default();
     let Some(&input) = layer.inputs.first() else { return Algorithm::Direct };
-    let (input, output) = (model.shape(input), model.shape(layer.output));
-    Algorithm::choose(numerics, &layer.op, input, output, largest)
+    let shapes = (model.shape(input), model.shape(layer.output));
+    Algorithm::choose(numerics, &layer.op, shapes, largest, together)
 }
 
 /// Refuses what no device should be asked to hold: of a map, more values than [`ELEMENTS_MAX`] in

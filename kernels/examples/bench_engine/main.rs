@@ -5,6 +5,7 @@
 //!  bench_engine serve exact|fast layers   the same, each layer whole before the next
 //!  bench_engine profile MODEL exact|fast THREADS   the best time of each layer
 //!  bench_engine export MODEL FILE       writes zoo:NAME or layer:NAME as ONNX
+//!  bench_engine repeat MODEL exact|fast CALLS   so often on one thread, for who counts instructions
 //!  bench_engine layers                  the names of single layers, one a line
 //!  bench_engine peak                    multiply-adds of one thread, in GFLOP/s
 //! ```
@@ -69,28 +70,37 @@ impl Tilehive {
         Ok(())
     }
 
-    /// The model as a grid of tiles beside the model as a whole, in turns; each tile has its input
-    /// in a piece of its own, as a worker does.
-    fn tiles(&self, grid: Grid, seconds: f64) -> Result<String, String> {
+    /// All layers as one stage over a grid.
+    fn cut(&self, grid: Grid) -> Result<StageGeometry, String> {
         let graph = self.packed.graph();
-        let tiles = grid.tiles();
         let stage = Stage {
             first_layer: 0,
             end_layer: graph.layers.len() as u32,
-            placement: vec![Slot(0); tiles],
+            placement: vec![Slot(0); grid.tiles()],
             split: Split::Spatial(grid),
             handover: Handover::Gather,
         };
-        let geometry =
-            StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())?;
-        self.packed.pack_stage(&geometry, &self.weights).map_err(|cause| cause.to_string())?;
+        StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())
+    }
+
+    /// The model as a grid of tiles beside the model as a whole, in turns: one tile after another,
+    /// and all of them in one call. Each tile has its input in a piece of its own, as a worker does.
+    fn tiles(&self, grid: Grid, seconds: f64) -> Result<String, String> {
+        let graph = self.packed.graph();
+        let tiles = grid.tiles();
+        let geometry = self.cut(grid)?;
+        let at_once = geometry.clone().for_tiles_together(graph, numerics(), tiles);
+        for stage in [&geometry, &at_once] {
+            self.packed.pack_stage(stage, &self.weights).map_err(|cause| cause.to_string())?;
+        }
         let cut = |tile: &TileGeometry| -> Pieces {
             let whole = |map| &self.inputs.iter().find(|(of, _)| *of == map).expect("an input").1;
             tile.inputs.iter().map(|&(map, r)| (map, Arc::new(whole(map).crop(r)))).collect()
         };
         let inputs: Vec<Pieces> = geometry.tiles.iter().map(cut).collect();
         let work = (0..tiles).map(|i| geometry.tile_multiply_adds(graph, i)).sum::<u64>();
-        let (mut whole_ns, mut tiles_ns) = (Vec::new(), Vec::new());
+        let pieces: Vec<_> = inputs.iter().map(|inputs| &inputs[..]).enumerate().collect();
+        let [mut whole_ns, mut tiles_ns, mut together_ns] = [const { Vec::new() }; 3];
         timed(seconds, 3, || {
             whole_ns.extend(timed(0.0, 1, || self.compute_and_recycle(None, &self.inputs))?);
             tiles_ns.extend(timed(0.0, 1, || {
@@ -99,11 +109,18 @@ impl Tilehive {
                     self.compute_and_recycle(Some((&geometry, tile)), inputs)
                 })
             })?);
+            together_ns.extend(timed(0.0, 1, || {
+                let outputs = self.engine.run_tiles(&self.packed, &at_once, &pieces);
+                let outputs = outputs.map_err(|cause| cause.to_string())?;
+                outputs.into_iter().flatten().for_each(|(_, piece)| self.engine.recycle(piece));
+                Ok(())
+            })?);
             Ok(())
         })?;
         let whole_work = graph.multiply_adds();
         Ok(format!(
             "{{\"whole_ns\": {whole_ns:?}, \"tiles_ns\": {tiles_ns:?}, \
+             \"together_ns\": {together_ns:?}, \
              \"whole_multiply_adds\": {whole_work}, \"tiles_multiply_adds\": {work}}}"
         ))
     }
@@ -129,9 +146,17 @@ impl Loaded for Tilehive {
         let stage = StageGeometry::whole(self.packed.graph(), numerics());
         let schedule = Schedule::new(self.packed.graph(), &stage, 0, self.engine.order());
         let arena_bytes = schedule.arena_bytes;
+        // Of the largest of 2x2 tiles, where the layers can be cut at all.
+        let tile_arena_bytes = self.cut(Grid::even(2, 2)).map_or(0, |stage| {
+            let arena = |tile| {
+                Schedule::new(self.packed.graph(), &stage, tile, self.engine.order()).arena_bytes
+            };
+            (0..stage.tiles.len()).map(arena).max().unwrap_or_default()
+        });
         format!(
             ", \"multiply_adds\": {multiply_adds}, \"isa\": {isa}, \
-             \"packed_bytes\": {packed_bytes}, \"arena_bytes\": {arena_bytes}"
+             \"packed_bytes\": {packed_bytes}, \"arena_bytes\": {arena_bytes}, \
+             \"tile_arena_bytes\": {tile_arena_bytes}"
         )
     }
 
@@ -193,6 +218,13 @@ fn profile(reference: &str, threads: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs a model so often on one thread, for who counts what that takes; says what one call is.
+fn repeat(reference: &str, calls: &str) -> Result<(), String> {
+    let mut tilehive = Tilehive::load(Path::new(reference), 1)?;
+    println!("{}", tilehive.packed.graph().multiply_adds());
+    (0..parsed(calls)?).try_for_each(|_| tilehive.run())
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -200,6 +232,10 @@ fn main() -> ExitCode {
         ["profile", reference, numerics, threads] => {
             NUMERICS.get_or_init(|| numerics.into());
             profile(reference, threads)
+        }
+        ["repeat", reference, numerics, calls] => {
+            NUMERICS.get_or_init(|| numerics.into());
+            repeat(reference, calls)
         }
         ["serve", numerics @ ("exact" | "fast"), ref order @ ..] => {
             NUMERICS.get_or_init(|| numerics.into());
@@ -225,7 +261,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: bench_engine serve exact|fast [layers] | profile MODEL exact|fast THREADS \
-                 | export MODEL FILE | layers | peak"
+                 | repeat MODEL exact|fast CALLS | export MODEL FILE | layers | peak"
             );
             return ExitCode::from(2);
         }

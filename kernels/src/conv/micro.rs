@@ -52,6 +52,8 @@ pub(super) struct Micro<'a> {
     pub(super) weights: *const f32,
     /// Values from one panel of weights to the next.
     pub(super) panel_step: usize,
+    /// What a later call reads, fetched meanwhile.
+    pub(super) ahead: Ahead,
     pub(super) finish: Finish,
     pub(super) out: *mut f32,
     /// Values from one output pixel to the next.
@@ -60,8 +62,21 @@ pub(super) struct Micro<'a> {
     pub(super) last_lanes: usize,
 }
 
+/// Memory to fetch into the second-level cache while a block is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) from: *const f32,
+    /// Cache lines for each turn of the inner loop; none may be right.
+    pub(super) lines: usize,
+}
+
+impl Ahead {
+    /// Nothing is fetched.
+    pub(super) const NOTHING: Self = Self { from: std::ptr::null(), lines: 0 };
+}
+
 /// Products of one turn of the inner loop.
-const TURN: usize = 4;
+pub(super) const TURN: usize = 4;
 
 impl Micro<'_> {
     /// One product for each pixel and output channel.
@@ -87,6 +102,55 @@ impl Micro<'_> {
             let x = s.splat(unsafe { *input.add(pixel * self.pixel_step) });
             for v in 0..VECTORS {
                 sums[v] = s.fma(x, w[v], sums[v]);
+            }
+        }
+    }
+
+    /// As four times [`Micro::step`]: a pixel's four values are one load, where a splat from
+    /// memory would be a load and an address each.
+    ///
+    /// *Safety*: as there.
+    #[inline(always)]
+    unsafe fn turn_by_lane<S: Simd, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        s: S,
+        input: *const f32,
+        weights: *const f32,
+        sums: &mut [[S::V; VECTORS]; PIXELS],
+    ) {
+        let mut x = [s.splat(0.0); PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            // Safety: as asked.
+            *x = unsafe { s.load(input.add(pixel * self.pixel_step)) };
+        }
+        // Safety: as asked.
+        unsafe {
+            self.lane::<S, 0, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 1, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 2, PIXELS, VECTORS>(s, &x, weights, sums);
+            self.lane::<S, 3, PIXELS, VECTORS>(s, &x, weights, sums);
+        }
+    }
+
+    /// The products of one lane of the pixels' values.
+    ///
+    /// *Safety*: as [`Micro::step`].
+    #[inline(always)]
+    unsafe fn lane<S: Simd, const LANE: i32, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        s: S,
+        x: &[S::V; PIXELS],
+        weights: *const f32,
+        sums: &mut [[S::V; VECTORS]; PIXELS],
+    ) {
+        let vectors_per_panel = (PANEL / S::LANES).max(1);
+        for v in 0..VECTORS {
+            let panel = v / vectors_per_panel * self.panel_step;
+            let at = LANE as usize * PANEL + panel + v % vectors_per_panel * S::LANES;
+            // Safety: as asked.
+            let w = unsafe { s.load(weights.add(at)) };
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                sums[v] = s.fma_lane::<LANE>(*x, w, sums[v]);
             }
         }
     }
@@ -134,6 +198,7 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
         let m = self.0;
         let mut sums = [[s.splat(0.0); VECTORS]; PIXELS];
         let mut weights = m.weights;
+        let mut ahead = m.ahead;
         for &row in m.rows {
             for run in 0..m.runs.count {
                 // Safety: the caller of `call` vouches for the pixels' runs and for the weights of
@@ -142,9 +207,17 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
                     let mut input = row.add(run * m.runs.step);
                     // Some products to a turn, so that the pixels' addresses are made less often.
                     for _ in 0..m.runs.len / TURN {
-                        for k in 0..TURN {
-                            let weights = weights.add(k * PANEL);
-                            m.step(s, input.add(k), weights, &mut sums);
+                        for _ in 0..ahead.lines {
+                            s.prefetch(ahead.from);
+                            ahead.from = ahead.from.wrapping_add(PANEL);
+                        }
+                        if S::BY_LANE {
+                            m.turn_by_lane(s, input, weights, &mut sums);
+                        } else {
+                            for k in 0..TURN {
+                                let weights = weights.add(k * PANEL);
+                                m.step(s, input.add(k), weights, &mut sums);
+                            }
                         }
                         input = input.add(TURN);
                         weights = weights.add(TURN * PANEL);

@@ -12,6 +12,7 @@
 
 mod dense;
 mod depthwise;
+mod filters;
 mod micro;
 mod source;
 pub(crate) mod transform;
@@ -19,7 +20,7 @@ pub(crate) mod transposed;
 mod winograd;
 
 use crate::math;
-use crate::pack::PackedConv;
+use crate::pack::{PANEL, PackedConv};
 use crate::simd::Simd;
 use crate::threads::{Threads, split};
 use crate::view::{Target, View};
@@ -27,7 +28,7 @@ use model::{Activation, Window};
 use std::ops::Range;
 use tiling::{Algorithm, Region, Span};
 
-pub(crate) use winograd::transformed;
+pub(crate) use filters::transformed;
 
 /// A convolution of one region.
 #[derive(Clone, Copy)]
@@ -110,31 +111,56 @@ const MULTIPLY_ADDS_MIN: usize = 1 << 15;
 ///
 /// *Panics* when the input piece lacks a part of the receptive field, or the weights do not fit.
 pub(crate) fn run(threads: &Threads, conv: Conv<'_>, output: &mut Target<'_>) {
-    assert!(conv.residual.is_none_or(|other| {
-        other.region.contains(output.region) && other.channels == output.channels
-    }));
+    if conv.packed.algorithm != Algorithm::Direct {
+        return winograd::run(threads, &[winograd_job(conv, output)]);
+    }
     let (conv, region) = flattened(conv, output.region);
-    let Conv { input, window, packed, .. } = conv;
+    checked_field(&conv, region, output);
+    let parts = parts(threads.count, &conv, region, output.channels);
+    let out = Out::of(output).like(region);
+    threads.for_each_part(parts.len(), |i| compute(threads, i, &conv, &parts[i], &out));
+}
+
+/// Computes regions of one layer, each for a tile of its own: with the bits of [`run`], and what
+/// reads its weights from far reads them for all regions at once.
+///
+/// *Panics*: as [`run`].
+pub(crate) fn run_together(threads: &Threads, convs: Vec<(Conv<'_>, Target<'_>)>) {
+    if convs.iter().any(|(conv, _)| conv.packed.algorithm == Algorithm::Direct) {
+        return convs.into_iter().for_each(|(conv, mut output)| run(threads, conv, &mut output));
+    }
+    let job = |(conv, mut output)| winograd_job(conv, &mut output);
+    winograd::run(threads, &convs.into_iter().map(job).collect::<Vec<_>>());
+}
+
+fn winograd_job<'a>(conv: Conv<'a>, output: &mut Target<'_>) -> winograd::Job<'a> {
+    let (region, field) = (output.region, checked_field(&conv, output.region, output));
+    winograd::Job { conv, out: Out::of(output), region, field }
+}
+
+/// The input that a region of a convolution reads, all of which is there; the weights fit.
+fn checked_field(conv: &Conv<'_>, region: Region, output: &Target<'_>) -> Region {
+    let Conv { input, window, packed, residual, .. } = conv;
+    assert!(residual.is_none_or(|other| {
+        other.region.contains(region) && other.channels == output.channels
+    }));
     assert_eq!(window.kernel, packed.kernel);
     assert_eq!(input.channels, packed.groups * packed.group_inputs);
     assert_eq!(output.channels, packed.groups * packed.group_outputs);
-    let field = source::field(window, region, &input);
+    let field = source::field(window, region, input);
     assert!(input.region.contains(field));
-    if packed.algorithm != Algorithm::Direct {
-        return winograd::run(threads, &conv, field, output);
-    }
-    let parts = parts(threads.count, &conv, region, output.channels);
-    let out = Out::of(output).like(region);
-    threads.for_each_part(parts.len(), |part| compute(threads, &conv, &parts[part], &out));
+    field
 }
 
-/// One thread's share.
-fn compute(threads: &Threads, conv: &Conv<'_>, part: &Part, out: &Out) {
+/// One thread's share, the one of this index.
+fn compute(threads: &Threads, index: usize, conv: &Conv<'_>, part: &Part, out: &Out) {
     if conv.packed.is_depthwise() {
-        threads.cpu.run(depthwise::DepthwisePart { conv, part, out });
-    } else {
-        threads.cpu.run(dense::DensePart { conv, part, out });
+        return threads.cpu.run(depthwise::DepthwisePart { conv, part, out });
     }
+    let widened = if conv.packed.halves.is_empty() { 0 } else { 2 * PANEL * conv.packed.depth() };
+    threads.with_scratch(index, widened, |widened| {
+        threads.cpu.run(dense::DensePart { conv, part, out, widened });
+    });
 }
 
 /// A 1x1 convolution over whole rows as one long row, so that no pixel block is cut short.
@@ -173,8 +199,7 @@ fn parts(threads: usize, conv: &Conv<'_>, region: Region, channels: usize) -> Ve
     if threads == 1 || multiply_adds < MULTIPLY_ADDS_MIN {
         return vec![whole(rows, cols)];
     }
-    let weights_dominate =
-        packed.values.values().len() > conv.input.region.positions() * conv.input.channels;
+    let weights_dominate = packed.elements() > conv.input.region.positions() * conv.input.channels;
     let even_pairs = pairs.is_multiple_of(threads) || pairs >= 8 * threads;
     let by_pairs = !packed.is_depthwise() && pairs >= threads;
     if by_pairs && weights_dominate && even_pairs {

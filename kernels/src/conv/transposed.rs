@@ -158,7 +158,7 @@ pub(crate) fn run(threads: &Threads, conv: ConvTranspose<'_>, output: &mut Targe
     threads.for_each_part(parts, |i| {
         for Share { conv, out, parts } in &shares {
             if let Some(part) = parts.get(i) {
-                compute(threads, conv, part, out);
+                compute(threads, i, conv, part, out);
             }
         }
     });

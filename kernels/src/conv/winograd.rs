@@ -17,15 +17,13 @@
 // A square is indexed by row and col alike; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
-use super::micro::{Finish, Micro, Runs};
-use super::transform::{Four, Line, Six, Transform, Two, WIDTH_MAX};
+use super::micro::{Ahead, Finish, Micro, Runs, TURN};
+use super::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX};
 use super::{Conv, Out};
 use crate::math;
-use crate::pack::PANEL;
-use crate::piece::AlignedBuffer;
-use crate::simd::{Cpu, Kernel, Simd};
+use crate::pack::{PANEL, PackedConv};
+use crate::simd::{Kernel, Simd};
 use crate::threads::{Threads, split};
-use crate::view::Target;
 use std::marker::PhantomData;
 use std::ops::Range;
 use tiling::{Algorithm, Region, Span};
@@ -36,15 +34,29 @@ const BLOCK_VALUES: usize = 288 << 10;
 /// Weights above this are worth reading for more tiles at a time.
 const WEIGHTS_VALUES: usize = 256 << 10;
 
+/// A region that is computed.
+pub(super) struct Job<'a> {
+    pub(super) conv: Conv<'a>,
+    pub(super) out: Out,
+    pub(super) region: Region,
+    /// The input that may be read.
+    pub(super) field: Region,
+}
+
+/// `m x m` outputs of a job.
+#[derive(Clone, Copy)]
+struct Block {
+    /// Index into the jobs.
+    job: usize,
+    /// The first output, counted from the first of the region.
+    row: usize,
+    col: usize,
+}
+
 /// One thread's share.
 struct Part<'a> {
-    conv: &'a Conv<'a>,
-    out: &'a Out,
-    region: Region,
-    /// The input that may be read.
-    field: Region,
-    /// Rows of Winograd tiles.
-    tile_rows: Span,
+    jobs: &'a [Job<'a>],
+    blocks: &'a [Block],
     /// Panels of output channels.
     panels: Range<usize>,
     /// Factors and products.
@@ -54,36 +66,25 @@ struct Part<'a> {
 /// How a part is worked through.
 #[derive(Clone, Copy)]
 struct Blocking {
-    /// Winograd tiles in a row of the region.
-    tile_cols: usize,
-    /// Tiles that go through the three steps together.
-    tiles: usize,
+    /// Blocks that go through the three steps together.
+    blocks: usize,
     /// Values from one position to the next, of factors and of products.
     factor_step: usize,
     product_step: usize,
 }
 
 impl Blocking {
-    fn new(
-        algorithm: Algorithm,
-        region: Region,
-        tile_rows: Span,
-        inputs: usize,
-        outs: usize,
-    ) -> Self {
-        let m = algorithm.outputs();
-        let positions = (m + 2) * (m + 2);
-        let tile_cols = region.cols.len().div_ceil(m);
-        let all = tile_rows.len() * tile_cols;
-        let mut tiles = BLOCK_VALUES / (positions * (inputs + outs)).max(1);
+    fn new(algorithm: Algorithm, all: usize, inputs: usize, outs: usize) -> Self {
+        let positions = algorithm.positions();
+        let mut blocks = BLOCK_VALUES / (positions * (inputs + outs)).max(1);
         if positions * inputs * outs > WEIGHTS_VALUES {
-            tiles = tiles.max(56);
+            blocks = blocks.max(56);
         }
-        let tiles = tiles.max(28).min(all.max(1));
-        let tiles = all.div_ceil(all.div_ceil(tiles).max(1)).max(1);
-        // A step that is a power of two would put all positions of a tile into one cache set.
-        let step = |channels: usize| (tiles * channels).next_multiple_of(16) + 16;
-        Self { tile_cols, tiles, factor_step: step(inputs), product_step: step(outs) }
+        let blocks = blocks.max(28).min(all.max(1));
+        let blocks = all.div_ceil(all.div_ceil(blocks).max(1)).max(1);
+        // A step that is a power of two would put all positions of a block into one cache set.
+        let step = |channels: usize| (blocks * channels).next_multiple_of(16) + 16;
+        Self { blocks, factor_step: step(inputs), product_step: step(outs) }
     }
 
     fn scratch_values(&self, positions: usize) -> usize {
@@ -91,46 +92,69 @@ impl Blocking {
     }
 }
 
-/// Computes a region.
-pub(super) fn run(threads: &Threads, conv: &Conv<'_>, field: Region, target: &mut Target<'_>) {
-    let (packed, region) = (conv.packed, target.region);
-    let algorithm = packed.algorithm;
-    let m = algorithm.outputs();
-    let positions = (m + 2) * (m + 2);
-    let panels = packed.panels_per_group();
+/// What making a factor costs, in multiply-adds.
+const FACTOR: usize = 24;
+
+/// Computes regions, of one tile or of several, with one set of weights: these are read once for
+/// some blocks of all of them.
+pub(super) fn run(threads: &Threads, jobs: &[Job<'_>]) {
+    let Some(first) = jobs.first() else { return };
+    let packed = first.conv.packed;
+    let m = packed.algorithm.outputs();
+    let positions = packed.algorithm.positions();
+    let (inputs, panels) = (packed.group_inputs, packed.panels_per_group());
+    assert!(jobs.iter().all(|job| std::ptr::eq(job.conv.packed, packed)));
     assert_eq!(packed.groups, 1);
-    assert_eq!(packed.values.values().len(), positions * panels * packed.group_inputs * PANEL);
+    assert_eq!(packed.values.values().len(), positions * panels * inputs * PANEL);
     assert_eq!(packed.bias.len(), panels * PANEL);
-    let all_rows = Span::whole(region.rows.len().div_ceil(m));
-    let out = Out::of(target);
-    let count = threads.count;
-    let pairs = panels.div_ceil(2);
-    // Few tiles: the weights are the larger part of what is read, and each thread takes some.
-    let tiles = all_rows.len() * region.cols.len().div_ceil(m);
-    let by_panels = pairs.is_multiple_of(count) || pairs >= 8 * count;
-    let small = tiles * positions * packed.group_inputs * packed.group_outputs < 1 << 17;
-    let shares: Vec<(Span, Range<usize>)> = if count == 1 || small {
-        vec![(all_rows, 0..panels)]
-    } else if by_panels && tiles < 128 * count {
-        let shares = split(Span::whole(pairs), count).into_iter();
-        shares.map(|s| (all_rows, 2 * s.start..(2 * s.end).min(panels))).collect()
-    } else {
-        split(all_rows, count.min(all_rows.len())).into_iter().map(|s| (s, 0..panels)).collect()
+    let of_job = |(job, at): (usize, &Job<'_>)| {
+        let Region { rows, cols } = at.region;
+        let row = move |row| (0..cols.len()).step_by(m).map(move |col| Block { job, row, col });
+        (0..rows.len()).step_by(m).flat_map(row)
     };
+    let blocks: Vec<Block> = jobs.iter().enumerate().flat_map(of_job).collect();
+    let shares = shares(threads.count, packed, blocks.len());
     threads.for_each_part(shares.len(), |part| {
-        let (tile_rows, panels) = shares[part].clone();
+        let (blocks, panels) = (&blocks[shares[part].0.indices()], shares[part].1.clone());
         let outs = panels.len() * PANEL;
-        let blocking = Blocking::new(algorithm, region, tile_rows, packed.group_inputs, outs);
+        let blocking = Blocking::new(packed.algorithm, blocks.len(), inputs, outs);
         threads.with_scratch(part, blocking.scratch_values(positions), |scratch| {
-            let part = Part { conv, out: &out, region, field, tile_rows, panels, scratch };
-            match algorithm {
+            let part = Part { jobs, blocks, panels, scratch };
+            match packed.algorithm {
                 Algorithm::Winograd2 => threads.cpu.run(Typed::<Two>(part, blocking, PhantomData)),
                 Algorithm::Winograd4 => threads.cpu.run(Typed::<Four>(part, blocking, PhantomData)),
+                Algorithm::Winograd5 => threads.cpu.run(Typed::<Five>(part, blocking, PhantomData)),
                 Algorithm::Winograd6 => threads.cpu.run(Typed::<Six>(part, blocking, PhantomData)),
                 Algorithm::Direct => unreachable!("these weights are transformed"),
             }
         });
     });
+}
+
+/// The blocks and the panels of each thread.
+///
+/// Threads that share the blocks each read all weights; threads that share the output channels
+/// each make all factors. Few blocks want the latter, unless the channels do not divide.
+fn shares(threads: usize, packed: &PackedConv, blocks: usize) -> Vec<(Span, Range<usize>)> {
+    let (inputs, outputs) = (packed.group_inputs, packed.group_outputs);
+    let panels = packed.panels_per_group();
+    let pairs = panels.div_ceil(2);
+    let small = blocks * packed.algorithm.positions() * inputs * outputs < 1 << 17;
+    if threads == 1 || small {
+        return vec![(Span::whole(blocks), 0..panels)];
+    }
+    let even = pairs.is_multiple_of(threads) || pairs >= 8 * threads;
+    let products = |blocks: usize, outputs: usize| outputs * (blocks + 2).max(14);
+    let by_blocks = blocks.div_ceil(threads);
+    let by_blocks = products(by_blocks, outputs) + by_blocks * FACTOR;
+    let by_panels = products(blocks, outputs.div_ceil(threads)) + blocks * FACTOR;
+    if even && by_panels < by_blocks {
+        let shares = split(Span::whole(pairs), threads).into_iter();
+        let panels = |s: Span| 2 * s.start..(2 * s.end).min(panels);
+        return shares.map(|s| (Span::whole(blocks), panels(s))).collect();
+    }
+    let shares = split(Span::whole(blocks), threads.min(blocks)).into_iter();
+    shares.map(|s| (s, 0..panels)).collect()
 }
 
 /// A part with its transform.
@@ -141,24 +165,20 @@ impl<T: Transform> Kernel for Typed<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self(Part { conv, out, region, field, tile_rows, panels, scratch }, blocking, _) = self;
-        let Blocking { tile_cols, tiles: block_tiles, factor_step, product_step } = blocking;
-        let packed = conv.packed;
+        let Self(Part { jobs, blocks, panels, scratch }, blocking, _) = self;
+        let Blocking { blocks: together, factor_step, product_step } = blocking;
+        let packed = jobs[0].conv.packed;
         let (inputs, outs) = (packed.group_inputs, panels.len() * PANEL);
         let (factors, products) = scratch.split_at_mut(T::WIDTH * T::WIDTH * factor_step);
         let mut patch = vec![0.0; T::WIDTH * T::WIDTH * inputs];
-        let all = Span::new(tile_rows.start * tile_cols, tile_rows.end * tile_cols);
-        // The row and the column of the region where a tile starts.
-        let start = |tile: usize| (tile / tile_cols * T::OUTPUTS, tile % tile_cols * T::OUTPUTS);
-        for first in all.indices().step_by(block_tiles) {
-            let tiles = Span::new(first, (first + block_tiles).min(all.end));
-            for tile in tiles.indices() {
-                let (row, col) = start(tile);
+        for blocks in blocks.chunks(together) {
+            for (i, block) in blocks.iter().enumerate() {
+                let Job { conv, region, field, .. } = &jobs[block.job];
                 let pads = conv.window.pads;
-                let row = (region.rows.start + row) as isize - pads.top as isize;
-                let col = (region.cols.start + col) as isize - pads.left as isize;
-                let source = source::<T>(conv, field, (row, col), &mut patch);
-                let to = &mut factors[(tile - first) * inputs..];
+                let row = (region.rows.start + block.row) as isize - pads.top as isize;
+                let col = (region.cols.start + block.col) as isize - pads.left as isize;
+                let source = source::<T>(conv, *field, (row, col), &mut patch);
+                let to = &mut factors[i * inputs..];
                 assert!(to.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + inputs);
                 s.enter(Factors::<'_, T> {
                     source,
@@ -168,14 +188,14 @@ impl<T: Transform> Kernel for Typed<'_, T> {
                     of: PhantomData,
                 });
             }
-            multiply::<S, T>(s, conv, &panels, tiles.len(), blocking, factors, products);
-            for tile in tiles.indices() {
-                let (row, col) = start(tile);
+            multiply::<S, T>(s, packed, &panels, blocks.len(), blocking, factors, products);
+            for (i, &Block { job, row, col }) in blocks.iter().enumerate() {
+                let Job { conv, region, out, .. } = &jobs[job];
                 let rows = T::OUTPUTS.min(region.rows.len() - row);
                 let cols = T::OUTPUTS.min(region.cols.len() - col);
                 let at = (region.rows.start + row, region.cols.start + col);
                 let channel = panels.start * PANEL;
-                let from = &products[(tile - first) * outs..];
+                let from = &products[i * outs..];
                 assert!(from.len() >= (T::WIDTH * T::WIDTH - 1) * product_step + outs);
                 let channels = (packed.group_outputs - channel).min(outs);
                 let step = product_step;
@@ -198,14 +218,14 @@ impl<T: Transform> Kernel for Typed<'_, T> {
     }
 }
 
-/// The inputs of one tile: where its first lies, and the values from one row and col to the next.
+/// The inputs of one block: where its first lies, and the values from one row and col to the next.
 struct Source {
     first: *const f32,
     row_step: usize,
     col_step: usize,
 }
 
-/// Finds a tile's inputs, with zeros in place of what must not be read.
+/// Finds a block's inputs, with zeros in place of what must not be read.
 fn source<T: Transform>(
     conv: &Conv<'_>,
     field: Region,
@@ -239,11 +259,11 @@ fn source<T: Transform>(
     Source { first: patch.as_ptr(), row_step: T::WIDTH * channels, col_step: channels }
 }
 
-/// The factors of one tile.
+/// The factors of one block.
 struct Factors<'a, T> {
     source: Source,
     inputs: usize,
-    /// Of the tile at the first position.
+    /// Of the block at the first position.
     to: &'a mut [f32],
     step: usize,
     of: PhantomData<T>,
@@ -300,25 +320,24 @@ impl<T: Transform> Factors<'_, T> {
     }
 }
 
-/// The products of some tiles at all positions.
+/// The products of some blocks at all positions.
 #[inline(always)]
 fn multiply<S: Simd, T: Transform>(
     s: S,
-    conv: &Conv<'_>,
+    packed: &PackedConv,
     panels: &Range<usize>,
-    tiles: usize,
+    blocks: usize,
     blocking: Blocking,
     factors: &[f32],
     products: &mut [f32],
 ) {
-    let packed = conv.packed;
     let (inputs, outs) = (packed.group_inputs, panels.len() * PANEL);
     let Blocking { factor_step, product_step, .. } = blocking;
     let panels_per_unit = (S::VECTORS * S::LANES / PANEL).max(1);
     let weights = packed.values.values();
-    let calls = split(Span::whole(tiles), tiles.div_ceil(S::PIXELS));
-    assert!(factors.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + tiles * inputs);
-    assert!(products.len() >= (T::WIDTH * T::WIDTH - 1) * product_step + tiles * outs);
+    let calls = split(Span::whole(blocks), blocks.div_ceil(S::PIXELS));
+    assert!(factors.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + blocks * inputs);
+    assert!(products.len() >= (T::WIDTH * T::WIDTH - 1) * product_step + blocks * outs);
     for position in 0..T::WIDTH * T::WIDTH {
         let of_position = &weights[position * packed.panels_per_group() * inputs * PANEL..];
         for unit in (0..panels.len()).step_by(panels_per_unit) {
@@ -326,7 +345,19 @@ fn multiply<S: Simd, T: Transform>(
             let vectors = unit_panels * PANEL / S::LANES;
             let of_unit = &of_position[(panels.start + unit) * inputs * PANEL..];
             assert!(of_unit.len() >= unit_panels * inputs * PANEL);
-            for call in &calls {
+            // The weights of the next unit come from far; each turn fetches its share of them.
+            let next = match unit + panels_per_unit {
+                unit if unit < panels.len() => (position, unit),
+                _ => (position + 1, 0),
+            };
+            let next =
+                (next.0 * packed.panels_per_group() + panels.start + next.1) * inputs * PANEL;
+            let turns = (inputs / TURN).max(1);
+            let lines = (unit_panels * inputs).div_ceil(turns * calls.len());
+            let lines = if weights.len() > WEIGHTS_VALUES { lines } else { 0 };
+            for (i, call) in calls.iter().enumerate() {
+                let from = weights.as_ptr().wrapping_add(next + i * lines * turns * PANEL);
+                let ahead = Ahead { from, lines };
                 let from = &factors[position * factor_step + call.start * inputs..];
                 let channel = unit * PANEL;
                 let to = &mut products[position * product_step + call.start * outs + channel..];
@@ -336,12 +367,13 @@ fn multiply<S: Simd, T: Transform>(
                     pixel_step: inputs,
                     weights: of_unit.as_ptr(),
                     panel_step: inputs * PANEL,
+                    ahead,
                     finish: Finish::Raw,
                     out: to.as_mut_ptr(),
                     out_step: outs,
                     last_lanes: S::LANES,
                 };
-                // Safety: factors and products of these tiles are inside, as asserted; the weights
+                // Safety: factors and products of these blocks are inside, as asserted; the weights
                 // of the unit are whole panels.
                 unsafe { micro.call(s, call.len(), vectors) };
             }
@@ -349,7 +381,7 @@ fn multiply<S: Simd, T: Transform>(
     }
 }
 
-/// The outputs of one tile.
+/// The outputs of one block.
 struct Outputs<'a, T> {
     conv: &'a Conv<'a>,
     out: &'a Out,
@@ -361,7 +393,7 @@ struct Outputs<'a, T> {
     /// The first output channel, and how many.
     channel: usize,
     channels: usize,
-    /// Of the tile at the first position.
+    /// Of the block at the first position.
     from: &'a [f32],
     step: usize,
     of: PhantomData<T>,
@@ -432,84 +464,6 @@ impl<T: Transform> Outputs<'_, T> {
                 unsafe {
                     let to = self.out.at(self.at.0 + row, self.at.1 + col).add(channel);
                     if n == S::LANES { s.store(to, y) } else { s.store_first(to, n, y) }
-                }
-            }
-        }
-    }
-}
-
-/// Transforms the weights of a 3x3 convolution, `[out][in][3 x 3]`, to panels for each position:
-/// `[position][panel][in][16]`, the last panel filled up with zeros.
-pub(crate) fn transformed(
-    algorithm: Algorithm,
-    weights: &[f32],
-    inputs: usize,
-    outputs: usize,
-) -> AlignedBuffer {
-    let positions = (algorithm.outputs() + 2) * (algorithm.outputs() + 2);
-    let panels = outputs.div_ceil(PANEL);
-    let mut to = AlignedBuffer::zeroed(positions * panels * inputs * PANEL);
-    let filters = Filters { weights, inputs, outputs, to: to.values_mut(), of: PhantomData };
-    // Every instruction set gives the same bits.
-    let cpu = Cpu::detect();
-    match algorithm {
-        Algorithm::Winograd2 => cpu.run(filters.typed::<Two>()),
-        Algorithm::Winograd4 => cpu.run(filters.typed::<Four>()),
-        Algorithm::Winograd6 => cpu.run(filters.typed::<Six>()),
-        Algorithm::Direct => unreachable!("these weights are not transformed"),
-    }
-    to
-}
-
-/// The weights of a convolution on their way through `G g G^T`.
-struct Filters<'a, T> {
-    weights: &'a [f32],
-    inputs: usize,
-    outputs: usize,
-    to: &'a mut [f32],
-    of: PhantomData<T>,
-}
-
-impl<'a> Filters<'a, ()> {
-    fn typed<T>(self) -> Filters<'a, T> {
-        let Self { weights, inputs, outputs, to, .. } = self;
-        Filters { weights, inputs, outputs, to, of: PhantomData }
-    }
-}
-
-impl<T: Transform> Kernel for Filters<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { weights, inputs, outputs, to, .. } = self;
-        let position_step = outputs.div_ceil(PANEL) * inputs * PANEL;
-        // A vector holds neighbouring output channels.
-        for out in (0..outputs).step_by(S::LANES) {
-            let lanes = S::LANES.min(outputs - out);
-            for input in 0..inputs {
-                let mut taps = [[0.0; PANEL]; 9];
-                for lane in 0..lanes {
-                    let from = &weights[((out + lane) * inputs + input) * 9..][..9];
-                    for (taps, &tap) in taps.iter_mut().zip(from) {
-                        taps[lane] = tap;
-                    }
-                }
-                let taps = taps.map(|taps| s.read(&taps));
-                let mut half = [[s.splat(0.0); 3]; WIDTH_MAX];
-                for col in 0..3 {
-                    let y = T::filter(s, [taps[col], taps[3 + col], taps[6 + col]]);
-                    for row in 0..T::WIDTH {
-                        half[row][col] = y[row];
-                    }
-                }
-                let at = (out / PANEL * inputs + input) * PANEL + out % PANEL;
-                for (row, half) in half.into_iter().enumerate().take(T::WIDTH) {
-                    let y = T::filter(s, half);
-                    for (col, y) in y.into_iter().enumerate().take(T::WIDTH) {
-                        let at = at + (row * T::WIDTH + col) * position_step;
-                        s.write(&mut to[at..at + S::LANES], y);
-                    }
                 }
             }
         }

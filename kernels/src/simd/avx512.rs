@@ -1,6 +1,7 @@
 //! AVX-512F: 16 lanes, 32 registers, masked tails.
 
 use super::{Kernel, Simd};
+use half::f16;
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512F, AVX2 and FMA.
@@ -97,8 +98,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self, p: *const f16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
 
     #[inline(always)]

@@ -21,6 +21,7 @@ pub(crate) use portable::Scalar;
 
 use crate::error::KernelError;
 use crate::quant::dot::Dot;
+use half::f16;
 use std::fmt;
 
 /// An instruction set that the kernels are written for.
@@ -28,11 +29,13 @@ use std::fmt;
 pub enum Isa {
     /// x86-64 with AVX-512F: 16 lanes.
     Avx512,
-    /// x86-64 with AVX2 and FMA: 8 lanes.
+    /// x86-64 with AVX2, FMA and F16C, which came together: 8 lanes.
     Avx2,
     /// aarch64: 4 lanes.
     Neon,
-    /// Any processor; slow where the compiler's target has no fused multiply-add.
+    /// Any processor; slow where the compiler's target has no fused multiply-add. 32-bit ARM has
+    /// only this: its NEON takes subnormals for zero, which would change bits, and Rust 1.95 has
+    /// no stable intrinsics for it (`scripts/test-armv7`).
     Portable,
 }
 
@@ -43,7 +46,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => is_x86_feature_detected!("avx512f") && Isa::Avx2.is_available(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             Isa::Portable => true,
@@ -143,6 +150,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const PIXELS: usize;
     /// Vectors of output channels of the convolution micro-kernel.
     const VECTORS: usize;
+    /// Whether [`Simd::fma_lane`] is one instruction, and a vector has four lanes.
+    const BY_LANE: bool = false;
 
     /// Calls a kernel through a function compiled for this instruction set, never inlined.
     fn enter<K: Kernel>(self, kernel: K) -> K::Output;
@@ -150,6 +159,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a[LANE] * b + c` in each lane, rounded once. Only where [`Simd::BY_LANE`].
+    #[inline(always)]
+    fn fma_lane<const LANE: i32>(self, _a: Self::V, _b: Self::V, _c: Self::V) -> Self::V {
+        unreachable!("this instruction set splats")
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -164,8 +178,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `2^n` for `t = 12582912 + n`, `n` an integer in `-126..=127`: the low bits of `t` are `n`.
     fn pow2(self, t: Self::V) -> Self::V;
 
+    /// Asks for the cache line at `p`, which need not be readable, in the second-level cache.
+    fn prefetch(self, p: *const f32);
     /// Reads a vector. *Safety*: `LANES` values are readable at `p`.
     unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Reads a vector of half floats, exactly. *Safety*: `LANES` of them are readable at `p`.
+    unsafe fn widen(self, p: *const f16) -> Self::V;
     /// Reads `n` values, zeros above. *Safety*: `n <= LANES` values are readable at `p`.
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
     /// Writes a vector. *Safety*: `LANES` values are writable at `p`.

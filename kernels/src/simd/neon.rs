@@ -1,6 +1,7 @@
 //! NEON on aarch64: 4 lanes, 32 registers.
 
 use super::{Kernel, Simd};
+use half::f16;
 use std::arch::aarch64::*;
 
 /// Proof that the processor has NEON.
@@ -27,6 +28,7 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const PIXELS: usize = 6;
     const VECTORS: usize = 4;
+    const BY_LANE: bool = true;
 
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { enter(self, kernel) }
@@ -40,6 +42,16 @@ impl Simd for Neon {
     #[inline(always)]
     fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn fma_lane<const LANE: i32>(
+        self,
+        a: float32x4_t,
+        b: float32x4_t,
+        c: float32x4_t,
+    ) -> float32x4_t {
+        unsafe { vfmaq_laneq_f32::<LANE>(c, b, a) }
     }
 
     #[inline(always)]
@@ -97,8 +109,21 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // The intrinsic is not stable yet.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
         unsafe { vld1q_f32(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self, p: *const f16) -> float32x4_t {
+        unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.cast()))) }
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Plain Rust: vectors as arrays for any processor, and a vector of one lane for the reference.
 
 use super::{Kernel, Simd};
+use half::f16;
 
 /// Eight lanes in an array.
 #[derive(Clone, Copy)]
@@ -80,8 +81,16 @@ macro_rules! array_simd {
             }
 
             #[inline(always)]
+            fn prefetch(self, _: *const f32) {}
+
+            #[inline(always)]
             unsafe fn load(self, p: *const f32) -> Self::V {
                 unsafe { p.cast::<Self::V>().read_unaligned() }
+            }
+
+            #[inline(always)]
+            unsafe fn widen(self, p: *const f16) -> Self::V {
+                std::array::from_fn(|i| unsafe { *p.add(i) }.to_f32())
             }
 
             #[inline(always)]

@@ -227,7 +227,8 @@ impl Problem {
         &self.inputs.iter().find(|(of, _)| *of == map).unwrap().1
     }
 
-    /// All layers as one stage over a grid, stitched; none where the grid does not fit.
+    /// All layers as one stage over a grid, stitched; none where the grid does not fit. Tiles
+    /// that run together give the bits of those that run alone.
     pub fn tiled(
         &self,
         engine: &Engine,
@@ -250,13 +251,18 @@ impl Problem {
             let element = graph.element(map);
             outputs.push((map, Piece::zeroed_of(Region::whole(shape), shape.channels(), element)));
         }
-        for (i, tile) in geometry.tiles.iter().enumerate() {
-            let inputs: Vec<(MapId, Arc<Piece>)> = tile
-                .inputs
-                .iter()
-                .map(|&(map, region)| (map, Arc::new(self.given(map).crop(region))))
-                .collect();
-            for (map, piece) in engine.run_tile(&self.packed, &geometry, i, &inputs).unwrap() {
+        let inputs = |tile: &TileGeometry| -> Vec<(MapId, Arc<Piece>)> {
+            let piece = |&(map, region)| (map, Arc::new(self.given(map).crop(region)));
+            tile.inputs.iter().map(piece).collect()
+        };
+        let inputs: Vec<_> = geometry.tiles.iter().map(inputs).collect();
+        let all: Vec<_> = inputs.iter().map(|inputs| &inputs[..]).enumerate().collect();
+        let together = engine.run_tiles(&self.packed, &geometry, &all).unwrap();
+        assert_eq!(together.len(), inputs.len());
+        for ((i, inputs), together) in inputs.iter().enumerate().zip(together) {
+            let alone = engine.run_tile(&self.packed, &geometry, i, inputs).unwrap();
+            assert_same(&alone, &together, engine);
+            for (map, piece) in alone {
                 let output = outputs.iter_mut().find(|(of, _)| *of == map).unwrap();
                 output.1.paste(&piece);
             }

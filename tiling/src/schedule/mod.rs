@@ -24,7 +24,7 @@ mod memory;
 mod unit;
 
 pub use unit::Unit;
-pub(crate) use unit::{CACHED_WEIGHTS, POSITIONS_A_READING, WINOGRAD_POSITIONS_A_READING};
+pub(crate) use unit::{CACHED_WEIGHTS, POSITIONS_A_READING, WINOGRAD_BLOCKS_A_READING};
 
 use crate::region::{Region, Span};
 use crate::stage::StageGeometry;
@@ -125,12 +125,44 @@ pub struct Schedule {
     pub arena_bytes: usize,
 }
 
+/// An arena above this is worth a few percent of time: networks on pictures of ordinary size stay
+/// below.
+const LARGE_BYTES: usize = 128 << 20;
+
+/// Chunks of less cost more time than they save memory.
+const CACHE_BYTES_MIN: usize = 512 << 10;
+
 /// Bytes of a cache line: every buffer starts at one.
 pub const LINE_BYTES: usize = 64;
 
 impl Schedule {
     /// Works out the order for one tile of a stage.
+    ///
+    /// Where depth first would take much memory, smaller chunks are taken, or whole layers where
+    /// even these take less: a grid's tile whose halo is large holds most rows of a skip
+    /// connection anyway.
     pub fn new(model: &Model, stage: &StageGeometry, tile: usize, order: Order) -> Self {
+        let mut made = Self::in_order(model, stage, tile, order);
+        let Order::DepthFirst { threads, mut cache_bytes } = order else { return made };
+        if made.arena_bytes <= LARGE_BYTES {
+            return made;
+        }
+        let mut consider = |order| {
+            let other = Self::in_order(model, stage, tile, order);
+            if other.arena_bytes < made.arena_bytes {
+                made = other;
+            }
+            made.arena_bytes
+        };
+        let mut bytes = consider(Order::LayerByLayer);
+        while bytes > LARGE_BYTES && cache_bytes > CACHE_BYTES_MIN {
+            cache_bytes /= 2;
+            bytes = consider(Order::DepthFirst { threads, cache_bytes });
+        }
+        made
+    }
+
+    fn in_order(model: &Model, stage: &StageGeometry, tile: usize, order: Order) -> Self {
         let geometry = &stage.tiles[tile];
         let units = unit::units(model, stage, geometry);
         let (mut buffers, places) = memory::places(model, &units, &geometry.outputs);

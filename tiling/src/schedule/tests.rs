@@ -138,3 +138,26 @@ fn depth_first_takes_less_memory() {
         );
     }
 }
+
+/// What the default order takes of a network with skip connections: half as one tile, since a
+/// skip's rows wait until the deepest layers have come back; under a quarter in 2x2 tiles.
+#[test]
+fn tiles_of_a_large_picture_take_a_quarter() {
+    let model = zoo::open("zoo:unet@1024x1024", &LoadOptions::default()).unwrap().graph;
+    let grid = Grid::even(2, 2);
+    let stage = Stage {
+        first_layer: 0,
+        end_layer: model.layers.len() as u32,
+        placement: vec![Slot(0); grid.tiles()],
+        split: Split::Spatial(grid),
+        handover: Handover::Gather,
+    };
+    for numerics in [Numerics::Exact, Numerics::Fast] {
+        let whole = StageGeometry::whole(&model, numerics);
+        let cut = StageGeometry::new(&model, numerics, 0, &stage).unwrap();
+        let bytes = |stage, tile, order| Schedule::new(&model, stage, tile, order).arena_bytes;
+        let layers = bytes(&whole, 0, Order::LayerByLayer);
+        assert!(bytes(&whole, 0, Order::depth_first(1)) * 2 < layers);
+        assert!((0..4).all(|tile| bytes(&cut, tile, Order::depth_first(1)) * 4 < layers));
+    }
+}

@@ -37,7 +37,9 @@ pub(crate) const CACHED_WEIGHTS: usize = 192 << 10;
 
 /// Positions that share a reading of more weights than that, by each thread.
 pub(crate) const POSITIONS_A_READING: usize = 512;
-pub(crate) const WINOGRAD_POSITIONS_A_READING: usize = 1024;
+/// Blocks of a Winograd layer that do: as many as whole layers have for each time that they read
+/// their weights.
+pub(crate) const WINOGRAD_BLOCKS_A_READING: usize = 40;
 
 impl Unit {
     /// The region of an input that some rows of the output need.
@@ -91,8 +93,8 @@ impl Unit {
             let pixels = match (weights > CACHED_WEIGHTS, is_direct) {
                 (false, true) => 56,
                 (true, true) => POSITIONS_A_READING,
-                (false, _) => 28 * block * block,
-                (true, _) => WINOGRAD_POSITIONS_A_READING,
+                (false, false) => 28 * block * block,
+                (true, false) => WINOGRAD_BLOCKS_A_READING * block * block,
             };
             rows = rows.max(pixels * threads / cols);
         }

@@ -16,7 +16,7 @@ pub use rates::{Pace, Rates};
 use crate::algorithm::Algorithm;
 use crate::receptive::receptive_field;
 use crate::region::Region;
-use crate::schedule::{CACHED_WEIGHTS, POSITIONS_A_READING, WINOGRAD_POSITIONS_A_READING};
+use crate::schedule::{CACHED_WEIGHTS, POSITIONS_A_READING, WINOGRAD_BLOCKS_A_READING};
 use model::{LayerId, MapId, Model, Op, QProduct};
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Index, IndexMut, SubAssign};
@@ -226,12 +226,13 @@ pub fn layer_work(model: &Model, id: LayerId, algorithm: Algorithm, region: Regi
         }
         Op::Conv { weights, .. } if algorithm != Algorithm::Direct => {
             let inputs = model.shape(layer.inputs[0]).channels() as u64;
-            let products = algorithm.products(region) as u64;
+            let products = (algorithm.positions() * algorithm.blocks(region)) as u64;
             let edge = (algorithm.outputs() + 2) as u64;
             work[Class::Winograd] = products * inputs * channels.next_multiple_of(PANEL);
             work[Class::Transforms] = products * (inputs + channels) * 4;
             let elements = inputs * channels * edge * edge;
-            let readings = readings(elements, positions, WINOGRAD_POSITIONS_A_READING);
+            let together = WINOGRAD_BLOCKS_A_READING * algorithm.outputs() * algorithm.outputs();
+            let readings = readings(elements, positions, together);
             work[Class::Weights] = elements * 4 * readings;
             work[Class::Maps] = written;
         }
