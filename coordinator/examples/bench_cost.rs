@@ -2,12 +2,13 @@
 //! takes, over networks that no rate was fitted to: `scripts/bench-cost`.
 //!
 //! ```text
-//!  bench_cost ROUNDS THREADS     prints JSON
+//!  bench_cost ROUNDS     prints JSON
 //! ```
 //!
-//! Each round starts a worker with nothing kept, which so measures itself anew, and has it compute
-//! every case; so the profile and the times that it predicts are taken under the same load of the
-//! machine. A case counts with the median over the rounds of predicted / measured.
+//! Each model of each round gets a worker with nothing kept, which so measures itself anew right
+//! before; so the profile and the times that it predicts are taken under the same load of the machine.
+//! What counts is the time that its computing thread had a core: by Linux' `schedstat`, and of one
+//! thread alone. A case counts with the median over the rounds of predicted / measured.
 
 use anyhow::{Context, Result, anyhow};
 use coordinator::{Cluster, ClusterConfig, HostedModel, Job, LocalWorkers, Reach};
@@ -62,7 +63,7 @@ struct Case {
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
     let rounds = arguments.next().context("how many rounds?")??;
-    let threads = arguments.next().context("how many threads?")??;
+    let threads = 1;
     let open = |name: &&str| -> Result<LoadedModel> { Ok(model::open(name, &Default::default())?) };
     let models = MODELS.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut cases: Vec<Case> = Vec::new();
@@ -74,13 +75,15 @@ async fn main() -> Result<()> {
     }
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        run_round(&models, threads, &mut cases).await?;
+        for (model, cases) in models.iter().zip(cases.chunks_mut(WAYS.len())) {
+            run_model(model, threads, cases).await?;
+        }
     }
     println!("{}", serde_json::to_string_pretty(&report(&cases, rounds, threads))?);
     Ok(())
 }
 
-async fn run_round(models: &[LoadedModel], threads: usize, cases: &mut [Case]) -> Result<()> {
+async fn run_model(model: &LoadedModel, threads: usize, cases: &mut [Case]) -> Result<()> {
     let state = std::env::temp_dir().join(format!("tilehive-bench-cost-{}", std::process::id()));
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
     let identity = Box::new(Identity::ephemeral());
@@ -93,29 +96,28 @@ async fn run_round(models: &[LoadedModel], threads: usize, cases: &mut [Case]) -
     let devices = cluster.wait_for(1, Duration::from_secs(60)).await?;
     // Before any task has corrected it: what the worker measured.
     let pace = devices.first().context("the worker did not join")?.profile.rates.pace();
-    for (model, cases) in models.iter().zip(cases.chunks_mut(WAYS.len())) {
-        let hosted = HostedModel::new(model.clone())?;
-        for ((_, strategy, numerics, grid), case) in WAYS.iter().zip(cases) {
-            let options = PlanOptions { grid: *grid, numerics: *numerics, ..Default::default() };
-            let mut best: Option<(f64, f64)> = None;
-            for frame in 0..=FRAMES {
-                let before = busy_ns(&cluster).await?;
-                let job = Job {
-                    model: hosted.clone(),
-                    inputs: inputs(&model.graph),
-                    strategy: *strategy,
-                    options,
-                };
-                let answer = cluster.submit(job).await?;
-                let took = (busy_ns(&cluster).await? - before) as f64;
-                let work = work_of(&answer.plan);
-                case.shares = shares(&work, &pace);
-                if frame > 0 && best.is_none_or(|(_, least)| took < least) {
-                    best = Some((pace.ns(&work), took));
-                }
+    let worker = *workers.process_ids().first().context("the worker has ended")?;
+    let hosted = HostedModel::new(model.clone())?;
+    for ((_, strategy, numerics, grid), case) in WAYS.iter().zip(cases) {
+        let options = PlanOptions { grid: *grid, numerics: *numerics, ..Default::default() };
+        let mut best: Option<(f64, f64)> = None;
+        for frame in 0..=FRAMES {
+            let before = computed_ns(worker)?;
+            let job = Job {
+                model: hosted.clone(),
+                inputs: inputs(&model.graph),
+                strategy: *strategy,
+                options,
+            };
+            let answer = cluster.submit(job).await?;
+            let took = (computed_ns(worker)? - before) as f64;
+            let work = work_of(&answer.plan);
+            case.shares = shares(&work, &pace);
+            if frame > 0 && best.is_none_or(|(_, least)| took < least) {
+                best = Some((pace.ns(&work), took));
             }
-            case.rounds.extend(best);
         }
+        case.rounds.extend(best);
     }
     workers.stop().await;
     cluster.stop().await;
@@ -123,9 +125,18 @@ async fn run_round(models: &[LoadedModel], threads: usize, cases: &mut [Case]) -
     Ok(())
 }
 
-async fn busy_ns(cluster: &Cluster) -> Result<u64> {
-    let (reports, _) = cluster.reports().await?;
-    Ok(reports.values().map(|report| report.busy_ns).sum())
+/// How long the thread that computes was on a core. On a machine that others use, too, the clock on
+/// the wall counts them in where a task is long, and not where a probe is short.
+fn computed_ns(process: u32) -> Result<u64> {
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let folder = task?.path();
+        if std::fs::read_to_string(folder.join("comm"))?.trim() == "compute" {
+            let times = std::fs::read_to_string(folder.join("schedstat"))?;
+            let on_core = times.split_whitespace().next().context("schedstat is empty")?;
+            return Ok(on_core.parse()?);
+        }
+    }
+    Err(anyhow!("process {process} has no thread called `compute`"))
 }
 
 fn work_of(plan: &protocol::ActivePlan) -> Work {

@@ -32,12 +32,12 @@ def main():
         f"{platform.processor() or platform.machine()}, median over {report['rounds']} rounds."
     )
     print(
-        "\nMade by `scripts/bench-cost`. In each round a worker process measures itself anew and then "
-        "computes\nevery case; predicted are the rates it measured times the work of the plan's tiles, "
-        "measured is the\ntime its engine was busy with them. No rate was fitted to any of these "
+        "\nMade by `scripts/bench-cost`. In each round a worker process measures itself anew for each "
+        "network\nand then computes it; predicted are the rates it measured times the work of the plan's tiles, "
+        "measured is the\ntime that its computing thread had a core for them. No rate was fitted to any of these "
         "networks.\n"
     )
-    print("| the five worst | error | predicted to take most | why |\n|---|---|---|---|")
+    print("| the five worst | error | predicted to take most | likely because of |\n|---|---|---|---|")
     for case in worst:
         shares = ", ".join(
             f"{part['class']} {100 * part['share']:.0f} %" for part in case["largest_classes"]

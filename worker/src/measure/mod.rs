@@ -14,6 +14,13 @@ const ROUNDS_MIN: usize = 3;
 const ROUNDS_MAX: usize = 12;
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// What is read and written between two probes, as other layers do: more than the near caches hold.
+const OTHERS_BYTES: usize = 16 << 20;
+const CACHE_LINE: usize = 64;
+
+/// Probes in memory at a time.
+const BATCH: usize = 5;
+
 /// Runs of the probe that tells thread counts apart; the best counts.
 const SPEEDUP_RUNS: usize = 5;
 
@@ -36,26 +43,43 @@ pub(crate) fn measure(
     engine: &Engine,
     mut progress: impl FnMut(f64),
 ) -> Result<Measured, KernelError> {
-    let mut probes = probes::all().into_iter().map(Ready::new).collect::<Result<Vec<_>, _>>()?;
-    let begun = Instant::now();
-    for round in 0..ROUNDS_MAX {
-        if round >= ROUNDS_MIN && begun.elapsed() >= PATIENCE {
+    let mut samples: Vec<Sample> = Vec::with_capacity(probes::COUNT);
+    let mut waiting = probes::all();
+    loop {
+        let batch = waiting.by_ref().take(BATCH).map(Ready::new);
+        let mut batch = batch.collect::<Result<Vec<_>, _>>()?;
+        if batch.is_empty() {
             break;
         }
-        for probe in &mut probes {
+        time(engine, &mut batch)?;
+        samples.extend(batch.iter_mut().map(Ready::sample));
+        engine.trim();
+        progress(0.9 * samples.len() as f64 / probes::COUNT as f64);
+    }
+    let pace = fit(&samples, &Rates::typical(GUESS_PER_S).pace());
+    let speedups_per_mille = speedups(engine.threads())?;
+    progress(1.0);
+    Ok(Measured { rates: pace.rates(), speedups_per_mille })
+}
+
+/// Runs some probes in turn.
+fn time(engine: &Engine, batch: &mut [Ready]) -> Result<(), KernelError> {
+    let patience = PATIENCE.mul_f64(batch.len() as f64 / probes::COUNT as f64);
+    let mut others = vec![0u8; OTHERS_BYTES];
+    let begun = Instant::now();
+    for round in 0..ROUNDS_MAX {
+        if round >= ROUNDS_MIN && begun.elapsed() >= patience {
+            break;
+        }
+        for probe in batch.iter_mut() {
             // Once as a network finds its layers whose weights fill the caches, once as one does
             // that fits: which of them a model is, nobody knows yet.
+            others.iter_mut().step_by(CACHE_LINE).for_each(|byte| *byte = byte.wrapping_add(1));
             let took = probe.run(engine)? + probe.run(engine)?;
             probe.times.push(took / 2);
         }
-        let by_time = begun.elapsed().as_secs_f64() / PATIENCE.as_secs_f64();
-        progress(by_time.max((round + 1) as f64 / ROUNDS_MAX as f64).min(0.9));
     }
-    let samples: Vec<Sample> = probes.iter_mut().map(Ready::sample).collect();
-    let pace = fit(&samples, &Rates::typical(GUESS_PER_S).pace());
-    let speedups_per_mille = speedups(engine.threads(), &probes[0])?;
-    progress(1.0);
-    Ok(Measured { rates: pace.rates(), speedups_per_mille })
+    Ok(())
 }
 
 /// A probe whose weights are packed.
@@ -100,7 +124,8 @@ impl Ready {
 
 /// How many times as fast as one each number of threads is; numbers that are no power of two lie in
 /// between.
-fn speedups(threads: usize, probe: &Ready) -> Result<Vec<u32>, KernelError> {
+fn speedups(threads: usize) -> Result<Vec<u32>, KernelError> {
+    let probe = Ready::new(probes::all().next().expect("there are probes"))?;
     let mut known: Vec<(usize, f64)> = Vec::new();
     let powers = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < threads);
     for count in powers.chain([threads]) {
@@ -129,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_class_but_one_is_measured_by_more_than_one_probe() {
-        let ready = probes::all().into_iter().map(|p| Ready::new(p).unwrap());
+        let ready = probes::all().map(|p| Ready::new(p).unwrap());
         let works: Vec<Work> = ready.map(|probe| probe.work).collect();
         for class in OperatorClass::ALL {
             let probes = works.iter().filter(|work| work[class] > 0).count();

@@ -45,9 +45,9 @@ const FAST: [Layers; 31] = [
     (64, 56, &[Conv(3, 1, 128), Conv(3, 1, 64)]),
     (128, 14, &[Conv(3, 1, 128), Conv(3, 1, 128)]),
     (128, 64, &[Conv(3, 1, 128)]),
-    (256, 14, &[Conv(3, 1, 256), Conv(3, 1, 256)]),
+    (256, 14, &[Conv(3, 1, 256)]),
     (256, 32, &[Conv(3, 1, 256)]),
-    (512, 7, &[Conv(3, 1, 512)]),
+    (256, 7, &[Conv(3, 1, 512)]),
     (64, 28, &[Conv(1, 1, 256), Conv(1, 1, 64)]),
     (256, 28, &[Conv(1, 1, 128)]),
     (512, 14, &[Conv(1, 1, 128), Conv(1, 1, 512)]),
@@ -64,11 +64,11 @@ const FAST: [Layers; 31] = [
     (96, 14, &[Conv(1, 1, 576), Depthwise(1), Conv(1, 1, 96), Add]),
     (64, 28, &[Depthwise(1), Depthwise(1), Depthwise(1), Depthwise(1)]),
     (32, 112, &[Depthwise(1), Depthwise(2)]),
-    (64, 56, &[Pool(2), Resize]),
+    (64, 128, &[Pool(2), Resize]),
     (64, 56, &[Pool(3), Resize, Add]),
     (128, 28, &[Resize, Pool(2)]),
-    (4096, 1, &[Linear(2048)]),
-    (1024, 1, &[Linear(1000)]),
+    (3072, 1, &[Linear(2048)]),
+    (2048, 1, &[Linear(1000)]),
     (16, 4, &[Conv(1, 1, 16), Depthwise(1), Conv(1, 1, 16), Add, Conv(1, 1, 16), Depthwise(1)]),
 ];
 
@@ -80,15 +80,19 @@ const EXACT: [Layers; 4] = [
     (64, 112, &[Conv(3, 1, 32)]),
 ];
 
-/// All of them.
-pub(super) fn all() -> Vec<Probe> {
+/// How many there are.
+pub(super) const COUNT: usize = FAST.len() + EXACT.len();
+
+/// All of them, each made when it is asked for: together they would take more memory than a small
+/// board has to give.
+pub(super) fn all() -> impl Iterator<Item = Probe> {
     let fast = FAST.iter().map(|layers| (Numerics::Fast, layers));
     let exact = EXACT.iter().map(|layers| (Numerics::Exact, layers));
     let probe = |(numerics, layers): (Numerics, &Layers)| Probe {
         numerics,
         model: network(*layers).expect("a probe is a sound model"),
     };
-    fast.chain(exact).map(probe).collect()
+    fast.chain(exact).map(probe)
 }
 
 fn network((channels, side, steps): Layers) -> Result<LoadedModel, ModelError> {
