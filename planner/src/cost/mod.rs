@@ -102,7 +102,9 @@ impl Cost {
     }
 
     /// As [`Cost::of`] without the memory, which takes the schedule of each tile: for a search.
-    pub(crate) fn estimate(
+    ///
+    /// *Errors*: the plan does not fit the model.
+    pub fn estimate(
         model: &Model,
         devices: &[DeviceProfile],
         plan: &Plan,
