@@ -50,8 +50,9 @@ def judge(tilehive: Tilehive, model: pathlib.Path, folder: pathlib.Path) -> list
     np.save(folder / "input.npy", values.astype(np.float32))
     answers, errors = {}, []
     ways = {"whole": ["--strategy", "local", "--numerics", "exact"],
-            "tiled": ["--workers", 2, "--strategy", "deepthings", "--numerics", "exact"],
-            "fast": ["--workers", 2, "--strategy", "deepthings", "--numerics", "fast"]}
+            "tiled": ["--workers", 2, "--strategy", "deepthings", "--grid", "2x1", "--numerics", "exact"],
+            "exchange": ["--workers", 2, "--strategy", "coedge", "--numerics", "exact"],
+            "fast": ["--workers", 2, "--strategy", "deepthings", "--grid", "2x1", "--numerics", "fast"]}
     for way, arguments in ways.items():
         output = folder / f"{way}.npz"
         ended = tilehive("run", model, folder / "input.npy", "-o", output, "--json", *arguments,

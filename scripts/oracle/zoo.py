@@ -197,8 +197,9 @@ def judge(tilehive: Tilehive, row: Row, model: pathlib.Path, values: np.ndarray,
                         "--numerics", "exact")
     row.whole_ms = report["makespan_ms"][0]
     row.whole_error = error(whole, expected)
-    # Whoever has the weights first would take all tiles of a small network.
-    report = tiled("deepthings", "--workers", 3, "--strategy", "deepthings", "--no-stealing")
+    # A small network would be left to one worker, and whoever has the weights first would take all.
+    report = tiled("deepthings", "--workers", 3, "--strategy", "deepthings", "--grid", "3x2",
+                   "--no-stealing")
     row.tiled_ms = report["makespan_ms"][0]
     if modnn:
         row.modnn_ms = tiled("modnn", "--workers", 2, "--strategy", "modnn")["makespan_ms"][0]
@@ -208,7 +209,7 @@ def judge(tilehive: Tilehive, row: Row, model: pathlib.Path, values: np.ndarray,
         if report["exchanged_bytes"] == 0:
             raise Bad("exchange: the workers sent each other nothing")
     # With Winograd the last bits depend on the plan, but no plan may be far off.
-    for name, plan in [("whole", ["local"]), ("tiled", ["deepthings", "--workers", 3])]:
+    for name, plan in [("whole", ["local"]), ("tiled", ["deepthings", "--workers", 3, "--grid", "3x2"])]:
         answers, _ = run(tilehive, model, taken, folder / f"fast-{name}.npz", "--strategy", *plan,
                          "--numerics", "fast")
         row.fast_error = max(error(answers, expected),

@@ -151,11 +151,20 @@ impl Coordinator {
         let live = self.workers.iter().filter(|(_, w)| w.alive);
         let able = live.filter(|(id, _)| self.able(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
-            let ends = self.remaining(now, id).all_ns.saturating_add(self.expected(id, task));
+            let takes = self.expected(id, task).saturating_sub(self.spared(id, task));
+            let ends = self.remaining(now, id).all_ns.saturating_add(takes);
             let full = now < w.full_until_ns;
             (w.stuck, suits_ill(id), full, ends, w.own.len() + w.held.len(), id)
         });
         best.map(|(&id, _)| id)
+    }
+
+    /// Time that it spares to give a task to a worker that keeps some of its inputs.
+    fn spared(&self, id: WorkerId, task: TaskId) -> Nanos {
+        match self.kept_inputs(id, task) {
+            0 => 0,
+            kept => self.transfer(id, kept),
+        }
     }
 
     /// Sends a task with its inputs.

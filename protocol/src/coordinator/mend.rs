@@ -93,6 +93,14 @@ impl Coordinator {
         })
     }
 
+    /// Bytes of a task's inputs that a worker keeps.
+    pub(super) fn kept_inputs(&self, id: WorkerId, task: TaskId) -> u64 {
+        let Some(frame) = self.frames.get(&task.frame).filter(|f| !f.relayed) else { return 0 };
+        let needs = frame.plan().needs(task.stage as usize, task.tile as usize).iter();
+        let kept = needs.filter(|n| frame.stages[n.stage].tiles[n.tile].kept_by == Some(id));
+        kept.map(|need| need.piece.byte_len().unwrap_or(0) as u64).sum()
+    }
+
     /// The pieces that a live worker is taken to keep: what tests compare with what it really does.
     pub fn kept_by(&self, id: WorkerId) -> impl Iterator<Item = (FrameId, PieceHeader)> + '_ {
         let live = self.workers.get(&id).is_some_and(|w| w.alive);

@@ -23,6 +23,9 @@ const ASKING_NS: Nanos = SECOND / 500;
 /// A copy must be expected to end in this part of the original's time, in thousandths.
 const BACKUP_GAIN_PER_MILLE: u64 = 600;
 
+/// Waiting tasks that are considered for a thief.
+const CHOICE_MAX: usize = 4;
+
 /// Idle workers that are looked at again in one review, and victims that are considered.
 const LOOKERS_MAX: usize = 16;
 const VICTIMS_MAX: usize = 16;
@@ -146,7 +149,7 @@ impl Coordinator {
         let most = if known { usize::MAX } else { self.workers[&victim].own.len().div_ceil(2) };
         let mut moved = 0;
         while moved < most
-            && let Some(task) = self.last_of_oldest(victim)
+            && let Some(task) = self.best_of_oldest(victim, thief)
         {
             let cost_here = self.expected(thief, task);
             let cost_there = self.expected(victim, task).saturating_mul(left.late_per_mille) / 1000;
@@ -172,13 +175,19 @@ impl Coordinator {
         moved > 0
     }
 
-    /// The last waiting task of the oldest frame in a share: what is left stays in one piece, and
-    /// older frames go first.
-    fn last_of_oldest(&self, victim: WorkerId) -> Option<TaskId> {
+    /// Of the last waiting tasks of the oldest frame in a share, the one of which the thief keeps
+    /// most; the last, where it keeps nothing: what is left stays in one piece, and older frames go
+    /// first.
+    fn best_of_oldest(&self, victim: WorkerId, thief: WorkerId) -> Option<TaskId> {
         let own = &self.workers[&victim].own;
         let frame = own.first()?.frame;
         let end = TaskId { frame, stage: u32::MAX, tile: u32::MAX };
-        own.range(..=end).next_back().copied()
+        let last = own.range(..=end).rev().take(CHOICE_MAX);
+        // The first of equals is the last task.
+        last.copied().reduce(|best, task| {
+            let kept = |task| self.kept_inputs(thief, task);
+            if kept(task) > kept(best) { task } else { best }
+        })
     }
 
     /// The last queued task of a victim, with its attempt and the time that is saved when the thief
