@@ -468,6 +468,11 @@ pub(crate) struct PlanArguments {
     #[arg(long, value_name = "RxC")]
     pub input_size: Option<Extent>,
 
+    /// The devices and links of a cluster file, as `calibrate` writes and tilehive-sim reads, or the
+    /// name of one that comes with the program, such as four-pi4-ethernet
+    #[arg(long, value_name = "CLUSTER", conflicts_with_all = ["workers", "speeds", "link", "threads"])]
+    pub on: Option<String>,
+
     /// Devices like this one
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,

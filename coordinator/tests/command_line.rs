@@ -71,6 +71,29 @@ fn a_grid_that_does_not_fit_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn a_plan_for_a_cluster_that_is_not_there() {
+    let folder = Folder::new();
+    let plan = ["plan", "zoo:tiny-yolov2@224x224", "--on"];
+    let with = |cluster: &str, more: &[&str]| {
+        let mut arguments = plan.map(str::to_owned).to_vec();
+        arguments.push(cluster.to_owned());
+        arguments.extend(more.iter().map(|&m| m.to_owned()));
+        arguments
+    };
+    let ends = |arguments: &[String], code: i32, words: &[&str]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        folder.refuses(&arguments, code, words);
+    };
+    ends(&with("nowhere", &[]), 2, &["nowhere", "tilehive-sim list"]);
+    ends(&with("four-pi4-ethernet", &["--speeds", "6G"]), 2, &["--speeds"]);
+    let strange = folder.path("strange.toml");
+    let device = "[[worker]]\ndevice = \"pi-99\"\nlink = \"ethernet-1g\"\n";
+    let head = "name = \"strange\"\n\n[coordinator]\nlink = \"ethernet-1g\"\n\n";
+    std::fs::write(&strange, format!("{head}{device}")).unwrap();
+    ends(&with(text(&strange), &[]), 2, &["pi-99"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let folder = Folder::new();
     let photo = folder.picture("p.png", 64, 64);

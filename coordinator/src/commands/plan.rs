@@ -8,6 +8,8 @@ use crate::table;
 use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
 use serde_json::json;
+use sim::WorkerSpec;
+use sim::files::ClusterFile;
 use std::time::Duration;
 use tiling::{Handover, Numerics, Plan, PlanError, Rates, Split, StageGeometry};
 
@@ -21,10 +23,19 @@ pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Fai
         say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
         return Ok(());
     }
-    let (count, like) =
-        (devices.len(), if arguments.speeds.is_empty() { " like this one" } else { "" });
-    let link = table::bits(devices[0].link_bytes_per_s);
-    say!("{} by `{}` on {count} devices{like}, {link} each\n", graph.name, plan.strategy);
+    let count = devices.len();
+    let like = match &arguments.on {
+        Some(cluster) => format!(" of {cluster}"),
+        None if arguments.speeds.is_empty() => " like this one".into(),
+        None => String::new(),
+    };
+    let links = || devices.iter().map(|d| d.link_bytes_per_s);
+    let (slowest, fastest) = (links().min().unwrap_or(0), links().max().unwrap_or(0));
+    let link = match slowest == fastest {
+        true => format!("{} each", table::bits(fastest)),
+        false => format!("{} to {}", table::bits(slowest), table::bits(fastest)),
+    };
+    say!("{} by `{}` on {count} devices{like}, {link}\n", graph.name, plan.strategy);
     say!("{}\n", stages(graph, &plan, &cost));
     say!("{}\n", loads(&devices, &cost));
     let ns = Duration::from_nanos;
@@ -66,7 +77,27 @@ pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<Str
 }
 
 /// The devices that are asked about.
+/// The workers of a cluster file, as a planner sees them.
+fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
+    let workers = ClusterFile::open(cluster).and_then(|file| file.workers());
+    let workers = workers.map_err(|error| {
+        Failure::bad_input(error).hint("`tilehive-sim list` names what comes with the program")
+    })?;
+    let profile = |worker: WorkerSpec| {
+        let link = worker.link;
+        DeviceProfile {
+            link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s).max(1),
+            round_trip_ns: link.round_trip.p50_ns,
+            ..DeviceProfile::wired(worker.name, worker.claims)
+        }
+    };
+    Ok(workers.into_iter().map(profile).collect())
+}
+
 fn devices(context: &Context, arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
+    if let Some(cluster) = &arguments.on {
+        return devices_of(cluster);
+    }
     let mut speeds: Vec<Rates> = arguments.speeds.iter().map(|&s| Rates::typical(s)).collect();
     if speeds.is_empty() {
         let engine = Engine::new(arguments.threads.clamp(1, 1024))?;
