@@ -9,8 +9,8 @@ mod support;
 
 use kernels::{PackedModel, Piece};
 use model::{
-    Activation, Axes, CombineKind, Element, LoadOptions, MapId, Op, Pads, PoolKind, QProduct,
-    Quant, ResizeCoordinates, ResizeMode, Shape, WeightHash, Window,
+    Activation, Axes, CombineKind, Element, LoadOptions, MapId, Op, PoolKind, QProduct, Quant,
+    ResizeCoordinates, ResizeMode, Shape, WeightHash, Window,
 };
 use std::sync::Arc;
 use support::{ENGINES, Network, Problem, Random, assert_same, spatial};
@@ -31,12 +31,7 @@ const GOLDEN: [(&str, &str); 9] = [
 const SILU: Activation = Activation::Silu;
 
 fn window(kernel: usize, stride: usize, dilation: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(dilation, dilation),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
+    Window::square(kernel, stride, pad).dilated(dilation)
 }
 
 fn conv(net: &mut Network, x: MapId, window: Window, outputs: usize, groups: usize) -> MapId {

@@ -6,8 +6,8 @@ mod support;
 use half::f16;
 use kernels::{PackedModel, Piece, WeightStorage, reference};
 use model::{
-    Activation, Axes, LoadOptions, LoadedModel, MapId, Model, Op, Pads, Shape, WeightId,
-    WeightStore, Window,
+    Activation, Axes, LoadOptions, LoadedModel, MapId, Model, Op, Shape, WeightId, WeightStore,
+    Window,
 };
 use std::sync::Arc;
 use support::{ENGINES, Network, Random, assert_same, spatial};
@@ -73,12 +73,7 @@ fn networks_have_the_bits_of_rounded_weights_in_half_the_memory() {
 fn mixed() -> LoadedModel {
     let mut net = Network::new(11);
     let x = net.input(spatial(6, 13, 11));
-    let window = |kernel, stride| Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: 1, left: 1, bottom: 1, right: 1 },
-    };
+    let window = |kernel, stride| Window::square(kernel, stride, 1);
     let activation = Activation::Silu;
     let (weights, bias) = (net.weight(&[38, 3, 3, 3]), Some(net.weight(&[38])));
     let op = Op::Conv { window: window(3, 2), groups: 2, weights, bias, activation };

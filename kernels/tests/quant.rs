@@ -127,12 +127,7 @@ proptest! {
         size in (3usize..16, 3usize..24),
     ) {
         let pad = kernel / 2;
-        let window = Window {
-            kernel: Axes::new(kernel, kernel),
-            stride: Axes::new(stride, stride),
-            dilation: Axes::new(1, 1),
-            pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-        };
+        let window = Window::square(kernel, stride, pad);
         conv(seed, window, channels, (1, 1), size);
     }
 
@@ -263,12 +258,7 @@ fn groups_of_layers_tile() {
                     channels: &mut usize,
                     (kernel, out, groups): (usize, usize, usize)| {
             let pad = kernel / 2;
-            let window = Window {
-                kernel: Axes::new(kernel, kernel),
-                stride: Axes::new(1, 1),
-                dilation: Axes::new(1, 1),
-                pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-            };
+            let window = Window::square(kernel, 1, pad);
             let product = product(net, &[out, *channels / groups, kernel, kernel], *scale);
             (*scale, *channels) = (product.output, out);
             let element = product.output.element;

@@ -1,8 +1,9 @@
 //! The graph: layers in topological order over feature maps with known shapes.
 
-use crate::op::{Axes, Op, QProduct};
+use crate::op::{Op, QProduct};
 use crate::quant::Element;
 use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
+use crate::window::Axes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -19,6 +19,7 @@ pub mod quant;
 mod summary;
 mod validate;
 pub mod weights;
+mod window;
 pub mod zoo;
 
 pub use error::ModelError;
@@ -27,9 +28,10 @@ pub use graph::{FeatureMap, Layer, LayerId, Layout, LoadedModel, MapId, Model, S
 pub use infer::{infer, infer_element};
 pub use onnx::{InputSpec, LoadOptions, load};
 pub use op::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, QProduct, ReduceKind,
-    ResizeCoordinates, ResizeMode, Window,
+    Activation, CombineKind, DepthOrder, Op, PoolKind, QProduct, ReduceKind, ResizeCoordinates,
+    ResizeMode,
 };
 pub use quant::{Element, Quant};
 pub use weights::{WeightHash, WeightId, WeightInfo, WeightStore};
+pub use window::{Axes, Pads, Window};
 pub use zoo::{input_spec, metadata, open};

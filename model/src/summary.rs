@@ -1,7 +1,8 @@
 //! A model as text, for people and for golden tests.
 
 use crate::graph::{LayerId, MapId, Model, Shape};
-use crate::op::{Activation, Axes, Op, PoolKind, ReduceKind};
+use crate::op::{Activation, Op, PoolKind, ReduceKind};
+use crate::window::Axes;
 use std::fmt::{self, Write};
 
 impl Op {

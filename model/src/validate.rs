@@ -146,7 +146,8 @@ impl Model {
 
     /// As [`Model::multiply_adds_per_position`] times the positions, in a type that cannot overflow.
     fn multiply_adds_of(&self, layer: &Layer) -> u128 {
-        use crate::op::{Axes, Op, QProduct, Window};
+        use crate::op::{Op, QProduct};
+        use crate::window::{Axes, Window};
         let output = self.shape(layer.output);
         let per_position = match &layer.op {
             Op::Conv { weights, .. } | Op::QConv { product: QProduct { weights, .. }, .. } => {

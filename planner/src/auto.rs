@@ -9,12 +9,11 @@
 //! workers: each is a way to an earlier place, and one stage.
 
 use crate::cost::{Cost, Flow, Made, TileLoad, loads, take_from};
-use crate::local::whole;
 use crate::profile::{layer_works, speeds};
 use crate::{DeviceProfile, Objective, PlanOptions, coedge, pico, replicate, square_grid};
 use model::{LayerId, MapId, Model};
 use std::rc::Rc;
-use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, StageGeometry, Work, locality};
+use tiling::{Grid, Handover, Locality, Plan, Slot, Stage, StageGeometry, Work, locality};
 
 /// Places where a stage may end: more make the search slower with its square.
 const PLACES_MAX: usize = 40;
@@ -221,7 +220,8 @@ impl<'a> Search<'a> {
     fn candidates(&self, first: usize, end: usize) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for &device in self.by_speed.iter().take(4) {
-            candidates.extend(self.candidate(None, whole(first, end, device as u32)));
+            let stage = Stage::whole(first..end, Slot(device as u32));
+            candidates.extend(self.candidate(None, stage));
         }
         if self.wholes[first] == self.wholes[end] {
             let mut work = self.works[end];
@@ -230,9 +230,7 @@ impl<'a> Search<'a> {
             for devices in counts(self.devices.len()) {
                 let used = &self.by_speed[..devices];
                 for (cut, (grid, placement)) in self.cuts(used, &speeds).into_iter().enumerate() {
-                    let (first_layer, end_layer) = (first as u32, end as u32);
-                    let (split, handover) = (Split::Spatial(grid), Handover::Gather);
-                    let stage = Stage { first_layer, end_layer, split, placement, handover };
+                    let stage = Stage::cut(first..end, grid, placement);
                     candidates.extend(self.candidate(Some(Layout { devices, cut }), stage));
                 }
             }
@@ -250,7 +248,7 @@ impl<'a> Search<'a> {
         let busy_ns = busy_ns.into_iter().max().unwrap_or(0);
         let keeps = layout.is_some_and(|l| l.devices <= KEEPERS_MAX && KEPT_CUTS.contains(&l.cut));
         let keeping = keeps.then(|| {
-            let stage = Stage { handover: Handover::Exchange, ..stage.clone() };
+            let stage = stage.clone().exchanging();
             Rc::new(Placed { stage, geometry: geometry.clone() })
         });
         let placed = Rc::new(Placed { stage, geometry });

@@ -3,12 +3,11 @@
 //! (arXiv 2012.03257): rows sized to compute and link. There a linear programme finds them, under a
 //! deadline; here a row costs a device its share of the work and of the input, over its link.
 
-use crate::local::whole;
 use crate::modnn::shares;
 use crate::profile::{fastest, layer_works};
 use crate::{DeviceProfile, PlanOptions};
 use model::{LayerId, Model};
-use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, Work, locality};
+use tiling::{Grid, Locality, Plan, Slot, Stage, Work, locality};
 
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
     let works = layer_works(model, options.numerics);
@@ -17,8 +16,8 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     let speeds = speeds(model, devices, &cut.sum());
     let stage = |(i, work): (usize, &Work)| {
         let strips = if local(i) { strips(model, &speeds, i) } else { None };
-        let stage = strips.unwrap_or_else(|| whole(i, i + 1, fastest(devices, work)));
-        Stage { handover: Handover::Exchange, ..stage }
+        let stage = strips.unwrap_or_else(|| Stage::whole(i..i + 1, fastest(devices, work)));
+        stage.exchanging()
     };
     let stages = works.iter().enumerate().map(stage).collect();
     Plan { strategy: "coedge".into(), numerics: options.numerics, stages }
@@ -41,7 +40,5 @@ fn strips(model: &Model, speeds: &[u64], layer: usize) -> Option<Stage> {
     let rows = model.shape(model.layers[layer].output).rows();
     let (row_shares, placement): (Vec<u32>, Vec<Slot>) = shares(speeds, rows);
     let grid = Grid { row_shares, col_shares: vec![1] };
-    let (first_layer, end_layer) = (layer as u32, layer as u32 + 1);
-    let (split, handover) = (Split::Spatial(grid), Handover::Exchange);
-    (placement.len() > 1).then_some(Stage { first_layer, end_layer, split, placement, handover })
+    (placement.len() > 1).then(|| Stage::cut(layer..layer + 1, grid, placement))
 }

@@ -4,11 +4,10 @@
 //! The published system leaves the depth and the grid to the user. Here both have a default: the
 //! depth with the smallest predicted makespan, and enough tiles that stealing can even out.
 
-use crate::local::whole;
 use crate::profile::{fastest, layer_works, speeds};
 use crate::{Cost, DeviceProfile, PlanOptions, PlannerError, deal, local_prefix, square_grid};
 use model::Model;
-use tiling::{Grid, Handover, Plan, Slot, Split, Stage, Work};
+use tiling::{Grid, Plan, Slot, Stage, Work};
 
 /// Tiles a device: the last tiles to end are then a third of a device's share at most.
 const TILES_A_DEVICE: usize = 3;
@@ -75,16 +74,11 @@ fn fused(
     options: PlanOptions,
 ) -> Plan {
     let (early, late) = works.split_at(depth);
-    let mut stages = vec![Stage {
-        first_layer: 0,
-        end_layer: depth as u32,
-        split: Split::Spatial(grid.clone()),
-        placement: place(devices, &early.iter().copied().sum(), grid.tiles()),
-        handover: Handover::Gather,
-    }];
+    let placement = place(devices, &early.iter().copied().sum(), grid.tiles());
+    let mut stages = vec![Stage::cut(0..depth, grid.clone(), placement)];
     if !late.is_empty() {
         let device = fastest(devices, &late.iter().copied().sum());
-        stages.push(whole(depth, works.len(), device));
+        stages.push(Stage::whole(depth..works.len(), device));
     }
     Plan { strategy: "deepthings".into(), numerics: options.numerics, stages }
 }

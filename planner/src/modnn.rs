@@ -1,11 +1,10 @@
 //! `modnn`: one stage a layer, strips along the longer side with shares by speed, gather after
 //! each. *Source*: Mao et al., MoDNN, DATE 2017 (biased one-dimensional partition).
 
-use crate::local::whole;
 use crate::profile::{fastest, layer_works, speeds};
 use crate::{DeviceProfile, PlanOptions, PlannerError};
 use model::{LayerId, Model};
-use tiling::{Grid, Handover, Locality, Plan, Slot, Split, Stage, locality};
+use tiling::{Grid, Locality, Plan, Slot, Stage, locality};
 
 pub(crate) fn plan(
     model: &Model,
@@ -14,7 +13,7 @@ pub(crate) fn plan(
 ) -> Result<Plan, PlannerError> {
     let works = layer_works(model, options.numerics);
     let stage = |(i, work)| match locality(model, LayerId(i as u32)) {
-        Locality::Whole => whole(i, i + 1, fastest(devices, work)),
+        Locality::Whole => Stage::whole(i..i + 1, fastest(devices, work)),
         Locality::Local => strips(model, &speeds(devices, work), i),
     };
     let stages = works.iter().enumerate().map(stage).collect();
@@ -27,16 +26,14 @@ fn strips(model: &Model, speeds: &[u64], layer: usize) -> Stage {
     let longer = rows.max(cols);
     let (shares, placement) = shares(speeds, longer);
     if shares.len() == 1 {
-        return whole(layer, layer + 1, placement[0].0);
+        return Stage::whole(layer..layer + 1, placement[0]);
     }
     let grid = if rows >= cols {
         Grid { row_shares: shares, col_shares: vec![1] }
     } else {
         Grid { row_shares: vec![1], col_shares: shares }
     };
-    let (first_layer, end_layer) = (layer as u32, layer as u32 + 1);
-    let split = Split::Spatial(grid);
-    Stage { first_layer, end_layer, split, placement, handover: Handover::Gather }
+    Stage::cut(layer..layer + 1, grid, placement)
 }
 
 /// Whole positions for each device in proportion to its speed, largest remainder first; a device

@@ -1,10 +1,9 @@
 //! `offload`: the whole model on the best device but this one.
 
-use crate::local::whole;
 use crate::profile::{here, layer_works, speeds};
 use crate::{DeviceProfile, PlanOptions, PlannerError};
 use model::Model;
-use tiling::{Plan, Work};
+use tiling::{Plan, Slot, Stage, Work};
 
 pub(crate) fn plan(
     model: &Model,
@@ -17,6 +16,7 @@ pub(crate) fn plan(
     let best = others.max_by_key(|&i| (speeds[i], std::cmp::Reverse(i)));
     let best = best.ok_or(PlannerError::NoOtherDevice { strategy: "offload" })?;
     let layers = model.layers.len();
-    let stages = if layers == 0 { Vec::new() } else { vec![whole(0, layers, best as u32)] };
+    let stages =
+        if layers == 0 { Vec::new() } else { vec![Stage::whole(0..layers, Slot(best as u32))] };
     Ok(Plan { strategy: "offload".into(), numerics: options.numerics, stages })
 }

@@ -5,11 +5,10 @@
 
 use crate::auto::places_of;
 use crate::cost::{Flow, Made, loads, take_from};
-use crate::local::whole;
 use crate::profile::{layer_works, speeds};
 use crate::{DeviceProfile, PlanOptions};
 use model::Model;
-use tiling::{Grid, Handover, Plan, Slot, Split, Stage, StageGeometry, Work};
+use tiling::{Grid, Plan, Slot, Stage, StageGeometry, Work};
 
 /// Places where a stage may end, at most: the search grows with its square and that of the devices.
 const PLACES_MAX: usize = 16;
@@ -76,15 +75,13 @@ fn stage(
     speeds: &[u64],
 ) -> Option<(u64, Stage)> {
     let stage = match group {
-        [one] => whole(first, end, *one as u32),
+        [one] => Stage::whole(first..end, Slot(*one as u32)),
         _ => {
             let fastest = group.iter().map(|&i| speeds[i]).max().unwrap_or(1).max(1);
             let share = |&i: &usize| (speeds[i] as u128 * 1000 / fastest as u128).max(1) as u32;
             let grid = Grid { row_shares: group.iter().map(share).collect(), col_shares: vec![1] };
             let placement = group.iter().map(|&i| Slot(i as u32)).collect();
-            let (first_layer, end_layer) = (first as u32, end as u32);
-            let (split, handover) = (Split::Spatial(grid), Handover::Gather);
-            Stage { first_layer, end_layer, split, placement, handover }
+            Stage::cut(first..end, grid, placement)
         }
     };
     let geometry = StageGeometry::new(model, options.numerics, 0, &stage).ok()?;

@@ -2,7 +2,7 @@
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Numerics, Pace, Rates, StageGeometry, Work, layer_work};
+use tiling::{Numerics, Pace, Rates, Slot, StageGeometry, Work, layer_work};
 
 /// What a device of which nothing is known is taken to compute: a small board.
 const SMALL_BOARD_PER_S: u64 = 5_000_000_000;
@@ -95,10 +95,10 @@ pub(crate) fn here(devices: &[DeviceProfile]) -> usize {
 }
 
 /// The device that does some work first; the first of equals.
-pub(crate) fn fastest(devices: &[DeviceProfile], work: &Work) -> u32 {
+pub(crate) fn fastest(devices: &[DeviceProfile], work: &Work) -> Slot {
     let speeds = speeds(devices, work).into_iter().enumerate();
     let best = speeds.max_by_key(|&(i, speed)| (speed, std::cmp::Reverse(i)));
-    best.map_or(0, |(i, _)| i as u32)
+    Slot(best.map_or(0, |(i, _)| i as u32))
 }
 
 /// The work of each layer, uncut.
@@ -141,8 +141,8 @@ mod tests {
         };
         let devices = [at(OperatorClass::Conv), at(OperatorClass::Linear)];
         let works = [OperatorClass::Conv, OperatorClass::Linear].map(|c| Work::of(c, 1 << 20));
-        assert_eq!(works.map(|work| fastest(&devices, &work)), [0, 1]);
+        assert_eq!(works.map(|work| fastest(&devices, &work)), [Slot(0), Slot(1)]);
         // Of nothing, all do as much.
-        assert_eq!(fastest(&devices, &Work::default()), 0);
+        assert_eq!(fastest(&devices, &Work::default()), Slot(0));
     }
 }

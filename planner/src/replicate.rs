@@ -2,12 +2,11 @@
 //! stream of frames when throughput is all that counts.
 
 use crate::PlanOptions;
-use crate::local::whole;
 use model::Model;
-use tiling::{Plan, Slot};
+use tiling::{Plan, Slot, Stage};
 
 pub(crate) fn plan(model: &Model, options: PlanOptions) -> Plan {
     let layers = model.layers.len();
-    let stages = if layers == 0 { Vec::new() } else { vec![whole(0, layers, Slot::ANY.0)] };
+    let stages = if layers == 0 { Vec::new() } else { vec![Stage::whole(0..layers, Slot::ANY)] };
     Plan { strategy: "replicate".into(), numerics: options.numerics, stages }
 }

@@ -1,11 +1,10 @@
 //! `split`: this device up to a layer, the best other one from there on; what passes between them
 //! goes straight from one to the other. *Source*: Kang et al., Neurosurgeon, ASPLOS 2017.
 
-use crate::local::whole;
 use crate::profile::{here, layer_works, speeds};
 use crate::{Cost, DeviceProfile, PlanOptions, PlannerError};
 use model::Model;
-use tiling::{Handover, Plan, Stage, Work};
+use tiling::{Plan, Slot, Stage, Work};
 
 pub(crate) fn plan(
     model: &Model,
@@ -20,12 +19,9 @@ pub(crate) fn plan(
     let there = there.ok_or(PlannerError::NoOtherDevice { strategy: "split" })?;
     let layers = model.layers.len();
     let at = |cut: usize| {
-        let near = (cut > 0).then(|| whole(0, cut, here as u32));
-        let near = near.map(|stage| match cut < layers {
-            true => Stage { handover: Handover::Exchange, ..stage },
-            false => stage,
-        });
-        let far = (cut < layers).then(|| whole(cut, layers, there as u32));
+        let near = (cut > 0).then(|| Stage::whole(0..cut, Slot(here as u32)));
+        let near = near.map(|stage| if cut < layers { stage.exchanging() } else { stage });
+        let far = (cut < layers).then(|| Stage::whole(cut..layers, Slot(there as u32)));
         let stages = near.into_iter().chain(far).collect();
         Plan { strategy: "split".into(), numerics: options.numerics, stages }
     };

@@ -15,8 +15,7 @@ use crate::profile::layer_works;
 use crate::{Cost, DeviceProfile, PlannerError};
 use model::{MapId, Model};
 use tiling::{
-    Grid, Handover, Numerics, Order, Plan, PlanError, Region, Schedule, Slot, Split, Stage,
-    StageGeometry,
+    Grid, Numerics, Order, Plan, PlanError, Region, Schedule, Slot, Split, Stage, StageGeometry,
 };
 
 /// What may be held at a time.
@@ -115,13 +114,8 @@ fn of_band(
     placement: Vec<Slot>,
     numerics: Numerics,
 ) -> Plan {
-    let stage = Stage {
-        first_layer: 0,
-        end_layer: model.layers.len() as u32,
-        split: Split::Band { grid, row: row as u32 },
-        placement,
-        handover: Handover::Gather,
-    };
+    let split = Split::Band { grid, row: row as u32 };
+    let stage = Stage::of(0..model.layers.len(), split, placement);
     Plan { strategy: "stream".into(), numerics, stages: vec![stage] }
 }
 
@@ -201,7 +195,7 @@ impl StreamGrid {
 mod tests {
     use super::*;
     use model::builder::Builder;
-    use model::{Activation, Axes, Op, Pads, Shape, Window};
+    use model::{Activation, Op, Shape, Window};
     use tiling::Rates;
 
     /// Five 3x3 convolutions of 16 channels over a large picture.
@@ -211,9 +205,7 @@ mod tests {
         let mut channels = 3;
         for i in 0..5 {
             let weights = builder.weight(vec![0.0; 16 * channels * 9], &[16, channels, 3, 3]);
-            let one = Axes::new(1, 1);
-            let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-            let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+            let window = Window::square(3, 1, 1);
             let (weights, activation) = (weights.unwrap(), Activation::Relu);
             let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
             map = builder.layer(&format!("conv{i}"), op, &[map]).unwrap();
@@ -264,13 +256,8 @@ mod tests {
     fn the_bands_of_a_grid_make_the_tiles_of_the_grid() {
         let model = convolutions(100, 90);
         let grid = Grid { row_shares: vec![2, 1, 3], col_shares: vec![1, 4] };
-        let whole = Stage {
-            first_layer: 0,
-            end_layer: model.layers.len() as u32,
-            split: Split::Spatial(grid.clone()),
-            placement: vec![Slot(0); grid.tiles()],
-            handover: Handover::Gather,
-        };
+        let placement = vec![Slot(0); grid.tiles()];
+        let whole = Stage::cut(0..model.layers.len(), grid.clone(), placement);
         let whole = StageGeometry::new(&model, Numerics::Exact, 0, &whole).unwrap();
         let devices = [1, 2].map(|speed| DeviceProfile::wired("d", Rates::typical(speed)));
         for row in 0..3 {

@@ -1,7 +1,7 @@
 //! The search beside all plans there are, where there are few: small networks on two or three devices.
 
 use model::builder::Builder;
-use model::{Activation, Axes, Model, Op, Pads, PoolKind, Shape, Window};
+use model::{Activation, Model, Op, PoolKind, Shape, Window};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
 use tiling::{Grid, Handover, Numerics, OperatorClass, Plan, Rates, Slot, Split, Stage};
 
@@ -35,7 +35,9 @@ fn network(random: &mut Random) -> Model {
         let name = format!("layer{i}");
         let last = i + 1 == layers;
         let op = match random.below(5) {
-            0 if i > 0 && !last => Op::Pool { window: window(2, 2, 0), kind: PoolKind::Max },
+            0 if i > 0 && !last => {
+                Op::Pool { window: Window::square(2, 2, 0), kind: PoolKind::Max }
+            }
             1 if last => {
                 let positions = build.shape(at).rows() * build.shape(at).cols();
                 Op::GlobalAveragePool { positions }
@@ -46,7 +48,7 @@ fn network(random: &mut Random) -> Model {
                 let values = vec![0.01; outputs * channels * kernel * kernel];
                 let weights = build.weight(values, &[outputs, channels, kernel, kernel]).unwrap();
                 channels = outputs;
-                let window = window(kernel, 1, kernel / 2);
+                let window = Window::square(kernel, 1, kernel / 2);
                 Op::Conv { window, groups: 1, weights, bias: None, activation: Activation::None }
             }
         };
@@ -54,15 +56,6 @@ fn network(random: &mut Random) -> Model {
     }
     build.output(at);
     Model::clone(&build.finish().unwrap().graph)
-}
-
-fn window(kernel: usize, stride: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
 }
 
 fn cluster(random: &mut Random) -> Vec<DeviceProfile> {

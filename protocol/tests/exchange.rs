@@ -12,18 +12,13 @@ use protocol::{
 use protocol::{PlanId, SECOND, TaskId, Worker, WorkerId};
 use std::sync::Arc;
 use support::{Bench, MODEL, W0, W1, W2, model, task};
-use tiling::{Grid, Handover, Numerics, Plan, Rates, Slot, Split, Stage};
+use tiling::{Grid, Numerics, Plan, Rates, Slot, Stage};
 
 /// Both layers in two strips, on workers 0 and 1; what the first makes stays there.
 fn plan() -> Plan {
-    let strips = |layer: u32, handover| Stage {
-        first_layer: layer,
-        end_layer: layer + 1,
-        split: Split::Spatial(Grid::even(2, 1)),
-        placement: vec![Slot(0), Slot(1)],
-        handover,
-    };
-    let stages = vec![strips(0, Handover::Exchange), strips(1, Handover::Gather)];
+    let strips =
+        |layer: usize| Stage::cut(layer..layer + 1, Grid::even(2, 1), vec![Slot(0), Slot(1)]);
+    let stages = vec![strips(0).exchanging(), strips(1)];
     Plan { strategy: "test".into(), numerics: Numerics::Exact, stages }
 }
 

@@ -3,7 +3,7 @@
 //! Everything but the wall times follows from the seeds.
 
 use model::builder::Builder;
-use model::{Activation, Axes, LoadedModel, Op, Pads, Shape, Window};
+use model::{Activation, LoadedModel, Op, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use serde_json::{Value, json};
@@ -21,9 +21,7 @@ fn network() -> LoadedModel {
     for i in 0..6 {
         let values: Vec<f32> = (0..64 * 64 * 9).map(|_| random.value()).collect();
         let weights = build.weight(values, &[64, 64, 3, 3]).expect("few weights");
-        let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-        let one = Axes::new(1, 1);
-        let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+        let window = Window::square(3, 1, 1);
         let activation = Activation::Relu;
         let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
         at = build.layer(&format!("conv{i}"), op, &[at]).expect("it fits");

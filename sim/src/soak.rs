@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::scenario::{Fault, FaultKind, Payload, Scenario, WorkerSpec};
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::builder::Builder;
-use model::{Activation, Axes, LoadedModel, Op, Pads, PoolKind, Shape, Window};
+use model::{Activation, LoadedModel, Op, PoolKind, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use std::sync::Arc;
@@ -43,11 +43,7 @@ pub enum Failure {
 }
 
 fn conv(channels: usize, outputs: usize, side: usize, stride: usize) -> (Window, [usize; 4]) {
-    let pad = side / 2;
-    let pads = Pads { top: pad, left: pad, bottom: pad, right: pad };
-    let (kernel, one) = (Axes::new(side, side), Axes::new(1, 1));
-    let window = Window { kernel, stride: Axes::new(stride, stride), dilation: one, pads };
-    (window, [outputs, channels, side, side])
+    (Window::square(side, stride, side / 2), [outputs, channels, side, side])
 }
 
 /// A chain of convolutions with a pool and a sum, of the size that is asked for.

@@ -273,10 +273,5 @@ impl Drawing<'_> {
 }
 
 fn window(kernel: (usize, usize), stride: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel.0, kernel.1),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
+    Window { kernel: Axes::new(kernel.0, kernel.1), ..Window::square(1, stride, pad) }
 }

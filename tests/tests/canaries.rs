@@ -3,7 +3,7 @@
 
 use kernels::Engine;
 use model::builder::Builder;
-use model::{Activation, Axes, Op, Pads, Shape, Window};
+use model::{Activation, Op, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::SECOND;
 use sim::{Cluster, Fault, FaultKind, Payload, Random, Sabotage, Scenario, Violation};
@@ -21,9 +21,7 @@ fn built(frames: usize) -> Built {
     for name in ["a", "b", "c"] {
         let values: Vec<f32> = (0..4 * 4 * 9).map(|_| random.value()).collect();
         let weights = build.weight(values, &[4, 4, 3, 3]).unwrap();
-        let one = Axes::new(1, 1);
-        let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-        let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+        let window = Window::square(3, 1, 1);
         let activation = Activation::None;
         let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
         at = build.layer(name, op, &[at]).unwrap();

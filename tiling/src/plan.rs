@@ -3,6 +3,7 @@
 use crate::algorithm::Numerics;
 use model::{MapId, Model, Shape};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Which device of the plan; the coordinator binds slots to workers when a frame starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +82,27 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// A group of layers on one device; its output is gathered.
+    pub fn whole(layers: Range<usize>, slot: Slot) -> Self {
+        Self::of(layers, Split::Whole, vec![slot])
+    }
+
+    /// A group of layers cut by a grid, with the device of each tile; its output is gathered.
+    pub fn cut(layers: Range<usize>, grid: Grid, placement: Vec<Slot>) -> Self {
+        Self::of(layers, Split::Spatial(grid), placement)
+    }
+
+    /// A group of layers, split in some way; its output is gathered.
+    pub fn of(layers: Range<usize>, split: Split, placement: Vec<Slot>) -> Self {
+        let (first_layer, end_layer) = (layers.start as u32, layers.end as u32);
+        Self { first_layer, end_layer, split, placement, handover: Handover::Gather }
+    }
+
+    /// The same with an output that stays on the workers.
+    pub fn exchanging(self) -> Self {
+        Self { handover: Handover::Exchange, ..self }
+    }
+
     /// Number of tiles.
     pub fn tiles(&self) -> usize {
         match &self.split {

@@ -1,7 +1,7 @@
 //! The geometry of a stage: what each of its tiles reads, computes and writes.
 
 use crate::algorithm::{Algorithm, Numerics};
-use crate::plan::{Handover, PlanError, Slot, Split, Stage, describe};
+use crate::plan::{PlanError, Slot, Split, Stage, describe};
 use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
 use crate::work::{Work, layer_work};
@@ -115,13 +115,7 @@ impl StageGeometry {
     /// A whole model as one stage of one tile, however large: for what it would take. Who runs it
     /// makes it by [`StageGeometry::new`].
     pub fn whole(model: &Model, numerics: Numerics) -> Self {
-        let stage = Stage {
-            first_layer: 0,
-            end_layer: model.layers.len() as u32,
-            split: Split::Whole,
-            placement: vec![Slot(0)],
-            handover: Handover::Gather,
-        };
+        let stage = Stage::whole(0..model.layers.len(), Slot(0));
         Self::of_any_size(model, numerics, 0, &stage)
             .expect("an uncut stage has nothing that could fail")
     }

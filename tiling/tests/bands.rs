@@ -2,8 +2,8 @@
 
 use model::builder::Builder;
 use model::limits::ELEMENTS_MAX;
-use model::{Activation, Axes, Model, Op, Pads, Shape, Window};
-use tiling::{Grid, Handover, Numerics, Plan, PlanError, Slot, Split, Stage, StageGeometry};
+use model::{Activation, Model, Op, Shape, Window};
+use tiling::{Grid, Numerics, Plan, PlanError, Slot, Split, Stage, StageGeometry};
 
 /// Two 3x3 convolutions, the first to 256 channels: 2^34 values at 8192 x 8192.
 fn large(side: usize) -> Model {
@@ -13,9 +13,7 @@ fn large(side: usize) -> Model {
     for (name, channels_in, channels_out) in [("wide", 1, 256), ("narrow", 256, 1)] {
         let elements = channels_in * channels_out * 9;
         let weights = builder.weight(vec![0.0; elements], &[channels_out, channels_in, 3, 3]);
-        let one = Axes::new(1, 1);
-        let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-        let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+        let window = Window::square(3, 1, 1);
         let (weights, activation) = (weights.unwrap(), Activation::Relu);
         let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
         map = builder.layer(name, op, &[map]).unwrap();
@@ -30,8 +28,7 @@ fn stage(model: &Model, split: Split) -> Stage {
         Split::Spatial(grid) => vec![Slot(0); grid.tiles()],
         Split::Band { grid, .. } => vec![Slot(0); grid.col_shares.len()],
     };
-    let (first_layer, end_layer) = (0, model.layers.len() as u32);
-    Stage { first_layer, end_layer, split, placement, handover: Handover::Gather }
+    Stage::of(0..model.layers.len(), split, placement)
 }
 
 #[test]

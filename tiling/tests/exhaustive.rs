@@ -6,7 +6,7 @@ use model::{
     WeightId, WeightInfo, Window,
 };
 use std::collections::BTreeSet;
-use tiling::{Grid, Handover, Numerics, Region, Slot, Span, Split, Stage, StageGeometry};
+use tiling::{Grid, Numerics, Region, Slot, Span, Stage, StageGeometry};
 
 type Positions = BTreeSet<(usize, usize)>;
 
@@ -80,13 +80,8 @@ fn chain(rows: Axis, cols: Axis, layers: usize) -> Option<Model> {
 }
 
 fn stage(model: &Model, rows: Axis, cols: Axis) -> Stage {
-    Stage {
-        first_layer: 0,
-        end_layer: model.layers.len() as u32,
-        split: Split::Spatial(Grid::even(rows.parts, cols.parts)),
-        placement: vec![Slot(0); rows.parts * cols.parts],
-        handover: Handover::Gather,
-    }
+    let placement = vec![Slot(0); rows.parts * cols.parts];
+    Stage::cut(0..model.layers.len(), Grid::even(rows.parts, cols.parts), placement)
 }
 
 /// A transposed convolution on a single-channel map, dilated or not.

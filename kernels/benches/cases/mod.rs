@@ -4,7 +4,7 @@
 use kernels::Piece;
 use model::builder::Builder;
 use model::{
-    Activation, Axes, CombineKind, DepthOrder, LoadedModel, MapId, ModelError, Op, Pads, PoolKind,
+    Activation, Axes, CombineKind, DepthOrder, LoadedModel, MapId, ModelError, Op, PoolKind,
     ResizeCoordinates, ResizeMode, Shape, Window,
 };
 use std::sync::Arc;
@@ -127,15 +127,6 @@ fn square(channels: usize, side: usize) -> Shape {
     Shape::Spatial { channels, rows: side, cols: side }
 }
 
-fn window(kernel: usize, stride: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
-}
-
 /// Made-up weights, small enough that a long sum stays of ordinary size.
 fn weight_values(dims: &[usize]) -> Vec<f32> {
     let scale = (dims[1..].iter().product::<usize>().max(1) as f32).sqrt();
@@ -159,14 +150,14 @@ impl Case {
                 let dims = [outputs, inputs / groups, kernel, kernel];
                 let weights = net.weight(weight_values(&dims), &dims)?;
                 let bias = Some(net.weight(weight_values(&[outputs]), &[outputs])?);
-                let window = window(kernel, stride, kernel / 2);
+                let window = Window::square(kernel, stride, kernel / 2);
                 let activation = Activation::Relu;
                 let op = Op::Conv { window, groups, weights, bias, activation };
                 net.layer("conv", op, &[input])?
             }
             Layer::Pool { kind, kernel, stride, side, channels } => {
                 let input = net.input("x", square(channels, side))?;
-                let window = window(kernel, stride, (kernel - 1) / 2);
+                let window = Window::square(kernel, stride, (kernel - 1) / 2);
                 net.layer("pool", Op::Pool { window, kind }, &[input])?
             }
             Layer::GlobalPool { side, channels } => {

@@ -21,9 +21,7 @@ use serve::{Loaded, parsed, quoted, timed};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use tiling::{
-    Grid, Handover, Numerics, Order, Schedule, Slot, Split, Stage, StageGeometry, TileGeometry,
-};
+use tiling::{Grid, Numerics, Order, Schedule, Slot, Stage, StageGeometry, TileGeometry};
 
 /// How sums may be ordered, as the command line says it.
 static NUMERICS: OnceLock<String> = OnceLock::new();
@@ -73,13 +71,8 @@ impl Tilehive {
     /// All layers as one stage over a grid.
     fn cut(&self, grid: Grid) -> Result<StageGeometry, String> {
         let graph = self.packed.graph();
-        let stage = Stage {
-            first_layer: 0,
-            end_layer: graph.layers.len() as u32,
-            placement: vec![Slot(0); grid.tiles()],
-            split: Split::Spatial(grid),
-            handover: Handover::Gather,
-        };
+        let placement = vec![Slot(0); grid.tiles()];
+        let stage = Stage::cut(0..graph.layers.len(), grid, placement);
         StageGeometry::new(graph, numerics(), 0, &stage).map_err(|cause| cause.to_string())
     }
 

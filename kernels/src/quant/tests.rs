@@ -7,7 +7,7 @@ use crate::piece::Piece;
 use crate::simd::{Cpu, Isa};
 use crate::threads::Threads;
 use crate::view::{Target, View};
-use model::{Axes, Element, Pads, QProduct, Quant, Shape, WeightId, Window};
+use model::{Element, QProduct, Quant, Shape, WeightId, Window};
 use tiling::{Region, Span};
 
 /// Bytes that are spread, and extremes among them.
@@ -42,12 +42,7 @@ impl Case {
     fn run(&self, threads: &Threads) -> Vec<u8> {
         let Case { kernel, stride, dilation, groups, inputs, outputs, size: (rows, cols) } = *self;
         let pad = kernel / 2 * dilation;
-        let window = Window {
-            kernel: Axes::new(kernel, kernel),
-            stride: Axes::new(stride, stride),
-            dilation: Axes::new(dilation, dilation),
-            pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-        };
+        let window = Window::square(kernel, stride, pad).dilated(dilation);
         let quant = |scale, zero| Quant { element: Element::U8, scale, zero };
         let product = QProduct {
             weights: WeightId(0),

@@ -8,8 +8,8 @@ use model::{
 };
 use std::sync::{Arc, LazyLock};
 use tiling::{
-    Algorithm, Grid, Handover, Locality, Numerics, Order, Region, Slot, Split, Stage,
-    StageGeometry, TileGeometry, locality, receptive_field,
+    Algorithm, Grid, Locality, Numerics, Order, Region, Slot, Stage, StageGeometry, TileGeometry,
+    locality, receptive_field,
 };
 
 /// A small generator of values: the suites need spread, not quality.
@@ -236,13 +236,8 @@ impl Problem {
         grid: Grid,
     ) -> Option<Vec<(MapId, Piece)>> {
         let graph = &self.model.graph;
-        let stage = Stage {
-            first_layer: 0,
-            end_layer: graph.layers.len() as u32,
-            placement: vec![Slot(0); grid.tiles()],
-            split: Split::Spatial(grid),
-            handover: Handover::Gather,
-        };
+        let placement = vec![Slot(0); grid.tiles()];
+        let stage = Stage::cut(0..graph.layers.len(), grid, placement);
         let geometry = StageGeometry::new(graph, numerics, 0, &stage).ok()?;
         self.packed.pack_stage(&geometry, &self.model.weights).unwrap();
         let mut outputs: Vec<(MapId, Piece)> = Vec::new();

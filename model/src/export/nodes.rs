@@ -5,9 +5,9 @@ use crate::graph::Layer;
 use crate::infer::infer;
 use crate::op::{
     Activation, CombineKind, DepthOrder, Op, PoolKind, ReduceKind, ResizeCoordinates, ResizeMode,
-    Window,
 };
 use crate::weights::WeightId;
+use crate::window::Window;
 use rten_onnx::onnx::{AttributeProto, DataType};
 
 impl Writer<'_> {

@@ -5,9 +5,9 @@ use crate::builder::Builder;
 use crate::graph::Shape;
 use crate::onnx::{LoadOptions, from_bytes};
 use crate::op::{
-    Activation, Axes, CombineKind, DepthOrder, Op, Pads, PoolKind, ReduceKind, ResizeCoordinates,
-    ResizeMode, Window,
+    Activation, CombineKind, DepthOrder, Op, PoolKind, ReduceKind, ResizeCoordinates, ResizeMode,
 };
+use crate::window::{Axes, Pads, Window};
 
 fn assert_round_trip(model: &LoadedModel) {
     let bytes = to_bytes(model).unwrap();

@@ -12,9 +12,10 @@ pub(crate) use window::pooled_up;
 
 use crate::graph::Shape;
 use crate::limits;
-use crate::op::{Activation, Axes, CombineKind, Op, QProduct};
+use crate::op::{Activation, CombineKind, Op, QProduct};
 use crate::quant::{Element, Quant};
 use crate::weights::{WeightId, WeightInfo};
+use crate::window::Axes;
 use join::{combine, concat, concat_general, linear, matmul};
 use window::{conv, conv_transpose, pool, resize};
 

@@ -1,20 +1,16 @@
 //! Shape rules by hand and by enumeration.
 
 use super::*;
-use crate::op::{Activation, Pads, PoolKind, ResizeCoordinates, ResizeMode, Window};
+use crate::op::{Activation, PoolKind, ResizeCoordinates, ResizeMode};
 use crate::weights::WeightHash;
+use crate::window::Window;
 
 fn spatial(channels: usize, rows: usize, cols: usize) -> Shape {
     Shape::Spatial { channels, rows, cols }
 }
 
 fn square(kernel: usize, stride: usize, dilation: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(dilation, dilation),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
+    Window::square(kernel, stride, pad).dilated(dilation)
 }
 
 fn max_pool(window: Window) -> Op {

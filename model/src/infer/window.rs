@@ -3,7 +3,7 @@
 use super::{Inferred, Mismatch, expect_dims, product, spatial, sum};
 use crate::graph::Shape;
 use crate::limits;
-use crate::op::{Axes, Window};
+use crate::window::{Axes, Window};
 
 pub(super) fn conv(
     (channels, size): (usize, Axes<usize>),

@@ -19,7 +19,7 @@ pub use metadata::metadata;
 
 use crate::error::ModelError;
 use crate::graph::LoadedModel;
-use crate::op::Axes;
+use crate::window::Axes;
 use rten_onnx::onnx::ModelProto;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Seek};

@@ -2,7 +2,8 @@
 
 use super::{Links, redirect_output, remove_layers};
 use crate::graph::{Layer, Model};
-use crate::op::{Activation, Op, Pads};
+use crate::op::{Activation, Op};
+use crate::window::Pads;
 use std::collections::BTreeSet;
 
 /// Returns whether anything changed.

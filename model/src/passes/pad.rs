@@ -2,7 +2,8 @@
 
 use super::Links;
 use crate::graph::Model;
-use crate::op::{Op, Pads};
+use crate::op::Op;
+use crate::window::Pads;
 
 /// Convolutions only: a pool treats its own padding otherwise. Returns whether anything changed.
 pub(super) fn run(model: &mut Model) -> bool {

@@ -6,8 +6,9 @@
 //! the map was cut.
 
 use crate::graph::{FeatureMap, Layer, MapId, Model, Shape};
-use crate::op::{Axes, Op, Pads, PoolKind, Window};
+use crate::op::{Op, PoolKind};
 use crate::quant::Element;
+use crate::window::{Axes, Pads, Window};
 
 /// Rows and columns from which on a map is worth cutting.
 const LENGTH_MIN: usize = 14;

@@ -2,7 +2,8 @@
 
 use crate::builder::Builder;
 use crate::graph::{LoadedModel, MapId, Shape};
-use crate::op::{Activation, Axes, CombineKind, Op, Pads, PoolKind, Window};
+use crate::op::{Activation, CombineKind, Op, PoolKind};
+use crate::window::{Axes, Pads, Window};
 
 struct Graph {
     builder: Builder,

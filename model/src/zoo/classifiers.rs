@@ -1,8 +1,9 @@
 //! Networks that name what a picture shows.
 
-use super::net::{Built, Conv, GAIN_BRANCH, GAIN_LINEAR, GAIN_RELU, Net, window};
+use super::net::{Built, Conv, GAIN_BRANCH, GAIN_LINEAR, GAIN_RELU, Net};
 use crate::graph::MapId;
 use crate::op::{Activation, Op};
+use crate::window::Window;
 
 /// *Source*: Simonyan, Zisserman, "Very deep convolutional networks", ICLR 2015, configuration D.
 pub(super) fn vgg16(net: &mut Net, input: MapId) -> Built {
@@ -13,7 +14,7 @@ pub(super) fn vgg16(net: &mut Net, input: MapId) -> Built {
             let name = format!("conv{}_{}", stage + 1, conv + 1);
             map = net.conv(&name, map, Conv::new(channels, 3).relu())?;
         }
-        map = net.max_pool(&format!("pool{}", stage + 1), map, window(2, 2, 0))?;
+        map = net.max_pool(&format!("pool{}", stage + 1), map, Window::square(2, 2, 0))?;
     }
     map = net.flatten("flatten", map)?;
     for (name, out) in [("fc6", 4096), ("fc7", 4096)] {
@@ -28,7 +29,7 @@ pub(super) fn vgg16(net: &mut Net, input: MapId) -> Built {
 /// convolution (v1.5, as torchvision has it).
 pub(super) fn resnet50(net: &mut Net, input: MapId) -> Built {
     let mut map = net.conv("stem", input, Conv::new(64, 7).stride(2).relu())?;
-    map = net.max_pool("stem/pool", map, window(3, 2, 1))?;
+    map = net.max_pool("stem/pool", map, Window::square(3, 2, 1))?;
     let stages: [(usize, usize); 4] = [(64, 3), (128, 4), (256, 6), (512, 3)];
     for (stage, (width, blocks)) in stages.into_iter().enumerate() {
         for block in 0..blocks {
@@ -128,7 +129,7 @@ fn pool_up(net: &mut Net, name: &str, input: MapId) -> Built {
         rows: up(shape.rows()),
         cols: up(shape.cols()),
     };
-    let op = Op::Pool { window: window(3, 2, 0), kind: PoolKind::Max };
+    let op = Op::Pool { window: Window::square(3, 2, 0), kind: PoolKind::Max };
     net.builder.layer_to(name, op, &[input], name, Some(shape))
 }
 

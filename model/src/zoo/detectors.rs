@@ -1,8 +1,9 @@
 //! Networks that say where things are, up to the raw grid of boxes.
 
-use super::net::{Built, Conv, Net, window};
+use super::net::{Built, Conv, Net};
 use crate::graph::MapId;
-use crate::op::{Activation, Op, Pads, Window};
+use crate::op::{Activation, Op};
+use crate::window::{Pads, Window};
 
 const LEAKY: Activation = Activation::LeakyRelu { alpha: 0.1 };
 
@@ -22,7 +23,8 @@ pub(super) fn yolov2(net: &mut Net, input: MapId) -> Built {
     for (first, convs) in stages {
         map = leaky_convs(net, map, first, convs)?;
         passthrough = map;
-        map = net.max_pool(&format!("pool{}", first + convs.len()), map, window(2, 2, 0))?;
+        map =
+            net.max_pool(&format!("pool{}", first + convs.len()), map, Window::square(2, 2, 0))?;
     }
     let convs = [(1024, 3), (512, 1), (1024, 3), (512, 1), (1024, 3), (1024, 3), (1024, 3)];
     map = leaky_convs(net, map, 18, &convs)?;
@@ -40,10 +42,11 @@ pub(super) fn tiny_yolov2(net: &mut Net, input: MapId) -> Built {
         map = leaky_convs(net, map, 2 * index, &[(channels, 3)])?;
         let pool = match index {
             // The last pool keeps the size: one column and one row of padding at the far ends.
-            5 => {
-                Window { pads: Pads { bottom: 1, right: 1, ..Pads::default() }, ..window(2, 1, 0) }
-            }
-            _ => window(2, 2, 0),
+            5 => Window {
+                pads: Pads { bottom: 1, right: 1, ..Pads::default() },
+                ..Window::square(2, 1, 0)
+            },
+            _ => Window::square(2, 2, 0),
         };
         map = net.max_pool(&format!("pool{}", 2 * index + 1), map, pool)?;
     }
@@ -62,10 +65,11 @@ pub(super) fn yolov3_tiny(net: &mut Net, input: MapId) -> Built {
         }
         let pool = match index {
             // As the last pool of the one above.
-            5 => {
-                Window { pads: Pads { bottom: 1, right: 1, ..Pads::default() }, ..window(2, 1, 0) }
-            }
-            _ => window(2, 2, 0),
+            5 => Window {
+                pads: Pads { bottom: 1, right: 1, ..Pads::default() },
+                ..Window::square(2, 1, 0)
+            },
+            _ => Window::square(2, 2, 0),
         };
         map = net.max_pool(&format!("pool{}", 2 * index + 1), map, pool)?;
     }

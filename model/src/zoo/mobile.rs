@@ -1,8 +1,9 @@
 //! Networks for phones: a global mean in the middle of the trunk, channels that are shuffled.
 
-use super::net::{Built, Conv, GAIN_BRANCH, GAIN_LINEAR, Net, window};
+use super::net::{Built, Conv, GAIN_BRANCH, GAIN_LINEAR, Net};
 use crate::graph::MapId;
 use crate::op::{Activation, Op};
+use crate::window::Window;
 
 const HARD_SIGMOID: Activation = Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
 
@@ -128,7 +129,7 @@ fn round_to(channels: usize, multiple: usize) -> usize {
 /// *Source*: Ma et al., "ShuffleNet V2", ECCV 2018, table 5 (1x).
 pub(super) fn shufflenetv2(net: &mut Net, input: MapId) -> Built {
     let mut map = net.conv("stem", input, Conv::new(24, 3).stride(2).relu())?;
-    map = net.max_pool("stem/pool", map, window(3, 2, 1))?;
+    map = net.max_pool("stem/pool", map, Window::square(3, 2, 1))?;
     for (stage, (channels, blocks)) in [(116, 4), (232, 8), (464, 4)].into_iter().enumerate() {
         for block in 0..blocks {
             let name = format!("stage{}/block{}", stage + 2, block + 1);

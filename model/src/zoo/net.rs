@@ -5,8 +5,9 @@ use crate::builder::Builder;
 use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::limits;
-use crate::op::{Activation, Axes, CombineKind, Op, Pads, PoolKind, Window};
+use crate::op::{Activation, CombineKind, Op, PoolKind};
 use crate::weights::WeightId;
+use crate::window::Window;
 use std::ops::Range;
 
 pub(super) type Built = Result<MapId, ModelError>;
@@ -91,7 +92,7 @@ impl Net {
         let weights = self.weights(name, &dims, conv.gain)?;
         let bias = Some(self.bias(name, conv.out)?);
         let groups = if conv.is_depthwise { channels } else { 1 };
-        let window = window(conv.kernel, conv.stride, conv.pad);
+        let window = Window::square(conv.kernel, conv.stride, conv.pad);
         let op = Op::Conv { window, groups, weights, bias, activation: Activation::None };
         let map = self.builder.layer(name, op, &[input])?;
         self.activate(name, map, conv.activation)
@@ -185,15 +186,5 @@ impl Net {
     fn bias(&mut self, name: &str, out: usize) -> Result<WeightId, ModelError> {
         let values = Random::of(&format!("{}/{name}/bias", self.name)).uniform(out, 0.1);
         self.builder.weight(values, &[out])
-    }
-}
-
-/// A square window.
-pub(super) fn window(kernel: usize, stride: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
     }
 }

@@ -2,7 +2,8 @@
 
 use super::net::{Built, Conv, GAIN_BRANCH, GAIN_LINEAR, Net};
 use crate::graph::MapId;
-use crate::op::{Activation, Axes, DepthOrder, Op, ResizeCoordinates, ResizeMode};
+use crate::op::{Activation, DepthOrder, Op, ResizeCoordinates, ResizeMode};
+use crate::window::Axes;
 
 const LEAKY: Activation = Activation::LeakyRelu { alpha: 0.2 };
 

@@ -1,8 +1,9 @@
 //! Classifiers of many branches: joined towers, and maps that are joined to all before them.
 
-use super::net::{Built, Conv, GAIN_LINEAR, GAIN_RELU, Net, window};
+use super::net::{Built, Conv, GAIN_LINEAR, GAIN_RELU, Net};
 use crate::graph::MapId;
 use crate::op::{Activation, Op, PoolKind};
+use crate::window::Window;
 
 /// *Source*: Krizhevsky, "One weird trick", 2014, as torchvision has it, with the local response
 /// normalisation of the first network of that name (NIPS 2012).
@@ -10,14 +11,14 @@ pub(super) fn alexnet(net: &mut Net, input: MapId) -> Built {
     let lrn = Op::Lrn { size: 5, alpha: 1e-4, beta: 0.75, bias: 1.0 };
     let mut map = net.conv("conv1", input, Conv::new(64, 11).stride(4).pad(2).relu())?;
     map = net.builder.layer("norm1", lrn.clone(), &[map])?;
-    map = net.max_pool("pool1", map, window(3, 2, 0))?;
+    map = net.max_pool("pool1", map, Window::square(3, 2, 0))?;
     map = net.conv("conv2", map, Conv::new(192, 5).relu())?;
     map = net.builder.layer("norm2", lrn, &[map])?;
-    map = net.max_pool("pool2", map, window(3, 2, 0))?;
+    map = net.max_pool("pool2", map, Window::square(3, 2, 0))?;
     for (name, channels) in [("conv3", 384), ("conv4", 256), ("conv5", 256)] {
         map = net.conv(name, map, Conv::new(channels, 3).relu())?;
     }
-    map = net.max_pool("pool5", map, window(3, 2, 0))?;
+    map = net.max_pool("pool5", map, Window::square(3, 2, 0))?;
     map = net.flatten("flatten", map)?;
     for name in ["fc6", "fc7"] {
         map = net.linear(name, map, 4096, GAIN_RELU)?;
@@ -43,10 +44,10 @@ pub(super) fn googlenet(net: &mut Net, input: MapId) -> Built {
         &[(256, [160, 320], [32, 128], 128), (384, [192, 384], [48, 128], 128)],
     ];
     let mut map = net.conv("conv1", input, Conv::new(64, 7).stride(2).relu())?;
-    map = net.max_pool("pool1", map, window(3, 2, 1))?;
+    map = net.max_pool("pool1", map, Window::square(3, 2, 1))?;
     map = net.conv("conv2/reduce", map, Conv::new(64, 1).relu())?;
     map = net.conv("conv2", map, Conv::new(192, 3).relu())?;
-    map = net.max_pool("pool2", map, window(3, 2, 1))?;
+    map = net.max_pool("pool2", map, Window::square(3, 2, 1))?;
     for (stage, modules) in stages.into_iter().enumerate() {
         for (i, (one, three, five, pooled)) in modules.iter().copied().enumerate() {
             let name = format!("inception{}{}", stage + 3, char::from(b'a' + i as u8));
@@ -60,12 +61,12 @@ pub(super) fn googlenet(net: &mut Net, input: MapId) -> Built {
                     net.conv(&format!("{name}/{kernel}x{kernel}"), reduced, relu(wide, kernel))?;
                 towers.push(tower);
             }
-            let pool = net.max_pool(&format!("{name}/pool"), map, window(3, 1, 1))?;
+            let pool = net.max_pool(&format!("{name}/pool"), map, Window::square(3, 1, 1))?;
             towers.push(net.conv(&format!("{name}/pool/project"), pool, relu(pooled, 1))?);
             map = net.concat(&name, &towers)?;
         }
         if stage < 2 {
-            map = net.max_pool(&format!("pool{}", stage + 3), map, window(3, 2, 1))?;
+            map = net.max_pool(&format!("pool{}", stage + 3), map, Window::square(3, 2, 1))?;
         }
     }
     map = net.global_mean("pool", map)?;
@@ -78,7 +79,7 @@ pub(super) fn googlenet(net: &mut Net, input: MapId) -> Built {
 pub(super) fn densenet121(net: &mut Net, input: MapId) -> Built {
     const GROWTH: usize = 32;
     let mut map = net.conv("stem", input, Conv::new(64, 7).stride(2).relu())?;
-    map = net.max_pool("stem/pool", map, window(3, 2, 1))?;
+    map = net.max_pool("stem/pool", map, Window::square(3, 2, 1))?;
     for (block, layers) in [6, 12, 24, 16].into_iter().enumerate() {
         for layer in 0..layers {
             let name = format!("block{}/layer{}", block + 1, layer + 1);
@@ -95,7 +96,7 @@ pub(super) fn densenet121(net: &mut Net, input: MapId) -> Built {
             let channels = net.builder.shape(map).channels() / 2;
             map = net.conv(&format!("{name}/conv"), map, Conv::new(channels, 1))?;
             let kind = PoolKind::Average { count_padding: false };
-            let op = Op::Pool { window: window(2, 2, 0), kind };
+            let op = Op::Pool { window: Window::square(2, 2, 0), kind };
             map = net.builder.layer(&format!("{name}/pool"), op, &[map])?;
         }
     }

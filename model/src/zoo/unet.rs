@@ -1,8 +1,10 @@
 //! A network that labels each pixel.
 
-use super::net::{Built, Conv, Net, window};
+use super::net::{Built, Conv, Net};
 use crate::graph::MapId;
-use crate::op::{Activation, Axes, Op, ResizeCoordinates, ResizeMode};
+use crate::op::{Activation, Op, ResizeCoordinates, ResizeMode};
+use crate::window::Axes;
+use crate::window::Window;
 
 /// *Source*: Ronneberger et al., "U-Net", MICCAI 2015, with padded convolutions and half the
 /// channels, going up by nearest neighbours and a convolution.
@@ -12,7 +14,7 @@ pub(super) fn unet(net: &mut Net, input: MapId) -> Built {
     for (level, channels) in [32, 64, 128, 256].into_iter().enumerate() {
         map = double(net, &format!("down{}", level + 1), map, channels)?;
         skips.push((level + 1, channels, map));
-        map = net.max_pool(&format!("down{}/pool", level + 1), map, window(2, 2, 0))?;
+        map = net.max_pool(&format!("down{}/pool", level + 1), map, Window::square(2, 2, 0))?;
     }
     map = double(net, "bottom", map, 512)?;
     for (level, channels, skip) in skips.into_iter().rev() {

@@ -1,8 +1,9 @@
 //! YOLOv8 in its smallest size, up to the raw maps of its anchor-free head.
 
-use super::net::{Built, Conv, GAIN_BRANCH, Net, window};
+use super::net::{Built, Conv, GAIN_BRANCH, Net};
 use crate::graph::MapId;
 use crate::op::Activation;
+use crate::window::Window;
 
 /// Values of a box (4 sides in 16 steps each) and of the classes.
 const BOX: usize = 64;
@@ -81,7 +82,11 @@ fn pyramid(net: &mut Net, name: &str, input: MapId) -> Built {
     let channels = net.builder.shape(input).channels();
     let mut maps = vec![net.conv(&format!("{name}/cv1"), input, silu(channels / 2, 1))?];
     for pool in 0..3 {
-        maps.push(net.max_pool(&format!("{name}/pool{pool}"), maps[pool], window(5, 1, 2))?);
+        maps.push(net.max_pool(
+            &format!("{name}/pool{pool}"),
+            maps[pool],
+            Window::square(5, 1, 2),
+        )?);
     }
     let joined = net.concat(&format!("{name}/concat"), &maps)?;
     net.conv(&format!("{name}/cv2"), joined, silu(channels, 1))

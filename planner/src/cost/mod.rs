@@ -184,7 +184,7 @@ fn bound_to_fastest(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Pl
     let mut plan = plan.clone();
     for stage in &mut plan.stages {
         let layers = stage.first_layer as usize..stage.end_layer as usize;
-        let fastest = Slot(fastest(devices, &works[layers].iter().copied().sum()));
+        let fastest = fastest(devices, &works[layers].iter().copied().sum());
         let any = stage.placement.iter_mut().filter(|slot| **slot == Slot::ANY);
         any.for_each(|slot| *slot = fastest);
     }

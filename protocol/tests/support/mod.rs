@@ -2,12 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 use model::builder::Builder;
-use model::{Activation, Axes, MapId, Model, Op, Pads, Shape, WeightHash, Window};
+use model::{Activation, MapId, Model, Op, Shape, WeightHash, Window};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
 use protocol::{Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WorkerId};
 use std::sync::Arc;
-use tiling::{Grid, Handover, Numerics, Plan, Rates, Region, Slot, Split, Stage, StageGeometry};
+use tiling::{Grid, Numerics, Plan, Rates, Region, Slot, Stage, StageGeometry};
 
 pub const MODEL: ModelHash = ModelHash(WeightHash([7; 32]));
 pub const W0: WorkerId = WorkerId(0);
@@ -20,9 +20,7 @@ pub fn model() -> Arc<Model> {
     let mut at = build.input("x", Shape::Spatial { channels: 4, rows: 12, cols: 12 }).unwrap();
     for (i, name) in ["a", "b"].into_iter().enumerate() {
         let weights = build.weight(vec![0.5 + i as f32; 4 * 4 * 9], &[4, 4, 3, 3]).unwrap();
-        let one = Axes::new(1, 1);
-        let pads = Pads { top: 1, left: 1, bottom: 1, right: 1 };
-        let window = Window { kernel: Axes::new(3, 3), stride: one, dilation: one, pads };
+        let window = Window::square(3, 1, 1);
         let activation = Activation::None;
         let op = Op::Conv { window, groups: 1, weights, bias: None, activation };
         at = build.layer(name, op, &[at]).unwrap();
@@ -33,20 +31,9 @@ pub fn model() -> Arc<Model> {
 
 /// The first layer in strips, placed as given; the second whole on the first slot.
 pub fn plan(placement: &[u32]) -> Plan {
-    let strips = Stage {
-        first_layer: 0,
-        end_layer: 1,
-        split: Split::Spatial(Grid::even(placement.len(), 1)),
-        placement: placement.iter().map(|&slot| Slot(slot)).collect(),
-        handover: Handover::Gather,
-    };
-    let whole = Stage {
-        first_layer: 1,
-        end_layer: 2,
-        split: Split::Whole,
-        placement: vec![Slot(placement[0])],
-        handover: Handover::Gather,
-    };
+    let slots = placement.iter().map(|&slot| Slot(slot)).collect();
+    let strips = Stage::cut(0..1, Grid::even(placement.len(), 1), slots);
+    let whole = Stage::whole(1..2, Slot(placement[0]));
     Plan { strategy: "test".into(), numerics: Numerics::Exact, stages: vec![strips, whole] }
 }
 

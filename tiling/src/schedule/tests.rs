@@ -1,6 +1,6 @@
 use super::*;
 use crate::algorithm::Numerics;
-use crate::plan::{Grid, Handover, Slot, Split, Stage};
+use crate::plan::{Grid, Slot, Stage};
 use model::{LoadOptions, zoo};
 
 const ORDERS: [Order; 3] =
@@ -16,13 +16,8 @@ fn stages(model: &Model) -> Vec<StageGeometry> {
         |i: usize| crate::locality(model, model::LayerId(i as u32)) == crate::Locality::Local;
     let prefix = (0..model.layers.len()).take_while(|&i| local(i)).count();
     let grid = Grid::even(2, 2);
-    let stage = Stage {
-        first_layer: 0,
-        end_layer: prefix as u32,
-        placement: vec![Slot(0); grid.tiles()],
-        split: Split::Spatial(grid),
-        handover: Handover::Gather,
-    };
+    let placement = vec![Slot(0); grid.tiles()];
+    let stage = Stage::cut(0..prefix, grid, placement);
     let whole = StageGeometry::whole(model, Numerics::Fast);
     StageGeometry::new(model, Numerics::Fast, 0, &stage).into_iter().chain([whole]).collect()
 }
@@ -145,13 +140,8 @@ fn depth_first_takes_less_memory() {
 fn tiles_of_a_large_picture_take_a_quarter() {
     let model = zoo::open("zoo:unet@1024x1024", &LoadOptions::default()).unwrap().graph;
     let grid = Grid::even(2, 2);
-    let stage = Stage {
-        first_layer: 0,
-        end_layer: model.layers.len() as u32,
-        placement: vec![Slot(0); grid.tiles()],
-        split: Split::Spatial(grid),
-        handover: Handover::Gather,
-    };
+    let placement = vec![Slot(0); grid.tiles()];
+    let stage = Stage::cut(0..model.layers.len(), grid, placement);
     for numerics in [Numerics::Exact, Numerics::Fast] {
         let whole = StageGeometry::whole(&model, numerics);
         let cut = StageGeometry::new(&model, numerics, 0, &stage).unwrap();

@@ -4,8 +4,8 @@
 
 use model::builder::Builder;
 use model::{
-    Activation, Axes, CombineKind, LoadedModel, MapId, ModelError, Op, Pads, PoolKind,
-    ResizeCoordinates, ResizeMode, Shape, Window,
+    Activation, Axes, CombineKind, LoadedModel, MapId, ModelError, Op, PoolKind, ResizeCoordinates,
+    ResizeMode, Shape, Window,
 };
 use tiling::Numerics;
 
@@ -112,7 +112,7 @@ fn network((channels, side, steps): Layers) -> Result<LoadedModel, ModelError> {
             Depthwise(stride) => convolution(&mut net, i, (3, stride, inputs), [inputs, 1])?,
             Pool(kernel) => {
                 let pad = (kernel - 1) / 2;
-                Op::Pool { window: window(kernel, 2, pad), kind: PoolKind::Max }
+                Op::Pool { window: Window::square(kernel, 2, pad), kind: PoolKind::Max }
             }
             Add => Op::Combine { kind: CombineKind::Add, activation: Activation::Relu },
             Resize => Op::Resize {
@@ -131,15 +131,6 @@ fn network((channels, side, steps): Layers) -> Result<LoadedModel, ModelError> {
     finished(net, map)
 }
 
-fn window(kernel: usize, stride: usize, pad: usize) -> Window {
-    Window {
-        kernel: Axes::new(kernel, kernel),
-        stride: Axes::new(stride, stride),
-        dilation: Axes::new(1, 1),
-        pads: Pads { top: pad, left: pad, bottom: pad, right: pad },
-    }
-}
-
 fn convolution(
     net: &mut Builder,
     seed: usize,
@@ -149,7 +140,7 @@ fn convolution(
     let dims = [outputs, inputs, kernel, kernel];
     let weights = net.weight(values(dims.iter().product(), seed), &dims)?;
     let bias = Some(net.weight(values(outputs, seed + 1), &[outputs])?);
-    let window = window(kernel, stride, kernel / 2);
+    let window = Window::square(kernel, stride, kernel / 2);
     Ok(Op::Conv { window, groups, weights, bias, activation: Activation::Relu })
 }
 

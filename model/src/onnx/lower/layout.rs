@@ -17,7 +17,8 @@ use crate::onnx::fold::permutation;
 use crate::onnx::import::{Importer, Value};
 use crate::onnx::node::Node;
 use crate::onnx::tensor::Tensor;
-use crate::op::{Activation, Axes, Op, Pads, Window};
+use crate::op::{Activation, Op};
+use crate::window::{Axes, Pads, Window};
 use rten_onnx::onnx::NodeProto;
 
 /// Channels second to channels last, and back.

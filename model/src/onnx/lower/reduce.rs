@@ -5,8 +5,9 @@ use crate::error::ModelError;
 use crate::graph::{MapId, Shape};
 use crate::onnx::import::Importer;
 use crate::onnx::node::Node;
-use crate::op::{Activation, Axes, Op, Pads, PoolKind, ReduceKind, Window};
+use crate::op::{Activation, Op, PoolKind, ReduceKind};
 use crate::weights::WeightId;
+use crate::window::{Axes, Pads, Window};
 
 type Lowered = Result<MapId, ModelError>;
 

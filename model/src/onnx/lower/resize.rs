@@ -6,7 +6,8 @@ use crate::graph::{MapId, Shape};
 use crate::onnx::dims::list;
 use crate::onnx::import::Importer;
 use crate::onnx::node::Node;
-use crate::op::{Axes, DepthOrder, Op, Pads, ResizeCoordinates, ResizeMode};
+use crate::op::{DepthOrder, Op, ResizeCoordinates, ResizeMode};
+use crate::window::{Axes, Pads};
 
 type Lowered = Result<MapId, ModelError>;
 

@@ -6,8 +6,9 @@ use crate::graph::{MapId, Shape};
 use crate::infer::pooled_up;
 use crate::onnx::import::Importer;
 use crate::onnx::node::Node;
-use crate::op::{Activation, Axes, Op, Pads, PoolKind, Window};
+use crate::op::{Activation, Op, PoolKind};
 use crate::weights::WeightId;
+use crate::window::{Axes, Pads, Window};
 use std::sync::Arc;
 
 type Lowered = Result<MapId, ModelError>;
