@@ -1,59 +1,42 @@
 //! What happens next: events in order of time, then of their making.
 
 use protocol::Nanos;
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
-#[derive(Debug)]
-struct Entry<E> {
-    at: Nanos,
-    sequence: u64,
-    event: E,
-}
-
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
-    }
-}
-
-impl<E> Eq for Entry<E> {}
-
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Ord for Entry<E> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
 
 /// A queue of events.
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
-    heap: BinaryHeap<Reverse<Entry<E>>>,
+    /// Times, counted by their making, with the places of their events: the heap moves these only.
+    heap: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
+    events: Vec<Option<E>>,
+    free: Vec<u32>,
     sequence: u64,
 }
 
 impl<E> Queue<E> {
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0 }
+        Self { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), sequence: 0 }
     }
 
     pub(crate) fn push(&mut self, at: Nanos, event: E) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            (self.events.len() - 1) as u32
+        });
+        self.events[place as usize] = Some(event);
         self.sequence += 1;
-        self.heap.push(Reverse(Entry { at, sequence: self.sequence, event }));
+        self.heap.push(Reverse((at, self.sequence, place)));
     }
 
     pub(crate) fn next_at(&self) -> Option<Nanos> {
-        self.heap.peek().map(|entry| entry.0.at)
+        self.heap.peek().map(|entry| entry.0.0)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Nanos, E)> {
-        self.heap.pop().map(|entry| (entry.0.at, entry.0.event))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        Some((at, self.events[place as usize].take()?))
     }
 }
 

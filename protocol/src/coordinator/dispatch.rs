@@ -21,7 +21,7 @@ impl Coordinator {
         // any: on a shared link everybody starts early.
         for depth in 0..self.config.window_tasks_max {
             for &id in &touched {
-                if self.workers[&id].held.len() == depth {
+                if self.workers[&id].load.held().len() == depth {
                     self.give_own(now, id);
                 }
             }
@@ -55,7 +55,7 @@ impl Coordinator {
     /// Fills a worker's window from its own share.
     pub(super) fn fill(&mut self, now: Nanos, id: WorkerId) {
         for depth in 0..self.config.window_tasks_max {
-            if self.workers[&id].held.len() == depth {
+            if self.workers[&id].load.held().len() == depth {
                 self.give_own(now, id);
             }
         }
@@ -65,9 +65,9 @@ impl Coordinator {
     pub(super) fn takes_work(&self, now: Nanos, id: WorkerId) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|w| w.alive) else { return false };
         let window = if worker.probation { 1 } else { self.config.window_tasks_max };
-        worker.held.len() < window
+        worker.load.held().len() < window
             && now >= worker.full_until_ns
-            && (!worker.stuck || worker.held.is_empty() || self.all_stuck())
+            && (!worker.stuck || worker.load.held().is_empty() || self.all_stuck())
     }
 
     /// Whether nobody is left who is not late with something.
@@ -79,15 +79,16 @@ impl Coordinator {
         if !self.takes_work(now, id) {
             return;
         }
-        while let Some(&task) = self.workers[&id].own.first() {
+        while let Some(&task) = self.workers[&id].load.own().first() {
             let worker = &self.workers[&id];
             let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
-            let out: u64 = worker.held.iter().map(|h| h.bytes).sum();
-            let within = worker.held.is_empty() || out + bytes <= self.config.window_bytes_max;
+            let out = worker.load.input_bytes();
+            let within =
+                worker.load.held().is_empty() || out + bytes <= self.config.window_bytes_max;
             if within && self.fits(id, task) {
                 return self.scatter(now, id, task);
             }
-            if !worker.held.is_empty() || self.could_fit(id, task) {
+            if !worker.load.held().is_empty() || self.could_fit(id, task) {
                 return; // There is room when what it holds is done.
             }
             self.dequeue(task);
@@ -125,9 +126,7 @@ impl Coordinator {
             self.orphans.insert(task);
             return;
         };
-        if worker.own.insert(task) {
-            worker.own_work += work;
-        }
+        worker.load.add(task, work);
         self.touched.extend(owner);
     }
 
@@ -136,10 +135,8 @@ impl Coordinator {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let work = frame.work(task);
         let owner = frame.tile(task).and_then(|tile| tile.owner);
-        if let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id))
-            && worker.own.remove(&task)
-        {
-            worker.own_work -= work;
+        if let Some(worker) = owner.and_then(|id| self.workers.get_mut(&id)) {
+            worker.load.remove(task, work);
         }
         self.orphans.remove(&task);
     }
@@ -154,7 +151,7 @@ impl Coordinator {
             let takes = self.expected(id, task).saturating_sub(self.spared(id, task));
             let ends = self.remaining(now, id).all_ns.saturating_add(takes);
             let full = now < w.full_until_ns;
-            (w.stuck, suits_ill(id), full, ends, w.own.len() + w.held.len(), id)
+            (w.stuck, suits_ill(id), full, ends, w.load.own().len() + w.load.held().len(), id)
         });
         best.map(|(&id, _)| id)
     }
@@ -237,10 +234,10 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.hungry = false;
         worker.report.bytes_in += sent;
-        if worker.held.is_empty() {
+        if worker.load.held().is_empty() {
             worker.running_since_ns = now.saturating_add(travels);
         }
-        worker.held.push(Held {
+        worker.load.hold(Held {
             task,
             attempt,
             stolen,

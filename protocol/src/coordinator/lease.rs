@@ -7,7 +7,6 @@
 use super::Coordinator;
 use crate::Nanos;
 use crate::ids::{TaskId, WorkerId};
-use tiling::Work;
 
 /// Leases that may run out one after another, without a result in between, before a worker that is
 /// not alone is sent away.
@@ -33,8 +32,7 @@ impl Coordinator {
         let late = self.workers.values_mut().filter(|w| w.stuck);
         let mut tasks = Vec::new();
         for worker in late {
-            worker.own_work = Work::default();
-            tasks.extend(std::mem::take(&mut worker.own));
+            tasks.extend(worker.load.take_own());
         }
         for task in tasks {
             self.enqueue(now, task, None);
@@ -51,7 +49,7 @@ impl Coordinator {
             let lease = self.config.lease_min_ns.saturating_mul(2 * self.patience(task));
             let next_ns = now.saturating_add(lease);
             let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { continue };
-            let Some(held) = worker.find_held(task, attempt) else { continue };
+            let Some(held) = worker.load.find(task, attempt) else { continue };
             if held.lease_ns != at {
                 continue; // It was prolonged.
             }
@@ -77,8 +75,7 @@ impl Coordinator {
         worker.stuck = true;
         worker.strikes += 1;
         let strikes = worker.strikes;
-        let own = std::mem::take(&mut worker.own);
-        worker.own_work = Work::default();
+        let own = worker.load.take_own();
         for waiting in own {
             self.enqueue(now, waiting, None);
         }
@@ -92,7 +89,8 @@ impl Coordinator {
         // hand-over is whose victim vanished with it.
         let others = self.workers.iter().filter(|&(&w, s)| w != id && s.alive);
         let able = others.filter(|(w, _)| self.able(**w, task));
-        let other = able.min_by_key(|(_, s)| (s.stuck, s.held.len())).map_or(id, |(&w, _)| w);
+        let other =
+            able.min_by_key(|(_, s)| (s.stuck, s.load.held().len())).map_or(id, |(&w, _)| w);
         self.reassigned += 1;
         self.scatter(now, other, task);
     }

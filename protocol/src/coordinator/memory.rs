@@ -32,8 +32,8 @@ impl Coordinator {
     pub(super) fn fits(&self, id: WorkerId, task: TaskId) -> bool {
         let Some(need) = self.need(id, task) else { return true };
         let worker = &self.workers[&id];
-        let inputs: u64 = worker.held.iter().map(|h| h.bytes).sum();
-        let running = worker.held.iter().filter_map(|h| {
+        let inputs = worker.load.input_bytes();
+        let running = worker.load.held().iter().filter_map(|h| {
             let plan = self.frames.get(&h.task.frame)?.plan();
             Some(plan.running_bytes(h.task.stage, h.task.tile))
         });

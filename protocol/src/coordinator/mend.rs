@@ -6,7 +6,7 @@
 //! then on everything is.
 
 use super::frame::{Frame, StageState};
-use super::{Coordinator, Output};
+use super::{ActivePlan, Coordinator, Output};
 use crate::Nanos;
 use crate::ids::{FrameId, TaskId, WorkerId};
 use crate::message::{Bundle, Message, PieceHeader};
@@ -186,15 +186,22 @@ impl Coordinator {
         }
     }
 
-    /// Tells those who know a frame's plan that these maps of it are over.
+    /// The live workers that may hold a task or a piece of a plan's frames: pieces may have been sent
+    /// to anybody who was to have a task.
+    pub(super) fn concerned(&self, plan: &ActivePlan) -> Vec<WorkerId> {
+        let live = self.workers.iter().filter(|(_, w)| w.alive);
+        let told = live.filter(|(_, w)| plan.exchanges_any() || w.announced.contains(&plan.id));
+        told.map(|(&id, _)| id).collect()
+    }
+
+    /// Tells workers that these maps of a frame are over.
     pub(super) fn release_kept(&mut self, frame: FrameId, maps: Vec<MapId>) {
-        let Some(plan) = self.frames.get(&frame).map(|f| f.plan_id()) else { return };
+        let Some(plan) = self.frames.get(&frame).map(|f| f.plan().clone()) else { return };
         if maps.is_empty() {
             return;
         }
         self.let_go(frame, Some(&maps));
-        let told = self.workers.iter().filter(|(_, w)| w.alive && w.announced.contains(&plan));
-        for id in told.map(|(&id, _)| id).collect::<Vec<_>>() {
+        for id in self.concerned(&plan) {
             self.touched.insert(id);
             self.send(id, Message::Release { frame, maps: maps.clone() });
         }
@@ -207,9 +214,12 @@ impl Coordinator {
         self.set_right(now, id);
     }
 
-    /// Gives up exchanging pieces in a frame.
+    /// Gives up exchanging pieces in a frame, where it has any to give up.
     pub(super) fn fall_back(&mut self, now: Nanos, id: FrameId) {
-        let Some(frame) = self.frames.get_mut(&id).filter(|f| !f.relayed) else { return };
+        if !self.may_fall_back(id) {
+            return;
+        }
+        let Some(frame) = self.frames.get_mut(&id) else { return };
         // Those that go on were ordered to keep what they make, or to take what others keep.
         let ordered = |frame: &Frame, task: TaskId| {
             let stage = task.stage as usize;
@@ -257,7 +267,7 @@ impl Coordinator {
     fn in_a_share(&self, task: TaskId) -> bool {
         let owner = self.frames.get(&task.frame).and_then(|f| f.look(task)?.owner);
         let owner = owner.and_then(|id| self.workers.get(&id));
-        owner.is_some_and(|w| w.own.contains(&task)) || self.orphans.contains(&task)
+        owner.is_some_and(|w| w.load.own().contains(&task)) || self.orphans.contains(&task)
     }
 
     /// A worker gave a task back, since a piece for it does not come.
@@ -290,8 +300,8 @@ impl Coordinator {
             return;
         }
         let live = || self.workers.values().filter(|w| w.alive);
-        let blocked = live().any(|w| !w.own.is_empty() && w.kept_bytes > 0)
-            && live().all(|w| w.held.is_empty() && now >= w.full_until_ns);
+        let blocked = live().any(|w| !w.load.own().is_empty() && w.kept_bytes > 0)
+            && live().all(|w| w.load.held().is_empty() && now >= w.full_until_ns);
         if !blocked {
             return;
         }

@@ -10,6 +10,7 @@
 //! | `mend.rs` | pieces that stay on workers, and the loss of their holders |
 //! | `state.rs` | one worker: what it holds, how long things should take it |
 //! | `learn.rs` | how fast it is: its measurement, corrected by its tasks |
+//! | `load.rs` | what a worker has to do |
 //! | `link.rs` | what its link carries |
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
@@ -25,6 +26,7 @@ mod io;
 mod learn;
 mod lease;
 mod link;
+mod load;
 mod memory;
 mod mend;
 mod plan;
@@ -41,11 +43,11 @@ use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
 use learn::Learned;
 use link::{ECHO_BYTES, Link};
+use load::Load;
 use model::WeightHash;
 use state::{Held, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tiling::Work;
 
 /// The slowest link on which a task is not called late for want of its weights.
 const WEIGHT_BYTES_PER_S_MIN: u64 = 500_000;
@@ -175,13 +177,13 @@ impl Coordinator {
     /// what the workers really hold.
     pub fn held(&self) -> impl Iterator<Item = (WorkerId, TaskId, u32)> + '_ {
         let live = self.workers.iter().filter(|(_, w)| w.alive);
-        live.flat_map(|(&id, w)| w.held.iter().map(move |h| (id, h.task, h.attempt)))
+        live.flat_map(|(&id, w)| w.load.held().iter().map(move |h| (id, h.task, h.attempt)))
     }
 
     /// The attempts that a live worker is taken to hold.
     pub fn held_by(&self, id: WorkerId) -> impl Iterator<Item = (TaskId, u32)> + '_ {
         let worker = self.workers.get(&id).filter(|w| w.alive);
-        worker.into_iter().flat_map(|w| w.held.iter().map(|h| (h.task, h.attempt)))
+        worker.into_iter().flat_map(|w| w.load.held().iter().map(|h| (h.task, h.attempt)))
     }
 
     /// Whether a live worker is taken to hold an attempt.
@@ -194,8 +196,8 @@ impl Coordinator {
         let mut text = String::new();
         for (id, w) in self.workers.iter().filter(|(_, w)| w.alive) {
             let held: Vec<String> =
-                w.held.iter().map(|h| format!("{} attempt {}", h.task, h.attempt)).collect();
-            let own: Vec<String> = w.own.iter().map(TaskId::to_string).collect();
+                w.load.held().iter().map(|h| format!("{} attempt {}", h.task, h.attempt)).collect();
+            let own: Vec<String> = w.load.own().iter().map(TaskId::to_string).collect();
             let (stuck, probation, full) = (w.stuck, w.probation, w.full_until_ns);
             text += &format!(
                 "{id}: holds {held:?}, owns {own:?}, stuck {stuck}, probation {probation}, \
@@ -270,10 +272,8 @@ impl Coordinator {
             alive: true,
             heard_ns: now,
             hungry: false,
-            held: Vec::new(),
             running_since_ns: now,
-            own: BTreeSet::new(),
-            own_work: Work::default(),
+            load: Load::default(),
             learned: Learned::new(hello.rates),
             link: Link::default(),
             health: hello.health,
@@ -314,9 +314,7 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
         worker.alive = false;
         worker.report.alive = false;
-        worker.own_work = Work::default();
-        let own = std::mem::take(&mut worker.own);
-        let held = std::mem::take(&mut worker.held);
+        let (held, own) = std::mem::take(&mut worker.load).into_tasks();
         self.idle.remove(&id);
         self.touched.remove(&id);
         worker.kept.clear();
@@ -461,10 +459,7 @@ impl Coordinator {
         worker.report.weight_bytes += bytes;
         // What it holds cannot start before the weights are there.
         let patience = bytes.saturating_mul(SECOND) / WEIGHT_BYTES_PER_S_MIN;
-        for held in &mut worker.held {
-            held.lease_ns = held.lease_ns.saturating_add(patience);
-            self.leases.insert((held.lease_ns, id, held.task, held.attempt));
-        }
+        self.leases.extend(worker.load.prolong(id, patience));
         worker.running_since_ns = worker.running_since_ns.saturating_add(patience / 4);
         self.outputs.push_back(Output::SendBlobs(id, hashes));
     }
@@ -495,18 +490,15 @@ impl Coordinator {
         let Some(held) = worker.release(now, task, attempt) else { return };
         worker.full_until_ns = now + FULL_NS;
         self.counters.refused += 1;
-        if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
+        let tile = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task));
+        let refusals = tile.map_or(0, |tile| {
             tile.refused.push(id);
-        }
-        let refusals = self
-            .frames
-            .get_mut(&task.frame)
-            .and_then(|f| f.tile(task))
-            .map_or(0, |t| t.refused.len());
+            tile.refused.len()
+        });
         self.touched.insert(id);
         self.review_in(now, FULL_NS);
         self.take_back(now, &held);
-        if refusals.is_multiple_of(REFUSALS_KEPT) {
+        if refusals >= REFUSALS_KEPT {
             self.fall_back(now, task.frame);
         }
         if refusals >= REFUSALS_MAX {

@@ -186,23 +186,11 @@ impl Coordinator {
         self.promised.retain(|(task, _), _| task.frame != id);
         self.orphans.retain(|task| task.frame != id);
         self.let_go(id, None);
-        let mut told = Vec::new();
-        for (&worker, state) in &mut self.workers {
-            state.held.retain(|h| h.task.frame != id);
-            state.own.retain(|task| {
-                let stays = task.frame != id;
-                if !stays {
-                    state.own_work -= plan.work_of(task.stage, task.tile);
-                }
-                stays
-            });
-            // Pieces of it may have been sent to anybody who was to have a task.
-            if state.alive && (plan.exchanges_any() || state.announced.contains(&plan.id)) {
-                told.push(worker);
-            }
+        for worker in self.workers.values_mut() {
+            worker.load.forget(id, |task| plan.work_of(task.stage, task.tile));
         }
         let oldest = self.oldest();
-        for worker in told {
+        for worker in self.concerned(&plan) {
             self.touched.insert(worker);
             self.send(worker, Message::Forget { frame: id, oldest });
         }

@@ -2,6 +2,7 @@
 
 use super::learn::Learned;
 use super::link::Link;
+use super::load::Load;
 use super::{Coordinator, WorkerReport};
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::Health;
@@ -37,13 +38,9 @@ pub(super) struct WorkerState {
     pub(super) alive: bool,
     pub(super) heard_ns: Nanos,
     pub(super) hungry: bool,
-    /// In the order scattered; the first is taken to be running.
-    pub(super) held: Vec<Held>,
+    pub(super) load: Load,
     /// When the first of them is taken to have begun.
     pub(super) running_since_ns: Nanos,
-    /// Tasks of its share that no attempt is at, oldest frame first.
-    pub(super) own: BTreeSet<TaskId>,
-    pub(super) own_work: Work,
     /// How fast it is: its own measurement, and what its tasks tell.
     pub(super) learned: Learned,
     pub(super) link: Link,
@@ -72,16 +69,12 @@ pub(super) struct WorkerState {
 }
 
 impl WorkerState {
-    pub(super) fn find_held(&mut self, task: TaskId, attempt: u32) -> Option<&mut Held> {
-        self.held.iter_mut().find(|h| h.task == task && h.attempt == attempt)
-    }
-
     pub(super) fn release(&mut self, now: Nanos, task: TaskId, attempt: u32) -> Option<Held> {
-        let position = self.held.iter().position(|h| h.task == task && h.attempt == attempt)?;
-        if position == 0 {
+        let (held, running) = self.load.release(task, attempt)?;
+        if running {
             self.running_since_ns = now;
         }
-        Some(self.held.remove(position))
+        Some(held)
     }
 
     /// Counts a gathered task and learns the worker's speed from it.
@@ -92,6 +85,7 @@ impl WorkerState {
         // The number comes over the wire.
         self.report.busy_ns = self.report.busy_ns.saturating_add(busy_ns);
         self.learned.learn(&held.work, busy_ns);
+        self.load.changed();
     }
 
     /// Learns what its link carries: what a task took beyond waiting and computing was the network.
@@ -145,12 +139,11 @@ impl Coordinator {
     /// that is overdue says that the worker is slower than was thought, and by how much at least.
     pub(super) fn remaining(&self, now: Nanos, id: WorkerId) -> Remaining {
         let Some(worker) = self.workers.get(&id) else { return Remaining::default() };
-        let queued: Work = worker.held.iter().skip(1).map(|h| h.work).sum();
-        let rest = self.takes(id, &(queued + worker.own_work));
-        let Some(first) = worker.held.first() else {
+        let estimate = worker.load.estimate(|work| worker.learned.takes(work));
+        let (expected, rest) = (estimate.first_ns, estimate.rest_ns);
+        if worker.load.held().is_empty() {
             return Remaining { running_ns: 0, all_ns: rest, late_per_mille: 1000 };
-        };
-        let expected = self.takes(id, &first.work);
+        }
         let passed = now.saturating_sub(worker.running_since_ns);
         if passed <= expected || expected == 0 {
             let running_ns = expected.saturating_sub(passed);

@@ -81,19 +81,24 @@ impl Coordinator {
 
     /// Those who have something to give, the one with most time left first.
     fn victims(&self, now: Nanos) -> Vec<WorkerId> {
-        let rich =
-            self.workers.iter().filter(|(_, w)| w.alive && (!w.own.is_empty() || w.held.len() > 1));
+        let rich = self
+            .workers
+            .iter()
+            .filter(|(_, w)| w.alive && (!w.load.own().is_empty() || w.load.held().len() > 1));
         let mut rich: Vec<(Nanos, WorkerId)> =
             rich.map(|(&id, _)| (self.remaining(now, id).all_ns, id)).collect();
+        if rich.len() > VICTIMS_MAX {
+            rich.select_nth_unstable_by(VICTIMS_MAX, |a, b| b.cmp(a));
+            rich.truncate(VICTIMS_MAX);
+        }
         rich.sort_unstable_by(|a, b| b.cmp(a));
-        rich.truncate(VICTIMS_MAX);
         rich.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Looks again when what runs now should be half done: a slow worker shows by then.
     fn plan_review(&mut self, now: Nanos) {
-        let running = self.workers.iter().filter(|(_, w)| w.alive && !w.held.is_empty());
-        let takes = running.map(|(&id, w)| self.takes(id, &w.held[0].work));
+        let running = self.workers.iter().filter(|(_, w)| w.alive && !w.load.held().is_empty());
+        let takes = running.map(|(&id, w)| self.takes(id, &w.load.held()[0].work));
         if let Some(shortest) = takes.min() {
             self.review_in(now, (shortest / 2).clamp(REVIEW_MIN_NS, REVIEW_MAX_NS));
         }
@@ -108,25 +113,27 @@ impl Coordinator {
         let Some(worker) = self.workers.get(&id).filter(|w| w.alive && !w.stuck) else {
             return false;
         };
-        let asks = worker.held.is_empty() || (worker.held.len() == 1 && worker.hungry);
-        asks && worker.own.is_empty()
+        let asks =
+            worker.load.held().is_empty() || (worker.load.held().len() == 1 && worker.hungry);
+        asks && worker.load.own().is_empty()
             && self.takes_work(now, id)
             && !self.promised.values().any(|&(thief, _)| thief == id)
     }
 
     fn steal_for(&mut self, now: Nanos, thief: WorkerId, victims: &[WorkerId]) -> bool {
         let others = || victims.iter().copied().filter(|&id| id != thief);
-        let fullest = others().find(|id| !self.workers[id].own.is_empty());
+        let fullest = others().find(|id| !self.workers[id].load.own().is_empty());
         if fullest.is_some_and(|victim| self.take_waiting(now, thief, victim)) {
             return true;
         }
-        let queued = others().filter(|id| self.workers[id].held.len() > 1);
+        let queued = others().filter(|id| self.workers[id].load.held().len() > 1);
         let best =
             queued.filter_map(|victim| Some((self.saves(now, thief, victim)?, victim))).max();
         let Some(((_, task, attempt), victim)) = best else { return false };
         self.ask(thief, victim, task, attempt);
         // As many more as the two need to finish together.
-        while self.workers[&thief].held.len() + self.promises(thief) < self.config.window_tasks_max
+        while self.workers[&thief].load.held().len() + self.promises(thief)
+            < self.config.window_tasks_max
             && let Some((_, task, attempt)) = self.saves(now, thief, victim)
         {
             self.ask(thief, victim, task, attempt);
@@ -146,7 +153,8 @@ impl Coordinator {
         let known =
             self.workers[&thief].learned.is_known() && self.workers[&victim].learned.is_known();
         // Of speeds that nobody knows, half is a fair guess.
-        let most = if known { usize::MAX } else { self.workers[&victim].own.len().div_ceil(2) };
+        let most =
+            if known { usize::MAX } else { self.workers[&victim].load.own().len().div_ceil(2) };
         let mut moved = 0;
         while moved < most
             && let Some(task) = self.best_of_oldest(victim, thief)
@@ -179,7 +187,7 @@ impl Coordinator {
     /// most; the last, where it keeps nothing: what is left stays in one piece, and older frames go
     /// first.
     fn best_of_oldest(&self, victim: WorkerId, thief: WorkerId) -> Option<TaskId> {
-        let own = &self.workers[&victim].own;
+        let own = self.workers[&victim].load.own();
         let frame = own.first()?.frame;
         let end = TaskId { frame, stage: u32::MAX, tile: u32::MAX };
         let last = own.range(..=end).rev().take(CHOICE_MAX);
@@ -194,7 +202,7 @@ impl Coordinator {
     /// makes it, where that is well over what the move costs.
     fn saves(&self, now: Nanos, thief: WorkerId, victim: WorkerId) -> Option<(Nanos, TaskId, u32)> {
         let worker = self.workers.get(&victim)?;
-        let last = worker.held.iter().enumerate().rev();
+        let last = worker.load.held().iter().enumerate().rev();
         let (position, held) = last.into_iter().find(|(i, h)| {
             *i > 0
                 && h.yielding_to.is_none()
@@ -207,7 +215,7 @@ impl Coordinator {
         }
         let moving = self.transfer(thief, held.bytes).max(self.transfer(victim, held.bytes));
         let left = self.remaining(now, victim);
-        let stays = worker.held[1..=position].iter().filter(|h| h.yielding_to.is_none());
+        let stays = worker.load.held()[1..=position].iter().filter(|h| h.yielding_to.is_none());
         let queued = stays.map(|h| h.work).sum();
         let queued = self.takes(victim, &queued).saturating_mul(left.late_per_mille) / 1000;
         let promised: Work = self
@@ -231,7 +239,7 @@ impl Coordinator {
         let Some(next_attempt) = frame.next_attempt(task, attempt, thief) else { return };
         let plan = frame.plan().clone();
         self.announce(thief, &plan);
-        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
+        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.load.find(task, attempt)) {
             held.yielding_to = Some(thief);
         }
         self.promised.insert((task, attempt), (thief, next_attempt));
@@ -241,12 +249,12 @@ impl Coordinator {
     /// Makes a second copy of the task that should end last, where that should end it much sooner.
     fn copy_for(&mut self, now: Nanos, thief: WorkerId) -> bool {
         let cap = self.counters.tasks * self.config.backups_per_mille_max / 1000;
-        if self.counters.backups >= cap || !self.workers[&thief].held.is_empty() {
+        if self.counters.backups >= cap || !self.workers[&thief].load.held().is_empty() {
             return false;
         }
         let mut latest: Option<(Nanos, TaskId)> = None;
         for (&id, worker) in self.workers.iter().filter(|&(&id, w)| id != thief && w.alive) {
-            let Some(held) = worker.held.first() else { continue };
+            let Some(held) = worker.load.held().first() else { continue };
             let alone = |f: &super::Frame| f.live_attempts(held.task) == 1 && f.awaits(held.task);
             if !self.frames.get(&held.task.frame).is_some_and(alone) {
                 continue;
@@ -280,8 +288,9 @@ impl Coordinator {
         let promises = self.promised.range((task, 0)..=(task, u32::MAX));
         let mut promises = promises.filter(|&(_, &p)| p == (thief, next_attempt));
         let (&(_, attempt), _) = promises.next()?;
-        let holds =
-            |w: &super::WorkerState| w.held.iter().any(|h| h.task == task && h.attempt == attempt);
+        let holds = |w: &super::WorkerState| {
+            w.load.held().iter().any(|h| h.task == task && h.attempt == attempt)
+        };
         let (&victim, _) = self.workers.iter().find(|(_, w)| holds(w))?;
         Some((victim, attempt))
     }
@@ -329,7 +338,7 @@ impl Coordinator {
 
     /// The victim kept the task: the thief's attempt never was.
     pub(super) fn on_kept(&mut self, now: Nanos, victim: WorkerId, task: TaskId, attempt: u32) {
-        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.find_held(task, attempt)) {
+        if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.load.find(task, attempt)) {
             // A worker may say so unasked.
             if held.yielding_to.take().is_some() {
                 // Four times as long as last time.

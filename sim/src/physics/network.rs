@@ -11,7 +11,10 @@
 //! airtime-fair stations: Heusse et al., INFOCOM 2003, and arXiv 1703.00064. Emulated with `tbf` the
 //! fluid model was within 1 % for transfers over 200 kB.
 
+mod flows;
+
 use super::RoundTrip;
+use flows::{Flow, FlowId, Flows};
 use protocol::{Nanos, SECOND};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -92,20 +95,11 @@ pub(crate) struct Transfer<P> {
 type Use = (usize, f64);
 
 #[derive(Debug)]
-struct Flow {
-    key: (u32, u32),
-    uses: [Use; 2],
-    weight: f64,
-    /// Bytes a nanosecond.
-    rate: f64,
-    left: f64,
-}
-
-#[derive(Debug)]
 struct Stream<P> {
     bundles: VecDeque<Transfer<P>>,
     blobs: VecDeque<Transfer<P>>,
-    flowing: bool,
+    /// The first of them moves.
+    flow: Option<FlowId>,
 }
 
 impl<P> Stream<P> {
@@ -124,7 +118,6 @@ struct Port {
     air: Option<usize>,
     message_ns: Nanos,
     airtime_fair: bool,
-    blocked: bool,
 }
 
 /// What one end moved.
@@ -141,22 +134,9 @@ pub(crate) struct Moved {
 pub(crate) struct Network<P> {
     ports: Vec<Port>,
     streams: BTreeMap<(u32, u32), Stream<P>>,
-    flows: Vec<Flow>,
-    moved: Vec<Moved>,
+    flows: Flows,
     now: Nanos,
-    dirty: bool,
-    next_end: Option<Nanos>,
-    // Of each resource, while rates are worked out.
-    load: Vec<f64>,
-    spare: Vec<f64>,
-    level: Vec<f64>,
-    waits: Vec<u32>,
-    used: Vec<usize>,
-    open: Vec<usize>,
 }
-
-/// Less than this is nothing: half a byte.
-const CRUMB: f64 = 0.5;
 
 impl<P> Network<P> {
     /// A network of these links, one for each end.
@@ -184,28 +164,15 @@ impl<P> Network<P> {
             };
             let (message_ns, airtime_fair) = (link.message_ns, link.airtime_fair);
             let (send, receive) = ((send, out), (receive, back));
-            ports.push(Port { send, receive, air, message_ns, airtime_fair, blocked: false });
+            ports.push(Port { send, receive, air, message_ns, airtime_fair });
         }
-        Self {
-            moved: vec![Moved::default(); ports.len()],
-            ports,
-            streams: BTreeMap::new(),
-            flows: Vec::new(),
-            now: 0,
-            dirty: false,
-            next_end: None,
-            load: vec![0.0; resources],
-            spare: vec![0.0; resources],
-            level: vec![0.0; resources],
-            waits: vec![0; resources],
-            used: Vec::new(),
-            open: Vec::new(),
-        }
+        let flows = Flows::new(ports.len(), resources);
+        Self { ports, streams: BTreeMap::new(), flows, now: 0 }
     }
 
     /// What each end moved so far.
-    pub(crate) fn moved(&self) -> &[Moved] {
-        &self.moved
+    pub(crate) fn moved(&mut self) -> &[Moved] {
+        self.flows.moved(self.now)
     }
 
     /// Transfers under way or queued.
@@ -223,7 +190,7 @@ impl<P> Network<P> {
         bytes: u64,
         payload: P,
     ) {
-        self.settle(now);
+        self.advance(now);
         let (source, target) = (&self.ports[from], &self.ports[to]);
         let access =
             source.message_ns as f64 / source.send.1 + target.message_ns as f64 / target.receive.1;
@@ -231,30 +198,35 @@ impl<P> Network<P> {
         let (queued_ns, started_ns) = (now, None);
         let transfer = Transfer { from, to, queued_ns, started_ns, left, payload };
         let key = (from as u32, to as u32);
-        let fresh = || Stream { bundles: VecDeque::new(), blobs: VecDeque::new(), flowing: false };
+        let fresh = || Stream { bundles: VecDeque::new(), blobs: VecDeque::new(), flow: None };
         let stream = self.streams.entry(key).or_insert_with(fresh);
-        let preempts = priority == Priority::Bundle && stream.bundles.is_empty() && stream.flowing;
+        let preempts = priority == Priority::Bundle && stream.bundles.is_empty();
         match priority {
             Priority::Bundle => stream.bundles.push_back(transfer),
             Priority::Blob => stream.blobs.push_back(transfer),
         }
-        if preempts {
-            let flow = self.flows.iter().position(|f| f.key == key).expect("a stream flows once");
-            let flow = self.flows.swap_remove(flow);
+        if preempts && let Some(flow) = stream.flow.take() {
+            let left = self.flows.stop(now, flow);
             if let Some(blob) = stream.blobs.front_mut() {
-                blob.left = flow.left;
+                blob.left = left;
             }
-            stream.flowing = false;
         }
         self.start(key, now);
     }
 
+    fn advance(&mut self, now: Nanos) {
+        if now > self.now {
+            // What began or ended at the old time has its effect from then on.
+            self.flows.next_end(self.now);
+            self.now = now;
+        }
+    }
+
     fn start(&mut self, key: (u32, u32), now: Nanos) {
-        let Some(stream) = self.streams.get_mut(&key).filter(|s| !s.flowing) else { return };
+        let Some(stream) = self.streams.get_mut(&key).filter(|s| s.flow.is_none()) else { return };
         let Some(transfer) = stream.first() else { return };
         transfer.started_ns.get_or_insert(now);
         let left = transfer.left;
-        stream.flowing = true;
         let (source, target) = (&self.ports[key.0 as usize], &self.ports[key.1 as usize]);
         let (mut first, mut second) = (source.send, target.receive);
         if first.0 == second.0 {
@@ -267,15 +239,14 @@ impl<P> Network<P> {
             _ => 1.0,
         };
         let uses = [first, second];
-        self.flows.push(Flow { key, uses, weight, rate: 0.0, left });
-        self.dirty = true;
+        stream.flow = Some(self.flows.start(now, Flow::new(key, uses, weight, left)));
     }
 
     /// Nothing moves to or from an end, or it does again.
     pub(crate) fn block(&mut self, now: Nanos, end: usize, blocked: bool) {
-        self.settle(now);
-        self.ports[end].blocked = blocked;
-        self.dirty = true;
+        self.advance(now);
+        let port = &self.ports[end];
+        self.flows.block(end, [port.send.0, port.receive.0], blocked);
     }
 
     /// Forgets the transfers that `which` names (from, to), and gives back what they carried.
@@ -284,7 +255,7 @@ impl<P> Network<P> {
         now: Nanos,
         which: impl Fn(usize, usize) -> bool,
     ) -> Vec<P> {
-        self.settle(now);
+        self.advance(now);
         let gone: Vec<(u32, u32)> = self
             .streams
             .keys()
@@ -293,152 +264,32 @@ impl<P> Network<P> {
             .collect();
         let mut dropped = Vec::new();
         for key in gone {
-            if let Some(stream) = self.streams.remove(&key) {
-                dropped.extend(stream.bundles.into_iter().chain(stream.blobs).map(|t| t.payload));
+            let Some(stream) = self.streams.remove(&key) else { continue };
+            dropped.extend(stream.bundles.into_iter().chain(stream.blobs).map(|t| t.payload));
+            if let Some(flow) = stream.flow {
+                self.flows.stop(now, flow);
             }
-            self.flows.retain(|f| f.key != key);
-            self.dirty = true;
         }
         dropped
     }
 
     /// When the next transfer ends, if nothing else happens.
     pub(crate) fn next_end(&mut self) -> Option<Nanos> {
-        if self.dirty {
-            self.share_out();
-        }
-        self.next_end
+        self.flows.next_end(self.now)
     }
 
     /// The transfers that have ended by now.
     pub(crate) fn ended(&mut self, now: Nanos) -> Vec<Transfer<P>> {
-        self.settle(now);
+        self.advance(now);
         let mut done = Vec::new();
-        let mut i = 0;
-        while i < self.flows.len() {
-            if self.flows[i].left > CRUMB {
-                i += 1;
-                continue;
-            }
-            let flow = self.flows.swap_remove(i);
-            let stream = self.streams.get_mut(&flow.key).expect("a flow has its stream");
-            let ended = match stream.bundles.pop_front() {
-                Some(bundle) => Some(bundle),
-                None => stream.blobs.pop_front(),
-            };
-            stream.flowing = false;
-            done.extend(ended);
-            self.dirty = true;
-            // It goes to the end of the list, so that this loop comes to it.
-            self.start(flow.key, now);
+        for (key, flow) in self.flows.ended(now) {
+            self.flows.stop(now, flow);
+            let stream = self.streams.get_mut(&key).expect("a flow has its stream");
+            stream.flow = None;
+            done.extend(stream.bundles.pop_front().or_else(|| stream.blobs.pop_front()));
+            self.start(key, now);
         }
-        if done.is_empty() {
-            // Rounding left a crumb more: look again.
-            self.dirty = true;
-        }
-        done.sort_by_key(|t| (t.from, t.to));
         done
-    }
-
-    /// Lets time pass at the rates that hold.
-    fn settle(&mut self, now: Nanos) {
-        if now <= self.now {
-            return;
-        }
-        if self.dirty {
-            self.share_out();
-        }
-        let passed = (now - self.now) as f64;
-        self.now = now;
-        for flow in &mut self.flows {
-            let bytes = (flow.rate * passed).min(flow.left);
-            flow.left -= bytes;
-            let (from, to) = (flow.key.0 as usize, flow.key.1 as usize);
-            self.moved[from].sent += bytes;
-            self.moved[from].medium_ns += bytes * flow.uses[0].1;
-            self.moved[to].received += bytes;
-            self.moved[to].medium_ns += bytes * flow.uses[1].1;
-        }
-    }
-
-    /// Works out the rate of every flow.
-    ///
-    /// In each round the resources that are the tightest for all of their flows are filled; the
-    /// flows of the others wait for the next round, when they know what is left.
-    fn share_out(&mut self) {
-        self.dirty = false;
-        self.spare.fill(1.0);
-        let mut open = std::mem::take(&mut self.open);
-        open.clear();
-        for (i, flow) in self.flows.iter_mut().enumerate() {
-            let (from, to) = (flow.key.0 as usize, flow.key.1 as usize);
-            flow.rate = 0.0;
-            if !self.ports[from].blocked && !self.ports[to].blocked {
-                open.push(i);
-            }
-        }
-        while !open.is_empty() {
-            self.used.clear();
-            for &i in &open {
-                for (resource, _) in self.flows[i].uses {
-                    self.load[resource] = 0.0;
-                    self.waits[resource] = 0;
-                }
-            }
-            for &i in &open {
-                let flow = &self.flows[i];
-                for (resource, cost) in flow.uses {
-                    if self.load[resource] == 0.0 {
-                        self.used.push(resource);
-                    }
-                    self.load[resource] += cost * flow.weight;
-                }
-            }
-            for &resource in &self.used {
-                // Written again where a resource is in the list twice: the same value.
-                self.level[resource] = match self.load[resource] {
-                    load if load > 0.0 => self.spare[resource] / load,
-                    _ => f64::INFINITY,
-                };
-            }
-            // A resource has to wait while one of its flows is tighter elsewhere.
-            for &i in &open {
-                let uses = self.flows[i].uses;
-                let levels = uses.map(|(resource, _)| self.level[resource]);
-                let tightest = levels[0].min(levels[1]);
-                for ((resource, _), level) in uses.into_iter().zip(levels) {
-                    self.waits[resource] += u32::from(level > tightest);
-                }
-            }
-            let before = open.len();
-            let (flows, level) = (&mut self.flows, &self.level);
-            let (waits, spare) = (&self.waits, &mut self.spare);
-            open.retain(|&i| {
-                let flow = &mut flows[i];
-                let levels = flow.uses.map(|(resource, _)| level[resource]);
-                let tightest = levels[0].min(levels[1]);
-                let fills = flow
-                    .uses
-                    .iter()
-                    .zip(levels)
-                    .any(|(&(resource, _), level)| level <= tightest && waits[resource] == 0);
-                if fills {
-                    flow.rate = tightest * flow.weight;
-                    for (resource, cost) in flow.uses {
-                        spare[resource] = (spare[resource] - cost * flow.rate).max(0.0);
-                    }
-                }
-                !fills
-            });
-            assert!(open.len() < before, "some resource is the tightest of all");
-        }
-        self.open = open;
-        let now = self.now;
-        let ends = self.flows.iter().filter(|f| f.rate > 0.0).map(|f| {
-            let wait = (f.left - CRUMB / 2.0).max(0.0) / f.rate;
-            now.saturating_add(wait as Nanos + 1)
-        });
-        self.next_end = ends.min();
     }
 }
 

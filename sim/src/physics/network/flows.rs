@@ -1,0 +1,287 @@
+//! Max-min fair rates of flows over resources, worked out again only where something changed.
+
+use super::{Moved, Use};
+use protocol::Nanos;
+
+/// The number of a flow until it ends.
+pub(super) type FlowId = u32;
+
+const NEVER: Nanos = Nanos::MAX;
+
+/// Less than this is nothing: half a byte.
+const CRUMB: f64 = 0.5;
+
+/// What moves from one end to another.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) key: (u32, u32),
+    pub(super) uses: [Use; 2],
+    pub(super) weight: f64,
+    /// Bytes that were left when it was last looked at.
+    pub(super) left: f64,
+    /// Bytes a nanosecond.
+    pub(super) rate: f64,
+    pub(super) since: Nanos,
+    /// The last round of sharing that came to it.
+    seen: u64,
+}
+
+impl Flow {
+    pub(super) fn new(key: (u32, u32), uses: [Use; 2], weight: f64, left: f64) -> Self {
+        Self { key, uses, weight, left, rate: 0.0, since: 0, seen: 0 }
+    }
+
+    /// The resources that it crosses; one, where both uses are of the same.
+    fn crosses(&self) -> impl Iterator<Item = usize> + use<> {
+        let [(first, _), (second, _)] = self.uses;
+        std::iter::once(first).chain((second != first).then_some(second))
+    }
+}
+
+/// What is worked out of a resource while rates are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Resource {
+    load: f64,
+    spare: f64,
+    level: f64,
+    waits: u32,
+    seen: u64,
+}
+
+/// All flows under way.
+#[derive(Debug)]
+pub(super) struct Flows {
+    flows: Vec<Flow>,
+    /// When each of them ends, if nothing changes.
+    ends: Vec<Nanos>,
+    free: Vec<FlowId>,
+    /// The flows that cross each resource.
+    on: Vec<Vec<FlowId>>,
+    blocked: Vec<bool>,
+    moved: Vec<Moved>,
+    /// Resources whose flows have to be given other rates.
+    changed: Vec<usize>,
+    next_end: Nanos,
+    round: u64,
+    resources: Vec<Resource>,
+    // Those at which the current round looks.
+    used: Vec<usize>,
+    open: Vec<FlowId>,
+}
+
+impl Flows {
+    pub(super) fn new(ends: usize, resources: usize) -> Self {
+        Self {
+            flows: Vec::new(),
+            ends: Vec::new(),
+            free: Vec::new(),
+            on: vec![Vec::new(); resources],
+            blocked: vec![false; ends],
+            moved: vec![Moved::default(); ends],
+            changed: Vec::new(),
+            next_end: NEVER,
+            round: 0,
+            resources: vec![Resource::default(); resources],
+            used: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// What each end moved until now.
+    pub(super) fn moved(&mut self, now: Nanos) -> &[Moved] {
+        for flow in self.on.concat() {
+            self.settle(now, flow);
+        }
+        &self.moved
+    }
+
+    /// A flow begins; its rate is worked out when the next end is asked for.
+    pub(super) fn start(&mut self, now: Nanos, mut flow: Flow) -> FlowId {
+        flow.since = now;
+        let id = self.free.pop().unwrap_or(self.flows.len() as FlowId);
+        for resource in flow.crosses() {
+            self.on[resource].push(id);
+            self.changed.push(resource);
+        }
+        if id as usize == self.flows.len() {
+            self.flows.push(flow);
+            self.ends.push(NEVER);
+        } else {
+            self.flows[id as usize] = flow;
+        }
+        id
+    }
+
+    /// A flow is over; gives the bytes back that were left of it.
+    pub(super) fn stop(&mut self, now: Nanos, id: FlowId) -> f64 {
+        self.settle(now, id);
+        self.touch(id);
+        let flow = &self.flows[id as usize];
+        for resource in flow.crosses() {
+            let on = &mut self.on[resource];
+            if let Some(place) = on.iter().position(|&other| other == id) {
+                on.swap_remove(place);
+            }
+        }
+        self.ends[id as usize] = NEVER;
+        self.free.push(id);
+        flow.left
+    }
+
+    /// Nothing moves to or from an end any more, or it does again.
+    pub(super) fn block(&mut self, end: usize, resources: [usize; 2], blocked: bool) {
+        self.blocked[end] = blocked;
+        self.changed.extend(resources);
+    }
+
+    /// When the next flow ends, if nothing else happens.
+    pub(super) fn next_end(&mut self, now: Nanos) -> Option<Nanos> {
+        if !self.changed.is_empty() {
+            self.share_out(now);
+        }
+        (self.next_end != NEVER).then_some(self.next_end)
+    }
+
+    /// The flows that have ended by now, in the order of their ends.
+    pub(super) fn ended(&mut self, now: Nanos) -> Vec<((u32, u32), FlowId)> {
+        let due = (0..self.flows.len()).filter(|&i| self.ends[i] <= now);
+        let mut due: Vec<FlowId> = due.map(|i| i as FlowId).collect();
+        due.retain(|&id| {
+            self.settle(now, id);
+            let over = self.flows[id as usize].left <= CRUMB;
+            if !over {
+                // Rounding left a crumb more: look again.
+                self.touch(id);
+            }
+            over
+        });
+        let mut ended: Vec<_> = due.iter().map(|&id| (self.flows[id as usize].key, id)).collect();
+        ended.sort_unstable();
+        ended
+    }
+
+    /// The flows under way.
+    #[cfg(test)]
+    pub(super) fn list(&self) -> Vec<&Flow> {
+        let mut all = self.on.concat();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().map(|id| &self.flows[id as usize]).collect()
+    }
+
+    fn touch(&mut self, id: FlowId) {
+        self.changed.extend(self.flows[id as usize].crosses());
+    }
+
+    /// Lets time pass for a flow at the rate that held.
+    fn settle(&mut self, now: Nanos, id: FlowId) {
+        let flow = &mut self.flows[id as usize];
+        let passed = now - std::mem::replace(&mut flow.since, now);
+        if passed == 0 || flow.rate == 0.0 {
+            return;
+        }
+        let bytes = (flow.rate * passed as f64).min(flow.left);
+        flow.left -= bytes;
+        let (from, to) = (flow.key.0 as usize, flow.key.1 as usize);
+        self.moved[from].sent += bytes;
+        self.moved[from].medium_ns += bytes * flow.uses[0].1;
+        self.moved[to].received += bytes;
+        self.moved[to].medium_ns += bytes * flow.uses[1].1;
+    }
+
+    /// Finds the flows that a change can reach, over shared resources, and those resources.
+    fn reach(&mut self) {
+        self.round += 1;
+        let round = self.round;
+        self.open.clear();
+        self.used.clear();
+        let mut see = |resource: usize, used: &mut Vec<usize>| {
+            let state = &mut self.resources[resource];
+            if state.seen != round {
+                *state = Resource { spare: 1.0, seen: round, ..Resource::default() };
+                used.push(resource);
+            }
+        };
+        for resource in self.changed.drain(..) {
+            see(resource, &mut self.used);
+        }
+        let mut next = 0;
+        while let Some(&resource) = self.used.get(next) {
+            next += 1;
+            for &id in &self.on[resource] {
+                let flow = &mut self.flows[id as usize];
+                if flow.seen != round {
+                    flow.seen = round;
+                    self.open.push(id);
+                    flow.crosses().for_each(|other| see(other, &mut self.used));
+                }
+            }
+        }
+    }
+
+    /// Works out the rates of the flows that a change can reach.
+    ///
+    /// In each round the resources that are the tightest for all of their flows are filled; the
+    /// flows of the others wait for the next round, when they know what is left.
+    fn share_out(&mut self, now: Nanos) {
+        self.reach();
+        let mut open = std::mem::take(&mut self.open);
+        for &id in &open {
+            self.settle(now, id);
+            self.flows[id as usize].rate = 0.0;
+            self.ends[id as usize] = NEVER;
+        }
+        let (flows, resources) = (&mut self.flows, &mut self.resources);
+        let (ends, blocked) = (&mut self.ends, &self.blocked);
+        open.retain(|&id| {
+            let (from, to) = flows[id as usize].key;
+            !blocked[from as usize] && !blocked[to as usize]
+        });
+        while !open.is_empty() {
+            for &resource in &self.used {
+                (resources[resource].load, resources[resource].waits) = (0.0, 0);
+            }
+            for &id in &open {
+                let flow = &flows[id as usize];
+                for (resource, cost) in flow.uses {
+                    resources[resource].load += cost * flow.weight;
+                }
+            }
+            for &resource in &self.used {
+                let state = &mut resources[resource];
+                state.level =
+                    if state.load > 0.0 { state.spare / state.load } else { f64::INFINITY };
+            }
+            // A resource has to wait while one of its flows is tighter elsewhere.
+            for &id in &open {
+                let [a, b] = flows[id as usize].uses.map(|(resource, _)| resource);
+                let levels = [resources[a].level, resources[b].level];
+                resources[a].waits += u32::from(levels[0] > levels[1]);
+                resources[b].waits += u32::from(levels[1] > levels[0]);
+            }
+            let before = open.len();
+            open.retain(|&id| {
+                let flow = &mut flows[id as usize];
+                let [a, b] = flow.uses.map(|(resource, _)| resources[resource]);
+                let tightest = a.level.min(b.level);
+                let fills = |state: Resource| state.level <= tightest && state.waits == 0;
+                if !fills(a) && !fills(b) {
+                    return true;
+                }
+                flow.rate = tightest * flow.weight;
+                for (resource, cost) in flow.uses {
+                    let spare = &mut resources[resource].spare;
+                    *spare = (*spare - cost * flow.rate).max(0.0);
+                }
+                if flow.rate > 0.0 {
+                    let wait = (flow.left - CRUMB / 2.0).max(0.0) / flow.rate;
+                    ends[id as usize] = now.saturating_add(wait as Nanos + 1);
+                }
+                false
+            });
+            assert!(open.len() < before, "some resource is the tightest of all");
+        }
+        self.open = open;
+        self.next_end = self.ends.iter().copied().min().unwrap_or(NEVER);
+    }
+}
