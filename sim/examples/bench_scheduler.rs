@@ -153,6 +153,10 @@ fn speed(model: &LoadedModel, devices: usize, frames: usize, grid: usize) -> Val
     })
 }
 
+fn rate(run: &Value) -> f64 {
+    run["steps_per_cpu_second"].as_f64().unwrap_or(0.0)
+}
+
 /// Time that this thread has run, as Linux counts it.
 fn cpu_seconds() -> Option<f64> {
     let schedstat = std::fs::read_to_string("/proc/self/schedstat").ok()?;
@@ -168,7 +172,10 @@ fn peak_rss_mb() -> Option<u64> {
 fn main() {
     let seeds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1000);
     let model = network();
-    let fast = speed(&model, 32, 400, 12);
+    // The machine is shared: the median of five.
+    let mut fast: Vec<Value> = (0..5).map(|_| speed(&model, 32, 400, 12)).collect();
+    fast.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let fast = fast.swap_remove(2);
     let large_250 = speed(&model, 250, 100, 16);
     let large_500 = speed(&model, 500, 100, 23);
     let large = speed(&model, 1000, 100, 32);

@@ -79,7 +79,7 @@ impl DeviceOutcome {
             sent_bytes: moved.sent as u64,
             peak_bytes: device.peak_bytes,
             energy: device.spec.device.power.energy(there_ns, busy_ns, radio_ns),
-            peak_c: device.spec.device.thermal.as_ref().map(|_| device.peak_c),
+            peak_c: device.spec.device.thermal.as_ref().map(|t| device.peak_c.max(t.ambient_c)),
         }
     }
 }

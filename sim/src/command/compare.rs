@@ -14,7 +14,7 @@ pub(super) struct Arguments {
 
     /// Which plans, with commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = strategy,
-          default_value = "local,deepthings,modnn")]
+          default_value = "auto,local,deepthings,modnn,aofl,coedge,pico")]
     strategies: Vec<Strategy>,
 
     /// Print JSON

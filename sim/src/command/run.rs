@@ -15,7 +15,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     choice: Choice,
 
-    /// Which plan: local, deepthings or modnn
+    /// Which plan, as `auto`, `deepthings` or `replicate`; a wrong name lists all
     #[arg(long, value_name = "NAME", value_parser = strategy)]
     strategy: Option<Strategy>,
 

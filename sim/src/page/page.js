@@ -25,7 +25,7 @@ function element(tag, attributes = {}, text) {
 
 // Numbers.
 $("subtitle").textContent =
-  `${report.frames} frames by ${report.strategy} over ${report.devices.length} devices, seed ` +
+  `${report.frames} ${report.frames === 1 ? "frame" : "frames"} by ${report.strategy} over ${report.devices.length} devices, seed ` +
   `${report.seed}; ${report.steps.toLocaleString("en")} simulated steps`;
 const ms = 1e6;
 for (const [value, label] of [
