@@ -47,6 +47,8 @@ pub struct Health {
     pub throttled: Option<u32>,
     /// Its battery, if it has one.
     pub battery: Option<Battery>,
+    /// Whether it reaches others through the air.
+    pub wireless: Option<bool>,
 }
 
 impl Health {

@@ -1,6 +1,6 @@
-//! How this device is, as far as its system tells: memory, heat, throttling, battery.
+//! How this device is, as far as its system tells: memory, heat, throttling, battery, radio.
 //!
-//! *Source*: Linux' `/proc/meminfo`, `/sys/class/thermal`, `/sys/class/power_supply`, and the flags of
+//! *Source*: Linux' `/proc/meminfo`, `/sys/class/thermal`, `/sys/class/power_supply`, `/sys/class/net`, and the flags of
 //! a Raspberry Pi's firmware. Elsewhere nothing is known.
 
 use protocol::{Battery, Health};
@@ -17,6 +17,31 @@ pub fn read(root: &Path) -> Health {
         throttled: text(Path::new(THROTTLED))
             .and_then(|flags| u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).ok()),
         battery: battery(root),
+        wireless: wireless(root),
+    }
+}
+
+/// Whether the interface that leads to the world is a wireless one; without a route to the world,
+/// whether the only one that is up is.
+fn wireless(root: &Path) -> Option<bool> {
+    let is_wireless = |interface: &Path| {
+        ["wireless", "phy80211"].iter().any(|name| interface.join(name).exists())
+    };
+    let interfaces = members(root, "net");
+    let routes = std::fs::read_to_string(root.join("proc/net/route")).unwrap_or_default();
+    let mut routes = routes.lines().map(|line| line.split_whitespace());
+    let to_world = routes.find_map(|mut words| {
+        let name = words.next()?;
+        (words.next()? == "00000000").then(|| name.to_owned())
+    });
+    if let Some(name) = to_world {
+        let interface = interfaces.iter().find(|i| i.ends_with(&name))?;
+        return Some(is_wireless(interface));
+    }
+    let up = |i: &&std::path::PathBuf| word(i, "operstate").as_deref() == Some("up");
+    match interfaces.iter().filter(up).collect::<Vec<_>>()[..] {
+        [interface] => Some(is_wireless(interface)),
+        _ => None,
     }
 }
 
@@ -112,5 +137,18 @@ mod tests {
     fn where_the_system_tells_nothing_nothing_is_known() {
         let root = root(&[("proc/meminfo", "garbage"), (THROTTLED, "?")]);
         assert_eq!(read(root.path()), Health::default());
+    }
+
+    #[test]
+    fn what_leads_to_the_world_says_whether_it_is_wireless() {
+        let route = "Iface Destination Gateway\neth0 0000A8C0 0\nwlan0 00000000 0101A8C0\n";
+        let both = [("proc/net/route", route), ("sys/class/net/eth0/operstate", "up")];
+        let radio = ("sys/class/net/wlan0/phy80211/name", "phy0");
+        assert_eq!(read(root(&[both[0], both[1], radio]).path()).wireless, Some(true));
+        let wired = route.replace("wlan0", "eth0");
+        let files = [("proc/net/route", wired.as_str()), both[1], radio];
+        assert_eq!(read(root(&files).path()).wireless, Some(false));
+        assert_eq!(read(root(&[both[1]]).path()).wireless, Some(false), "the only one");
+        assert_eq!(read(root(&[]).path()).wireless, None);
     }
 }

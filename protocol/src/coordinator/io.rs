@@ -148,6 +148,8 @@ pub struct WorkerProfile {
     pub link_bytes_per_s: Option<u64>,
     /// Time of a word there and back, where that was measured.
     pub round_trip_ns: Option<Nanos>,
+    /// The time that one in ten words exceeds.
+    pub late_round_trip_ns: Option<Nanos>,
     /// Its budget; zero for no limit.
     pub memory_bytes: u64,
     /// How many times as fast as one thread each number of threads is, in thousandths.

@@ -17,6 +17,12 @@ const BYTES_PER_S_MAX: u64 = 10_000_000_000;
 /// Padding of the second echo: well over what the round trip itself is worth on a home's network.
 pub(super) const ECHO_BYTES: usize = 48 << 10;
 
+/// Short echoes when a worker joins, and about as many as the usual delay is the mean of.
+const ECHOES_FIRST: u32 = 8;
+
+/// Who answers later than that was asleep.
+const DELAY_MAX_NS: Nanos = SECOND / 5;
+
 /// Transfers of less say more of the round trip than of the link.
 const BYTES_MIN: u64 = 16 << 10;
 
@@ -24,6 +30,10 @@ const BYTES_MIN: u64 = 16 << 10;
 pub(super) struct Link {
     bytes_per_s: Option<u64>,
     round_trip_ns: Option<Nanos>,
+    /// By how much longer a word usually takes than it can.
+    delay_ns: Nanos,
+    /// Short echoes that came back.
+    echoes: u32,
     /// What the echo gave is forgotten at the first result, which took the whole way of the data.
     by_results: bool,
 }
@@ -39,6 +49,17 @@ impl Link {
         self.round_trip_ns
     }
 
+    /// The time that one in ten words there and back exceeds: where many wait for each other, the
+    /// slowest counts. Of delays that come as they like, one in ten takes 2.3 times the mean.
+    pub(super) fn late_round_trip_ns(&self) -> Option<Nanos> {
+        Some(self.round_trip_ns? + self.delay_ns * 23 / 10)
+    }
+
+    /// Whether too few echoes came back to know how late they can be.
+    pub(super) fn wants_echo(&self) -> bool {
+        self.echoes < ECHOES_FIRST
+    }
+
     /// What it is taken to carry.
     pub(super) fn bytes_per_s(&self) -> u64 {
         self.bytes_per_s.unwrap_or(BYTES_PER_S)
@@ -49,8 +70,12 @@ impl Link {
         let Some(known) = self.round_trip_ns.filter(|_| padding > 0) else {
             let known = self.round_trip_ns.unwrap_or(took_ns);
             // The other end may have been busy: what is longer counts for less.
-            let longer = took_ns.saturating_sub(known) / 8;
-            self.round_trip_ns = Some(if took_ns < known { took_ns } else { known + longer });
+            let longer = took_ns.saturating_sub(known);
+            self.round_trip_ns = Some(if took_ns < known { took_ns } else { known + longer / 8 });
+            self.echoes = self.echoes.saturating_add(1);
+            let parts = u64::from(self.echoes.min(ECHOES_FIRST));
+            let longer = longer.min(DELAY_MAX_NS);
+            self.delay_ns = (self.delay_ns * (parts - 1) + longer) / parts;
             return;
         };
         if !self.by_results {
@@ -115,6 +140,19 @@ mod tests {
         assert_eq!(link.round_trip_ns(), Some(2_000_000));
         link.echoed(500_000, 0);
         assert_eq!(link.round_trip_ns(), Some(500_000));
+    }
+
+    #[test]
+    fn the_late_round_trip_follows_the_usual_delay() {
+        let mut link = Link::default();
+        assert_eq!((link.late_round_trip_ns(), link.wants_echo()), (None, true));
+        (0..8).for_each(|_| link.echoed(1_000_000, 0));
+        assert_eq!((link.late_round_trip_ns(), link.wants_echo()), (Some(1_000_000), false));
+        (0..80).for_each(|i| link.echoed(1_000_000 + i % 2 * 2_000_000, 0));
+        let late = link.late_round_trip_ns().unwrap();
+        assert!((2_000_000..5_000_000).contains(&late), "{late}");
+        link.echoed(u64::MAX / 2, 0);
+        assert!(link.late_round_trip_ns().is_some());
     }
 
     #[test]

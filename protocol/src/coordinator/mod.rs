@@ -152,6 +152,7 @@ impl Coordinator {
             speed: worker.learned.speed,
             link_bytes_per_s: worker.link.measured_bytes_per_s(),
             round_trip_ns: worker.link.round_trip_ns(),
+            late_round_trip_ns: worker.link.late_round_trip_ns(),
             memory_bytes: worker.memory_bytes,
             speedups_per_mille: worker.speedups_per_mille.clone(),
             health: worker.health.clone(),
@@ -424,8 +425,8 @@ impl Coordinator {
             Message::Echo { sent_ns, padding } => {
                 let first = worker.link.round_trip_ns().is_none();
                 worker.link.echoed(now.saturating_sub(sent_ns), padding.len());
-                if first {
-                    let padding = vec![0; ECHO_BYTES];
+                if first || worker.link.wants_echo() {
+                    let padding = if first { vec![0; ECHO_BYTES] } else { Vec::new() };
                     self.send(id, Message::Echo { sent_ns: now, padding });
                 }
             }
