@@ -51,7 +51,9 @@ pub fn turning_link(model: &Model, devices: &[DeviceProfile], options: PlanOptio
         };
         devices.iter().map(scaled).collect()
     };
-    let shares = |factor: f64| devices_used(&auto::plan(model, &scaled(factor), options)) > 1;
+    let shares = |factor: f64| {
+        auto::plan(model, &scaled(factor), options).is_ok_and(|plan| devices_used(&plan) > 1)
+    };
     if devices.len() < 2 || shares(1.0) {
         return None;
     }

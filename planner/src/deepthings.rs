@@ -4,10 +4,15 @@
 //! The published system leaves the depth and the grid to the user. Here both have a default: the
 //! depth with the smallest predicted makespan, and enough tiles that stealing can even out.
 
+use crate::exact::Exact;
 use crate::profile::{fastest, layer_works, speeds};
+use crate::search::places_of;
 use crate::{Cost, DeviceProfile, PlanOptions, PlannerError, deal, local_prefix, square_grid};
 use model::Model;
 use tiling::{Grid, Plan, Slot, Stage, Work};
+
+/// Depths that are compared: of a longer model, those where the fewest bytes would be gathered.
+const DEPTHS_MAX: usize = 32;
 
 /// Tiles a device: the last tiles to end are then a third of a device's share at most.
 const TILES_A_DEVICE: usize = 3;
@@ -31,28 +36,41 @@ pub(crate) fn plan(
     };
     let depths = match options.fused_layers {
         Some(depth) => vec![depth],
-        None => (1..=possible).collect(),
+        None if possible <= DEPTHS_MAX => (1..=possible).collect(),
+        None => {
+            let places = places_of(model, DEPTHS_MAX).into_iter();
+            let mut depths: Vec<usize> = places.filter(|d| (1..possible).contains(d)).collect();
+            depths.push(possible);
+            depths
+        }
     };
-    let mut best: Option<(u64, Plan)> = None;
-    let mut refused = None;
     let works = layer_works(model, options.numerics);
+    let mut exact = Exact::new(model, devices, options.numerics);
+    let mut best: Option<(u64, Plan)> = None;
+    let (mut refused, mut too_large) = (None, None);
     for grid in &grids {
         for &depth in &depths {
             let plan = fused(&works, devices, grid, depth, options);
-            match Cost::estimate(model, devices, &plan) {
-                Ok(cost) => {
-                    if best.as_ref().is_none_or(|(ns, _)| cost.makespan_ns <= *ns) {
-                        best = Some((cost.makespan_ns, plan));
+            match exact.follow(&plan.stages) {
+                Some(followed) => {
+                    let ns = followed.makespan_ns;
+                    if best.as_ref().is_none_or(|(least, _)| ns <= *least) {
+                        best = Some((ns, plan));
                     }
                 }
-                Err(error) => refused = Some(error),
+                // Says what is wrong with it, or that it is the memory.
+                None => match Cost::estimate(model, devices, &plan) {
+                    Ok(_) => too_large = Some(plan),
+                    Err(error) => refused = Some(error),
+                },
             }
         }
     }
-    match (best, refused) {
-        (Some((_, plan)), _) => Ok(plan),
-        (None, Some(error)) => Err(error.into()),
-        (None, None) => Err(PlannerError::NothingToCut { layer: name(0) }),
+    match (best, too_large, refused) {
+        (Some((_, plan)), ..) => Ok(plan),
+        (None, Some(plan), _) => Ok(plan),
+        (None, None, Some(error)) => Err(error.into()),
+        (None, None, None) => Err(PlannerError::NothingToCut { layer: name(0) }),
     }
 }
 

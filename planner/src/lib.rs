@@ -8,18 +8,26 @@ mod auto;
 mod coedge;
 mod cost;
 mod deepthings;
+mod energy;
+mod exact;
 mod local;
+mod memory;
 mod modnn;
 mod offload;
+mod packing;
 mod pico;
 mod profile;
+mod refine;
 mod replicate;
+mod rows;
+mod search;
 mod split;
 mod stream;
 
 pub use advice::{TurnedDown, devices_used, turning_link};
-pub use cost::{Cost, DeviceCost, StageCost};
-pub use profile::{DeviceProfile, drifted, model_work};
+pub use cost::{Bound, Cost, DeviceCost, StageCost};
+pub use profile::{DeviceProfile, Power, drifted, model_work};
+pub use refine::refine;
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
@@ -93,6 +101,8 @@ pub enum Objective {
     Latency,
     /// A stream of frames ends as soon as can be.
     Throughput,
+    /// The least energy beyond what idle devices draw, within the deadline.
+    Energy,
 }
 
 /// What a person may set for a strategy.
@@ -108,6 +118,8 @@ pub struct PlanOptions {
     pub handover: Option<Handover>,
     /// What `auto` chooses by.
     pub objective: Objective,
+    /// When a frame must have ended, for [`Objective::Energy`].
+    pub deadline_ns: Option<u64>,
 }
 
 impl PlanOptions {
@@ -118,6 +130,7 @@ impl PlanOptions {
         numerics: Numerics::Exact,
         handover: None,
         objective: Objective::Latency,
+        deadline_ns: None,
     };
 }
 
@@ -156,6 +169,74 @@ pub enum PlannerError {
         /// Bytes there are.
         given: u64,
     },
+    /// A layer fits on no device, however it is cut.
+    #[error(
+        "`{layer}` takes {} with its weights, however it is cut, and the most that a device has for \
+         it are the {} of {device}: {} are missing", megabytes(*.needed), megabytes(*.given),
+        megabytes(.needed - .given)
+    )]
+    NoRoom {
+        /// The layer that lacks most.
+        layer: String,
+        /// The device with most memory.
+        device: String,
+        /// Bytes that the layer takes.
+        needed: u64,
+        /// Bytes that the device has.
+        given: u64,
+    },
+    /// Each layer fits somewhere, and no plan was found in which all do.
+    #[error(
+        "no plan was found that fits: the weights take {}, all devices together have {}, and \
+         `{layer}` alone takes {}", megabytes(*.weights), megabytes(*.given), megabytes(*.largest)
+    )]
+    NoRoomForAll {
+        /// Bytes of the model's weights.
+        weights: u64,
+        /// Bytes of all devices together.
+        given: u64,
+        /// The layer that takes most.
+        layer: String,
+        /// Bytes that it takes.
+        largest: u64,
+    },
+    /// A tile of a strategy's plan fits on no device.
+    #[error(
+        "`{strategy}` fits nowhere: a tile of the layers `{first}` to `{last}` takes {} with its weights, \
+         and the most that a device has are the {} of {device}: {} are missing", megabytes(*.needed), megabytes(*.given),
+        megabytes(.needed - .given)
+    )]
+    DoesNotFit {
+        /// The strategy.
+        strategy: String,
+        /// The device with most memory.
+        device: String,
+        /// First layer of the tile that takes most.
+        first: String,
+        /// Its last layer.
+        last: String,
+        /// Bytes that are held at a time.
+        needed: u64,
+        /// Bytes that there are.
+        given: u64,
+    },
+    /// Energy is asked for, and it is not known what a device draws.
+    #[error("the energy of a plan is not known: nobody says how many watts `{device}` draws")]
+    NoPower {
+        /// The first such device.
+        device: String,
+    },
+    /// No plan was found that ends in time.
+    #[error(
+        "no plan was found that ends within {:.1} ms: the fastest takes {:.1} ms",
+        *.deadline_ns as f64 / 1e6, *.fastest_ns as f64 / 1e6
+    )]
+    Deadline {
+        /// What was asked for.
+        deadline_ns: u64,
+        /// What the fastest plan takes.
+        fastest_ns: u64,
+    },
     /// No layer can be cut.
     #[error(
         "no layer of the model can be cut into tiles: the first one, `{layer}`, needs its whole input"
@@ -166,9 +247,18 @@ pub enum PlannerError {
     },
 }
 
+/// Bytes in words; small amounts are not rounded to nothing.
+fn megabytes(bytes: u64) -> String {
+    match bytes {
+        ..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
 /// Makes the plan of a strategy, and says what it should cost.
 ///
-/// *Errors*: a grid or depth that does not fit the model, or no device.
+/// *Errors*: a grid or depth that does not fit the model, no device, too little memory, a deadline that
+/// is too near.
 pub fn plan(
     model: &Model,
     devices: &[DeviceProfile],
@@ -179,7 +269,7 @@ pub fn plan(
         return Err(PlannerError::NoDevice);
     }
     let mut plan = match strategy {
-        Strategy::Auto => auto::plan(model, devices, options),
+        Strategy::Auto => auto::plan(model, devices, options)?,
         Strategy::Local => local::plan(model, devices, options.numerics),
         Strategy::DeepThings => deepthings::plan(model, devices, options)?,
         Strategy::Modnn => modnn::plan(model, devices, options)?,
@@ -194,10 +284,30 @@ pub fn plan(
         plan.stages.iter_mut().for_each(|stage| stage.handover = handover);
     }
     let mut cost = Cost::of(model, devices, &plan)?;
+    does_it_fit(model, devices, &plan)?;
     if advice::is_due(strategy, devices.len(), &plan) {
         cost.turned_down = advice::turned_down(model, devices, options);
     }
     Ok((plan, cost))
+}
+
+/// Refuses a plan with a tile that no device holds.
+fn does_it_fit(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Result<(), PlannerError> {
+    if devices.iter().all(|device| device.memory_bytes.is_none()) {
+        return Ok(());
+    }
+    let mut exact = exact::Exact::new(model, devices, plan.numerics);
+    let Some(misfit) = exact.fits_nobody(&plan.stages) else { return Ok(()) };
+    let stage = &plan.stages[misfit.stage];
+    let name = |layer: u32| model.layers[layer as usize].name.clone();
+    Err(PlannerError::DoesNotFit {
+        strategy: plan.strategy.clone(),
+        device: devices[misfit.device].name.clone(),
+        first: name(stage.first_layer),
+        last: name(stage.end_layer - 1),
+        needed: misfit.needed,
+        given: misfit.given,
+    })
 }
 
 /// How many of the first layers can be cut into tiles.

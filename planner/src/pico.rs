@@ -3,12 +3,12 @@
 //! (arXiv 2206.08662): there the graph is cut into pieces first, to compute as little twice as can
 //! be; here a stage may end where one of `auto` may.
 
-use crate::auto::places_of;
-use crate::cost::{Flow, Made, loads, take_from};
+use crate::cost::{Cut, Flow, Made, Parts, Reach, loads, take_from, walk};
 use crate::profile::{layer_works, speeds};
+use crate::search::places_of;
 use crate::{DeviceProfile, PlanOptions};
 use model::Model;
-use tiling::{Grid, Plan, Slot, Stage, StageGeometry, Work};
+use tiling::{Grid, Plan, Slot, Stage, Work};
 
 /// Places where a stage may end, at most: the search grows with its square and that of the devices.
 const PLACES_MAX: usize = 16;
@@ -30,30 +30,26 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     let mut order: Vec<usize> = (0..devices.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(all[i]));
     order.truncate(DEVICES_MAX);
+    let reach = Reach::of(model);
+    let cuttable = works.iter().enumerate().filter(|(i, _)| reach.is_local(*i));
+    let speeds = speeds(devices, &cuttable.map(|(_, &work)| work).sum());
     // ways[place][devices used]
     let mut ways: Vec<Vec<Option<Way>>> = vec![vec![None; order.len() + 1]; places.len()];
     ways[0][0] = Some(Way { period_ns: 0, stages: Vec::new() });
     for at in 1..places.len() {
-        for from in 0..at {
-            let work = works[places[from]..places[at]].iter().copied().sum();
-            let speeds = speeds(devices, &work);
-            for first in 0..order.len() {
-                let Some(way) = ways[from][first].clone() else { continue };
-                for end in first + 1..=order.len() {
+        let starts: Vec<usize> = places[..at].iter().rev().copied().collect();
+        for first in 0..order.len() {
+            for end in first + 1..=order.len() {
+                let group = Group::of(&order[first..end], &speeds);
+                let (numerics, last) = (options.numerics, places[at]);
+                let cuts = walk(model, &reach, numerics, group.parts(), &starts, last);
+                for (cut, from) in cuts.iter().zip((0..at).rev()) {
+                    let Some(way) = &ways[from][first] else { continue };
                     let known = ways[at][end].as_ref().map_or(u64::MAX, |w| w.period_ns);
-                    if way.period_ns >= known {
-                        continue;
-                    }
-                    let group = &order[first..end];
-                    let range = (places[from], places[at]);
-                    let Some((ns, stage)) = stage(model, devices, options, range, group, &speeds)
-                    else {
-                        continue;
-                    };
-                    let period_ns = way.period_ns.max(ns);
+                    let stage = group.stage(places[from]..last);
+                    let period_ns = way.period_ns.max(takes(model, devices, &stage, cut));
                     if period_ns < known {
-                        let mut stages = way.stages.clone();
-                        stages.push(stage);
+                        let stages = way.stages.iter().cloned().chain([stage]).collect();
                         ways[at][end] = Some(Way { period_ns, stages });
                     }
                 }
@@ -65,28 +61,36 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     Plan { strategy: "pico".into(), numerics: options.numerics, stages }
 }
 
-/// A group's stage: strips by speed, or whole on a group of one.
-fn stage(
-    model: &Model,
-    devices: &[DeviceProfile],
-    options: PlanOptions,
-    (first, end): (usize, usize),
-    group: &[usize],
-    speeds: &[u64],
-) -> Option<(u64, Stage)> {
-    let stage = match group {
-        [one] => Stage::whole(first..end, Slot(*one as u32)),
-        _ => {
-            let fastest = group.iter().map(|&i| speeds[i]).max().unwrap_or(1).max(1);
-            let share = |&i: &usize| (speeds[i] as u128 * 1000 / fastest as u128).max(1) as u32;
-            let grid = Grid { row_shares: group.iter().map(share).collect(), col_shares: vec![1] };
-            let placement = group.iter().map(|&i| Slot(i as u32)).collect();
-            Stage::cut(first..end, grid, placement)
+/// Some devices, and how they share a stage: strips by speed, or whole on a group of one.
+struct Group {
+    grid: Option<Grid>,
+    placement: Vec<Slot>,
+}
+
+impl Group {
+    fn of(group: &[usize], speeds: &[u64]) -> Self {
+        let fastest = group.iter().map(|&i| speeds[i]).max().unwrap_or(1).max(1);
+        let share = |&i: &usize| (speeds[i] as u128 * 1000 / fastest as u128).max(1) as u32;
+        let grid = Grid { row_shares: group.iter().map(share).collect(), col_shares: vec![1] };
+        let placement = group.iter().map(|&i| Slot(i as u32)).collect();
+        Self { grid: (group.len() > 1).then_some(grid), placement }
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        self.grid.as_ref().map_or(Parts::Whole, Parts::Grid)
+    }
+
+    fn stage(&self, layers: std::ops::Range<usize>) -> Stage {
+        match &self.grid {
+            None => Stage::whole(layers, self.placement[0]),
+            Some(grid) => Stage::cut(layers, grid.clone(), self.placement.clone()),
         }
-    };
-    let geometry = StageGeometry::new(model, options.numerics, 0, &stage).ok()?;
-    let mut tiles = loads(model, devices, Made { stage: &stage, geometry: &geometry });
-    take_from(model, &[], &geometry, &mut tiles);
-    let ns = Flow::new(devices, &[]).stage(&tiles).1;
-    Some((ns, stage))
+    }
+}
+
+/// What a stage by itself takes, both ways included.
+fn takes(model: &Model, devices: &[DeviceProfile], stage: &Stage, cut: &Cut) -> u64 {
+    let mut tiles = loads(model, devices, Made { stage, cut });
+    take_from(model, &[], cut, &mut tiles);
+    Flow::new(devices, &[]).stage(&tiles).1
 }

@@ -20,19 +20,40 @@ pub struct DeviceProfile {
     pub round_trip_ns: u64,
     /// Whether it is the coordinator's own machine, which no cable carries anything to.
     pub same_machine: bool,
+    /// What it may hold of weights and maps at a time; none where nothing limits it.
+    pub memory_bytes: Option<u64>,
+    /// What it draws, where that is known.
+    pub power: Option<Power>,
+}
+
+/// What a device draws.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Power {
+    /// With nothing to do.
+    pub idle_w: f64,
+    /// With all threads at work.
+    pub active_w: f64,
 }
 
 impl DeviceProfile {
     /// A device of which only the speed is known, on a 100 Mbit/s wire.
     pub fn wired(name: impl Into<String>, rates: Rates) -> Self {
-        let (link_bytes_per_s, round_trip_ns, same_machine) = (11_800_000, 400_000, false);
-        Self { name: name.into(), rates, link_bytes_per_s, round_trip_ns, same_machine }
+        Self {
+            name: name.into(),
+            rates,
+            link_bytes_per_s: 11_800_000,
+            round_trip_ns: 400_000,
+            same_machine: false,
+            memory_bytes: None,
+            power: None,
+        }
     }
 
     /// A device of which only the speed is known, on the coordinator's own machine.
     pub fn same_machine(name: impl Into<String>, rates: Rates) -> Self {
-        let (link_bytes_per_s, round_trip_ns, same_machine) = (1_000_000_000, 200_000, true);
-        Self { name: name.into(), rates, link_bytes_per_s, round_trip_ns, same_machine }
+        let (link_bytes_per_s, round_trip_ns) = (1_000_000_000, 200_000);
+        let wired = Self::wired(name, rates);
+        Self { link_bytes_per_s, round_trip_ns, same_machine: true, ..wired }
     }
 
     /// What a unit of each class takes: as measured, or as on a small board.

@@ -1,8 +1,9 @@
 //! `split`: this device up to a layer, the best other one from there on; what passes between them
 //! goes straight from one to the other. *Source*: Kang et al., Neurosurgeon, ASPLOS 2017.
 
+use crate::exact::Exact;
 use crate::profile::{here, layer_works, speeds};
-use crate::{Cost, DeviceProfile, PlanOptions, PlannerError};
+use crate::{DeviceProfile, PlanOptions, PlannerError};
 use model::Model;
 use tiling::{Plan, Slot, Stage, Work};
 
@@ -25,12 +26,7 @@ pub(crate) fn plan(
         let stages = near.into_iter().chain(far).collect();
         Plan { strategy: "split".into(), numerics: options.numerics, stages }
     };
-    let mut best: Option<(u64, Plan)> = None;
-    for plan in (0..=layers).map(at) {
-        let ns = Cost::estimate(model, devices, &plan)?.makespan_ns;
-        if best.as_ref().is_none_or(|(least, _)| ns < *least) {
-            best = Some((ns, plan));
-        }
-    }
-    Ok(best.map_or_else(|| at(0), |(_, plan)| plan))
+    let mut exact = Exact::new(model, devices, options.numerics);
+    let ranked = exact.ranked(&PlanOptions::EXACT, (0..=layers).map(at).collect());
+    Ok(ranked.into_iter().next().map_or_else(|| at(0), |(_, plan)| plan))
 }

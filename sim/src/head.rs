@@ -404,11 +404,16 @@ impl Cluster {
         let workers = &self.scenario.workers;
         let machine = &self.head.machine;
         let profile = |(id, report): (WorkerId, &protocol::WorkerReport)| {
-            let rates = machine.profile(id).map(|known| known.rates).unwrap_or_default();
+            let known = machine.profile(id);
+            let rates = known.as_ref().map(|known| known.rates).unwrap_or_default();
+            let memory_bytes = known.map(|known| known.memory_bytes).filter(|&bytes| bytes > 0);
             let link = &workers[id.0 as usize].link;
+            let crate::physics::Power { idle_w, active_w } = workers[id.0 as usize].device.power;
             let profile = DeviceProfile {
                 link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s),
                 round_trip_ns: link.round_trip.p50_ns,
+                memory_bytes,
+                power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),
                 ..DeviceProfile::wired(report.name.clone(), rates)
             };
             (id, profile)

@@ -10,6 +10,7 @@ use planner::{Cost, DeviceProfile, PlannerError};
 use serde_json::json;
 use sim::WorkerSpec;
 use sim::files::ClusterFile;
+use sim::physics::Power;
 use std::time::Duration;
 use tiling::{Handover, Numerics, Plan, PlanError, Rates, Split, StageGeometry};
 
@@ -17,7 +18,7 @@ pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Fai
     let loaded = open_model(&arguments.model, arguments.input_size)?;
     let graph = &loaded.graph;
     let devices = devices(context, &arguments)?;
-    let (strategy, options) = arguments.strategy.resolve(devices.len());
+    let (strategy, options) = arguments.strategy.resolve(devices.len())?;
     let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
@@ -76,7 +77,6 @@ pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<Str
     ))
 }
 
-/// The devices that are asked about.
 /// The workers of a cluster file, as a planner sees them.
 fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
     let workers = ClusterFile::open(cluster).and_then(|file| file.workers());
@@ -85,15 +85,20 @@ fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
     })?;
     let profile = |worker: WorkerSpec| {
         let link = worker.link;
+        let Power { idle_w, active_w } = worker.device.power;
         DeviceProfile {
             link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s).max(1),
             round_trip_ns: link.round_trip.p50_ns,
+            memory_bytes: Some(worker.device.memory_bytes).filter(|&bytes| bytes > 0),
+            // A device file without a [power] section has zeros.
+            power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),
             ..DeviceProfile::wired(worker.name, worker.claims)
         }
     };
     Ok(workers.into_iter().map(profile).collect())
 }
 
+/// The devices that are asked about.
 fn devices(context: &Context, arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
     if let Some(cluster) = &arguments.on {
         return devices_of(cluster);
@@ -115,13 +120,32 @@ fn devices(context: &Context, arguments: &PlanArguments) -> Result<Vec<DevicePro
 
 /// A plan that cannot be is a matter of the arguments.
 pub(crate) fn bad_plan(error: PlannerError) -> Failure {
-    let too_large = matches!(&error, PlannerError::Plan(PlanError::TooLarge { .. }));
-    let failure = Failure::bad_input(error);
-    if too_large {
-        return failure.hint("stream the picture with --max-memory, such as --max-memory 256M");
-    }
-    failure
-        .hint("see what can be tiled with `tilehive model inspect`, or leave out --grid and --fuse")
+    let hint = match &error {
+        PlannerError::Plan(PlanError::TooLarge { .. }) => {
+            "stream the picture with --max-memory, such as --max-memory 256M"
+        }
+        PlannerError::Plan(_)
+        | PlannerError::TooManyFused { .. }
+        | PlannerError::NothingToCut { .. } => {
+            "see what can be tiled with `tilehive model inspect`, or leave out --grid and --fuse"
+        }
+        PlannerError::NoDevice => "start `tilehive-worker` on a device, or give --workers",
+        PlannerError::NoOtherDevice { .. } => {
+            "--strategy local runs the whole model here; `tilehive token` lets another device join"
+        }
+        PlannerError::TooLittleMemory { .. }
+        | PlannerError::NoRoom { .. }
+        | PlannerError::NoRoomForAll { .. } => {
+            "add a device with more memory, raise --max-memory, or give the model a smaller input"
+        }
+        PlannerError::DoesNotFit { .. } => "--strategy auto looks for a plan that fits",
+        PlannerError::NoPower { .. } => {
+            "`plan --on CLUSTER` knows the watts of a cluster file, whose devices have a [power] \
+             section with idle_w and active_w"
+        }
+        PlannerError::Deadline { .. } => "give a later --deadline, or a faster device",
+    };
+    Failure::bad_input(error).hint(hint)
 }
 
 fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table {

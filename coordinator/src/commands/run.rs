@@ -49,6 +49,8 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     if let Some(limit) = arguments.max_memory {
         return super::stream::run(context, &arguments, limit).await;
     }
+    arguments.strategy.check()?;
+    arguments.strategy.check_beside_spot_checks(arguments.spot_checks)?;
     let paths = expand(&arguments.inputs)?;
     let outputs = Outputs::new(&arguments, paths.len())?;
     if let Some(path) = &arguments.trace {
@@ -68,7 +70,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         ..Default::default()
     };
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
-    let (strategy, options) = arguments.strategy.resolve(opened.devices.len());
+    let (strategy, options) = arguments.strategy.resolve(opened.devices.len())?;
     check_plan(&first.model, opened.devices.len(), strategy, options)?;
 
     let began = Instant::now();

@@ -6,22 +6,16 @@
 //! each from when its inputs have arrived; pieces that stay on a worker travel from there. A task is
 //! given out when the coordinator has heard that its pieces are made, which takes a message each way.
 
-use super::{nanos, region_bytes};
+use super::{Cut, nanos, region_bytes};
 use crate::DeviceProfile;
 use model::{MapId, Model};
-use tiling::{Handover, Region, Stage, StageGeometry};
+use tiling::{Handover, Region, Stage};
 
 /// A stage that was followed, or whose pieces are where it left them.
 #[derive(Clone, Copy)]
 pub(crate) struct Made<'a> {
     pub(crate) stage: &'a Stage,
-    pub(crate) geometry: &'a StageGeometry,
-}
-
-impl<'a> Made<'a> {
-    pub(crate) fn of((stage, geometry): (&'a Stage, &'a StageGeometry)) -> Self {
-        Self { stage, geometry }
-    }
+    pub(crate) cut: &'a Cut,
 }
 
 /// Where a piece of a tile's inputs is.
@@ -57,17 +51,16 @@ impl TileLoad {
 
 /// The tiles of a stage, in the order in which they are sent; what they read is not looked at yet.
 pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) -> Vec<TileLoad> {
-    let Made { stage, geometry } = made;
+    let Made { stage, cut } = made;
     let keeps = stage.handover == Handover::Exchange;
     let load = |(tile, slot): (usize, &tiling::Slot)| {
         let device = slot.0 as usize;
-        let work = geometry.tile_work(model, tile);
-        let outputs = geometry.tiles[tile].outputs.iter();
+        let outputs = cut.borders.tiles[tile].outputs.iter();
         let sent = outputs.filter(|(map, _)| !keeps || model.outputs.contains(map));
         TileLoad {
             device,
-            takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(&work)),
-            multiply_adds: geometry.tile_multiply_adds(model, tile),
+            takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(&cut.works[tile])),
+            multiply_adds: cut.multiply_adds[tile],
             bytes_in: 0,
             bytes_out: sent.map(|&(map, region)| region_bytes(model, map, region)).sum(),
             origins: Vec::new(),
@@ -77,15 +70,10 @@ pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) ->
 }
 
 /// Finds where the tiles of a stage get what they read, after the stages before it.
-pub(crate) fn take_from(
-    model: &Model,
-    before: &[Made<'_>],
-    geometry: &StageGeometry,
-    loads: &mut [TileLoad],
-) {
+pub(crate) fn take_from(model: &Model, before: &[Made<'_>], cut: &Cut, loads: &mut [TileLoad]) {
     let keepers: Vec<(MapId, Option<usize>)> =
-        geometry.input_maps.iter().map(|&map| (map, keeper(before, map))).collect();
-    for (load, tile) in loads.iter_mut().zip(&geometry.tiles) {
+        cut.borders.input_maps.iter().map(|&map| (map, keeper(before, map))).collect();
+    for (load, tile) in loads.iter_mut().zip(&cut.borders.tiles) {
         for &(map, region) in &tile.inputs {
             let keeper = keepers.iter().find(|(of, _)| *of == map).and_then(|(_, keeper)| *keeper);
             match keeper {
@@ -98,7 +86,7 @@ pub(crate) fn take_from(
 
 /// The stage that made a map, where it stayed on the workers.
 fn keeper(before: &[Made<'_>], map: MapId) -> Option<usize> {
-    let index = before.iter().rposition(|m| m.geometry.output_maps.contains(&map))?;
+    let index = before.iter().rposition(|m| m.cut.borders.output_maps.contains(&map))?;
     (before[index].stage.handover == Handover::Exchange).then_some(index)
 }
 
@@ -109,8 +97,8 @@ fn origins<'a>(
     map: MapId,
     region: Region,
 ) -> impl Iterator<Item = Origin> + 'a {
-    let Made { stage, geometry } = before[index];
-    geometry.makers(map, region).map(move |(tile, part)| Origin {
+    let Made { stage, cut } = before[index];
+    cut.borders.makers(map, region).map(move |(tile, part)| Origin {
         maker: (index, tile),
         device: stage.placement[tile].0 as usize,
         bytes: region_bytes(model, map, part),

@@ -3,17 +3,22 @@
 //! Rates by operator class. Shared air and lower bounds are not modelled.
 
 mod bound;
+mod cut;
 mod flow;
+mod follow;
 mod period;
 
+pub use bound::Bound;
+pub(crate) use cut::{Cut, Parts, Reach, walk};
 pub(crate) use flow::{Flow, Made, TileLoad, loads, take_from};
+pub(crate) use follow::{Followed, plan as follow};
 
-use crate::profile::{fastest, layer_works};
+use crate::profile::layer_works;
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model};
 use serde::Serialize;
-use std::collections::BTreeSet;
-use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Slot, Stage, StageGeometry};
+use std::rc::Rc;
+use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Slot, StageGeometry};
 
 /// Predicted cost of a plan on a set of devices.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,8 +30,13 @@ pub struct Cost {
     pub period_ns: u64,
     /// What no plan for these devices can stay below.
     pub bound_ns: u64,
+    /// What the bound is made of.
+    pub bound: Bound,
     /// The whole model on the fastest device, inputs there already.
     pub one_device_ns: u64,
+    /// What one frame makes the devices draw beyond what they draw idle; none where the watts of a
+    /// device that computes are not known.
+    pub energy_j: Option<f64>,
     /// Multiply-adds executed.
     pub multiply_adds: u64,
     /// Multiply-adds of the untiled model.
@@ -61,14 +71,15 @@ pub struct StageCost {
     pub layer_multiply_adds: u64,
 }
 
-/// Predicted load of a device.
+/// Predicted load of a device by one frame; where whole frames go to whoever is free, by each frame
+/// that it gets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DeviceCost {
     /// Tiles of all stages.
     pub tiles: usize,
     /// Multiply-adds.
     pub multiply_adds: u64,
-    /// Time that it computes for a frame.
+    /// Time that it computes.
     pub busy_ns: u64,
     /// Tensor bytes received.
     pub bytes_in: u64,
@@ -78,12 +89,26 @@ pub struct DeviceCost {
     pub weight_bytes: u64,
     /// Largest sum of maps that one of its tiles holds at a time, inputs and outputs included.
     pub tile_bytes: u64,
+    /// What it draws beyond what it draws idle, where its watts are known.
+    pub energy_j: Option<f64>,
+}
+
+impl DeviceCost {
+    /// Memory that it must have: weights, and the tile that takes most.
+    pub fn memory_bytes(&self) -> u64 {
+        self.weight_bytes + self.tile_bytes
+    }
 }
 
 impl Cost {
     /// Multiply-adds executed / multiply-adds of the untiled model.
     pub fn redundancy(&self) -> f64 {
         self.multiply_adds as f64 / (self.model_multiply_adds as f64).max(1.0)
+    }
+
+    /// How much longer one frame takes than the lower bound.
+    pub fn over_bound(&self) -> f64 {
+        self.makespan_ns as f64 / self.bound_ns.max(1) as f64
     }
 
     /// Works out the cost of a plan.
@@ -94,8 +119,14 @@ impl Cost {
         for (index, stage) in plan.stages.iter().enumerate() {
             let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
             for (tile, slot) in stage.placement.iter().enumerate() {
-                let Some(load) = cost.devices.get_mut(slot.0 as usize) else { continue };
-                load.tile_bytes = load.tile_bytes.max(peak_bytes(model, &geometry, tile));
+                let holders = match *slot {
+                    Slot::ANY => 0..devices.len(),
+                    Slot(device) => device as usize..device as usize + 1,
+                };
+                let bytes = peak_bytes(model, &geometry, tile);
+                for load in cost.devices.get_mut(holders).into_iter().flatten() {
+                    load.tile_bytes = load.tile_bytes.max(bytes);
+                }
             }
         }
         Ok(cost)
@@ -109,114 +140,44 @@ impl Cost {
         devices: &[DeviceProfile],
         plan: &Plan,
     ) -> Result<Cost, PlanError> {
-        plan.check(model)?;
-        let free = plan.stages.iter().any(|s| s.placement.contains(&Slot::ANY));
-        let bound;
-        let plan = if free {
-            bound = bound_to_fastest(model, devices, plan);
-            &bound
-        } else {
-            plan
-        };
-        let mut total = vec![DeviceCost::default(); devices.len()];
-        let mut stages: Vec<StageCost> = Vec::with_capacity(plan.stages.len());
-        let mut weights = vec![BTreeSet::new(); devices.len()];
-        let made = plan.stages.iter().enumerate();
-        let made = made.map(|(i, stage)| StageGeometry::new(model, plan.numerics, i, stage));
-        let made: Vec<StageGeometry> = made.collect::<Result<_, _>>()?;
-        let made: Vec<Made<'_>> = plan.stages.iter().zip(&made).map(Made::of).collect();
-        let mut flow = Flow::new(devices, &[]);
-        let mut ended_ns = 0;
-        for (index, &Made { stage, geometry }) in made.iter().enumerate() {
-            let mut tiles = loads(model, devices, made[index]);
-            take_from(model, &made[..index], geometry, &mut tiles);
-            for tile in &tiles {
-                let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
-                for origin in foreign {
-                    if let Some(holder) = total.get_mut(origin.device) {
-                        holder.bytes_out += origin.bytes;
-                    }
-                }
-                let Some(load) = total.get_mut(tile.device) else { continue };
-                load.tiles += 1;
-                load.multiply_adds += tile.multiply_adds;
-                load.busy_ns += tile.takes_ns;
-                load.bytes_in += tile.bytes_in + tile.exchange_bytes();
-                load.bytes_out += tile.bytes_out;
-                weights[tile.device].extend(stage.first_layer..stage.end_layer);
-            }
-            let (computed, gathered) = flow.stage(&tiles);
-            let stays = stage.handover == Handover::Exchange && index + 1 < made.len();
-            let end_ns = if stays { computed } else { gathered };
-            if stage.handover == Handover::Gather {
-                flow.wait_for(gathered);
-            }
-            stages.push(StageCost {
-                duration_ns: end_ns.saturating_sub(ended_ns),
-                ..stage_cost(model, geometry, stage, &tiles)
-            });
-            ended_ns = ended_ns.max(end_ns);
-        }
-        for (load, layers) in total.iter_mut().zip(weights) {
-            load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
-        }
-        let model_multiply_adds = model.multiply_adds();
-        let whole = StageGeometry::whole(model, plan.numerics);
-        let whole = whole.tile_work(model, 0);
-        let alone: Vec<u64> = devices.iter().map(|d| d.takes_ns(&whole)).collect();
+        let cuts = cuts(model, plan)?;
+        let followed = follow::plan(model, devices, &plan.stages, &cuts);
+        let works = layer_works(model, plan.numerics);
+        let whole = works.iter().copied().sum();
+        let bound = Bound::of(model, devices, &works);
         Ok(Cost {
-            makespan_ns: stages.iter().map(|s| s.duration_ns).sum(),
-            period_ns: period::of(devices, &total, &stages, free.then_some(&alone)),
-            bound_ns: bound::of(model, devices, plan.numerics),
-            one_device_ns: alone.iter().copied().min().unwrap_or(0),
-            multiply_adds: stages.iter().map(|s| s.multiply_adds).sum(),
-            model_multiply_adds,
-            stages,
-            devices: total,
+            makespan_ns: followed.makespan_ns,
+            period_ns: followed.period_ns,
+            bound_ns: bound.ns(),
+            bound,
+            one_device_ns: devices.iter().map(|d| d.takes_ns(&whole)).min().unwrap_or(0),
+            energy_j: followed.energy_j,
+            multiply_adds: followed.stages.iter().map(|s| s.multiply_adds).sum(),
+            model_multiply_adds: model.multiply_adds(),
+            stages: followed.stages,
+            devices: followed.devices,
             turned_down: None,
         })
     }
 }
 
-/// A plan for whoever is free, as if that were the fastest.
-fn bound_to_fastest(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Plan {
-    let works = layer_works(model, plan.numerics);
-    let mut plan = plan.clone();
-    for stage in &mut plan.stages {
-        let layers = stage.first_layer as usize..stage.end_layer as usize;
-        let fastest = fastest(devices, &works[layers].iter().copied().sum());
-        let any = stage.placement.iter_mut().filter(|slot| **slot == Slot::ANY);
-        any.for_each(|slot| *slot = fastest);
-    }
-    plan
-}
-
-fn stage_cost(
-    model: &Model,
-    geometry: &StageGeometry,
-    stage: &Stage,
-    tiles: &[TileLoad],
-) -> StageCost {
-    let scatter_bytes = tiles.iter().map(|t| t.bytes_in).sum::<u64>();
-    let exchange_bytes = tiles.iter().map(TileLoad::exchange_bytes).sum();
-    let covered: u64 = geometry.input_maps.iter().map(|&m| read_once(model, geometry, m)).sum();
-    let all: u64 = geometry.tiles.iter().map(|t| bytes(model, &t.inputs)).sum();
-    StageCost {
-        duration_ns: 0,
-        handover: stage.handover,
-        scatter_bytes,
-        exchange_bytes,
-        halo_bytes: all.saturating_sub(covered),
-        gather_bytes: tiles.iter().map(|t| t.bytes_out).sum(),
-        multiply_adds: tiles.iter().map(|t| t.multiply_adds).sum(),
-        layer_multiply_adds: layer_multiply_adds(model, stage.first_layer..stage.end_layer),
-    }
+/// The tiles of every stage of a plan.
+///
+/// *Errors*: the plan does not fit the model.
+fn cuts(model: &Model, plan: &Plan) -> Result<Vec<Rc<Cut>>, PlanError> {
+    plan.check(model)?;
+    let stages = plan.stages.iter().enumerate();
+    let cut = |(index, stage)| {
+        let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
+        Ok(Rc::new(Cut::of(model, geometry)))
+    };
+    stages.map(cut).collect()
 }
 
 /// Bytes of an input map that any tile reads, each counted once. Tiles form a grid and their
 /// fields are rectangles over it, so their hull is what is read.
-fn read_once(model: &Model, geometry: &StageGeometry, map: MapId) -> u64 {
-    let reads = geometry.tiles.iter().flat_map(|t| &t.inputs).filter(|(m, _)| *m == map);
+fn read_once(model: &Model, borders: &StageGeometry, map: MapId) -> u64 {
+    let reads = borders.tiles.iter().flat_map(|t| &t.inputs).filter(|(m, _)| *m == map);
     let hull = reads.fold(Region::EMPTY, |hull, &(_, region)| hull.hull(region));
     region_bytes(model, map, hull)
 }
@@ -227,7 +188,7 @@ pub(crate) fn nanos(amount: u64, per_s: u64) -> u64 {
     ns.min(1 << 48) as u64
 }
 
-fn bytes(model: &Model, pieces: &[(MapId, Region)]) -> u64 {
+pub(crate) fn bytes(model: &Model, pieces: &[(MapId, Region)]) -> u64 {
     pieces.iter().map(|&(map, region)| region_bytes(model, map, region)).sum()
 }
 
@@ -235,7 +196,7 @@ fn region_bytes(model: &Model, map: MapId, region: Region) -> u64 {
     (region.positions() * model.pixel_bytes(map)) as u64
 }
 
-fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {
+pub(crate) fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {
     let positions = |l: u32| {
         let shape = model.shape(model.layers[l as usize].output);
         (shape.rows() * shape.cols()) as u64
@@ -243,14 +204,14 @@ fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -> u64 {
     layers.map(|l| model.multiply_adds_per_position(LayerId(l)) * positions(l)).sum()
 }
 
-fn weight_bytes(model: &Model, layer: LayerId) -> u64 {
+pub(crate) fn weight_bytes(model: &Model, layer: LayerId) -> u64 {
     let ids = model.layer(layer).op.weight_ids();
     ids.into_iter().map(|id| model.weight(id).bytes() as u64).sum()
 }
 
 /// What a tile holds at most on its device: its inputs, its outputs, and the arena that its
 /// schedule has planned for the maps in between.
-fn peak_bytes(model: &Model, geometry: &StageGeometry, tile: usize) -> u64 {
+pub(crate) fn peak_bytes(model: &Model, geometry: &StageGeometry, tile: usize) -> u64 {
     let schedule = Schedule::new(model, geometry, tile, Order::depth_first(1));
     let made = schedule.arena_bytes + schedule.output_bytes();
     bytes(model, &geometry.tiles[tile].inputs) + made as u64

@@ -40,9 +40,11 @@ pub struct ScenarioFile {
     pub fused_layers: Option<usize>,
     /// What happens to maps between stages: `gather` or `exchange`.
     pub handover: Option<Handover>,
-    /// What `auto` chooses the plan for: `latency` or `throughput`.
+    /// What `auto` chooses the plan for: `latency`, `throughput` or `energy`.
     #[serde(default)]
     pub objective: Objective,
+    /// When a frame must have ended, for `energy`.
+    pub deadline_s: Option<f64>,
     /// Where all chance comes from.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -233,6 +235,7 @@ impl ScenarioFile {
                 numerics: Numerics::Fast,
                 handover: self.handover,
                 objective: self.objective,
+                deadline_ns: self.deadline_s.map(nanos),
             },
             machine: CoordinatorConfig {
                 stealing: self.stealing,

@@ -1,14 +1,18 @@
 //! `tilehive`: the command line. Each flag is defined once; what commands share is flattened in.
 
+mod strategy;
+mod values;
+
+pub(crate) use strategy::{NumericsName, StrategyArguments};
+pub(crate) use values::{Anchors, Bytes, Extent};
+
 use crate::commands;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use net::Multiaddr;
-use planner::{Objective, PlanOptions, Strategy};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
-use tiling::{Handover, Numerics};
+use values::{part_of_one, rate};
 use vision::{ChannelOrder, FitMode, Head, Normalize, Task};
 
 /// Runs one convolutional network over the devices you already own.
@@ -93,170 +97,6 @@ fn default_listen() -> Multiaddr {
     address.parse().expect("a sound address")
 }
 
-/// How the model is cut.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct StrategyArguments {
-    /// Which plan [default: auto on several devices, local on one; deepthings with --grid or --fuse]
-    #[arg(long, value_enum)]
-    pub strategy: Option<StrategyName>,
-
-    /// Rows x cols of the fused grid, such as 3x3 [default: chosen]
-    #[arg(long, value_name = "RxC")]
-    pub grid: Option<Extent>,
-
-    /// Whether layers may use Winograd transforms, which are up to three times as fast [default:
-    /// fast, but exact with --max-memory]
-    #[arg(long, value_enum)]
-    pub numerics: Option<NumericsName>,
-
-    /// How many of the first layers to fuse [default: chosen]
-    #[arg(long, value_name = "LAYERS")]
-    pub fuse: Option<usize>,
-
-    /// What happens to maps between stages [default: chosen by auto, gather with the others]
-    #[arg(long, value_enum)]
-    pub handover: Option<HandoverName>,
-
-    /// What `auto` chooses the plan for
-    #[arg(long, value_enum, default_value = "latency")]
-    pub objective: ObjectiveName,
-}
-
-/// What happens between stages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum HandoverName {
-    /// The coordinator collects every map and hands it out again
-    Gather,
-    /// Maps stay on the workers, which send each other what they need
-    Exchange,
-}
-
-/// The strategies by the names of their papers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StrategyName {
-    /// Whatever is predicted to be fastest, one device included
-    Auto,
-    /// The whole model on the fastest device
-    Local,
-    /// One fused grid over the early layers, the rest on one device
-    Deepthings,
-    /// A stage a layer, strips by speed, gather after each
-    Modnn,
-    /// The whole model on the best device but this one
-    Offload,
-    /// This device up to a layer, the best other one from there on
-    Split,
-    /// Each frame whole, on whichever device is free first: for streams of frames
-    Replicate,
-    /// Fused groups in equal strips over as many devices as pay
-    Aofl,
-    /// Rows for each device through all layers, sized to speed and link, halo from the neighbours
-    Coedge,
-    /// A pipeline of stages over groups of devices: for streams of frames
-    Pico,
-}
-
-/// What a plan is chosen for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ObjectiveName {
-    /// One frame ends as soon as can be
-    Latency,
-    /// A stream of frames ends as soon as can be
-    Throughput,
-}
-
-/// How exact the answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NumericsName {
-    /// Any plan gives the bits of one device
-    Exact,
-    /// The last bits depend on the plan, by about 1e-6 of the largest value
-    Fast,
-}
-
-impl From<NumericsName> for Numerics {
-    fn from(name: NumericsName) -> Self {
-        match name {
-            NumericsName::Exact => Numerics::Exact,
-            NumericsName::Fast => Numerics::Fast,
-        }
-    }
-}
-
-impl StrategyArguments {
-    /// The strategy for so many devices, with its settings.
-    pub(crate) fn resolve(&self, devices: usize) -> (Strategy, PlanOptions) {
-        let strategy = match self.strategy {
-            Some(StrategyName::Auto) => Strategy::Auto,
-            Some(StrategyName::Local) => Strategy::Local,
-            Some(StrategyName::Deepthings) => Strategy::DeepThings,
-            Some(StrategyName::Modnn) => Strategy::Modnn,
-            Some(StrategyName::Offload) => Strategy::Offload,
-            Some(StrategyName::Split) => Strategy::Split,
-            Some(StrategyName::Replicate) => Strategy::Replicate,
-            Some(StrategyName::Aofl) => Strategy::Aofl,
-            Some(StrategyName::Coedge) => Strategy::CoEdge,
-            Some(StrategyName::Pico) => Strategy::Pico,
-            None if self.grid.is_some() || self.fuse.is_some() => Strategy::DeepThings,
-            None if devices > 1 => Strategy::Auto,
-            None => Strategy::Local,
-        };
-        let grid = self.grid.map(|Extent { rows, cols }| (rows, cols));
-        (
-            strategy,
-            PlanOptions {
-                grid,
-                fused_layers: self.fuse,
-                numerics: self.numerics.unwrap_or(NumericsName::Fast).into(),
-                handover: self.handover.map(|name| match name {
-                    HandoverName::Gather => Handover::Gather,
-                    HandoverName::Exchange => Handover::Exchange,
-                }),
-                objective: match self.objective {
-                    ObjectiveName::Latency => Objective::Latency,
-                    ObjectiveName::Throughput => Objective::Throughput,
-                },
-            },
-        )
-    }
-}
-
-/// A number a second with `k`, `M` or `G`.
-fn rate(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(['k', 'M', 'G', 'T']);
-    let factor = match &text[digits.len()..] {
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        _ => return Err("expected a number with k, M or G, such as 6G".into()),
-    };
-    let number: f64 = digits.parse().map_err(|_| "expected a number, such as 6G".to_owned())?;
-    let rate = number * factor;
-    if (1.0..=1e15).contains(&rate) { Ok(rate as u64) } else { Err("expected 1 to 1000T".into()) }
-}
-
-/// `ROWSxCOLS` on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub rows: usize,
-    pub cols: usize,
-}
-
-impl FromStr for Extent {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once(['x', 'X']).and_then(|(rows, cols)| {
-            Some(Self { rows: rows.trim().parse().ok()?, cols: cols.trim().parse().ok()? })
-        });
-        let sound =
-            parts.filter(|e| (1..=65_535).contains(&e.rows) && (1..=65_535).contains(&e.cols));
-        sound.ok_or_else(|| "expected ROWSxCOLS, such as 3x3".into())
-    }
-}
-
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArguments {
@@ -336,50 +176,6 @@ pub(crate) struct ResultArguments {
     /// Lay the colours of a segmentation over the picture
     #[arg(long)]
     pub overlay: bool,
-}
-
-/// A number from 0 to 1 on the command line.
-fn part_of_one(text: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
-    number.ok_or_else(|| "expected a number from 0 to 1".into())
-}
-
-/// Bytes on the command line: `256M`, `1G`; a K, M or G counts 1024 of the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bytes(pub u64);
-
-impl FromStr for Bytes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches(['i', 'I']);
-        let (digits, shift) = match text.chars().last().map(|c| c.to_ascii_uppercase()) {
-            Some('K') => (&text[..text.len() - 1], 10),
-            Some('M') => (&text[..text.len() - 1], 20),
-            Some('G') => (&text[..text.len() - 1], 30),
-            _ => (text, 0),
-        };
-        let number = digits.trim().parse::<u64>().ok().filter(|n| *n > 0);
-        let bytes = number.and_then(|n| n.checked_mul(1 << shift));
-        bytes.map(Self).ok_or_else(|| "expected bytes, such as 256M or 1G".into())
-    }
-}
-
-/// `W,H,W,H,...` on the command line.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Anchors(pub Vec<[f32; 2]>);
-
-impl FromStr for Anchors {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number =
-            |text: &str| text.trim().parse::<f32>().ok().filter(|v| *v > 0.0 && v.is_finite());
-        let numbers = text.split(',').map(number).collect::<Option<Vec<f32>>>();
-        let pairs = numbers.filter(|n| n.len().is_multiple_of(2));
-        let pairs = pairs.map(|n| n.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect());
-        pairs.map(Self).ok_or_else(|| "expected pairs of positive numbers: W,H,W,H,...".into())
-    }
 }
 
 /// Arguments of `run`.
@@ -624,33 +420,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn extents() {
-        assert_eq!("3x4".parse(), Ok(Extent { rows: 3, cols: 4 }));
-        for bad in ["3", "0x1", "x", "3x", "99999999x1", "-1x2"] {
-            assert!(bad.parse::<Extent>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        for (text, bytes) in
-            [("256M", 256 << 20), ("1GiB", 1 << 30), ("512 KB", 512 << 10), ("7", 7)]
-        {
-            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
-        }
-        for bad in ["", "M", "-1M", "1.5G", "99999999999G", "0", "x"] {
-            assert!(bad.parse::<Bytes>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn anchors_come_in_pairs() {
-        assert_eq!("1,2, 3,4.5".parse(), Ok(Anchors(vec![[1.0, 2.0], [3.0, 4.5]])));
-        for bad in ["", "1", "1,2,3", "1,0", "a,b", "1,inf"] {
-            assert!(bad.parse::<Anchors>().is_err(), "{bad}");
-        }
     }
 }

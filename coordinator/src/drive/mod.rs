@@ -1,22 +1,25 @@
 //! The drive loop: gives the state machine what happened, carries out what it wants, holds the
 //! tensors and blobs that it names.
 
-use crate::cluster::{Answer, BandJob, Device, HostedModel, Job, Progress};
+mod planning;
+
+pub(crate) use planning::Work;
+
+use crate::cluster::{Answer, Device, HostedModel, Progress};
 use crate::store::FrameMaps;
 use crate::trace::Tracer;
-use kernels::Pieces;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
-use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
+use planner::Cost;
+use planning::Planned;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
-use protocol::{Member, Message, PlanId, WorkerId, WorkerProfile, WorkerReport};
+use protocol::{Member, Message, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tiling::{Grid, Handover, Numerics};
 use tokio::sync::{mpsc, oneshot};
 
 type Reply<T> = oneshot::Sender<T>;
@@ -34,46 +37,6 @@ pub(crate) enum Request {
     Stop,
 }
 
-/// A frame, or a band of one, and how it is to be planned.
-pub(crate) struct Work {
-    model: Arc<HostedModel>,
-    inputs: Pieces,
-    wanted: Wanted,
-}
-
-#[derive(Clone)]
-enum Wanted {
-    Strategy(Strategy, PlanOptions),
-    Band { grid: Grid, row: usize, numerics: Numerics },
-}
-
-impl Work {
-    pub(crate) fn of(job: Job) -> Self {
-        let Job { model, inputs, strategy, options } = job;
-        Self { model, inputs, wanted: Wanted::Strategy(strategy, options) }
-    }
-
-    pub(crate) fn of_band(job: BandJob) -> Self {
-        let BandJob { model, inputs, grid, row, numerics } = job;
-        Self { model, inputs, wanted: Wanted::Band { grid, row, numerics } }
-    }
-
-    /// Refuses inputs that lack what the tasks of the plan read: nobody asks again before pieces
-    /// are cut.
-    fn check_inputs(&self, plan: &ActivePlan) -> Result<(), String> {
-        let model = &plan.model;
-        let read = plan.geometry().iter().flat_map(|s| &s.tiles).flat_map(|t| &t.inputs);
-        for (map, region) in read.filter(|(map, _)| model.inputs.contains(map)) {
-            let given = self.inputs.iter().find(|(given, _)| given == map);
-            if !given.is_some_and(|(_, piece)| piece.region.contains(*region)) {
-                let name = &model.map(*map).name;
-                return Err(format!("the input `{name}` lacks {region}, which a tile reads"));
-            }
-        }
-        Ok(())
-    }
-}
-
 struct FrameState {
     model: Arc<HostedModel>,
     maps: FrameMaps,
@@ -81,18 +44,6 @@ struct FrameState {
     predicted: Cost,
     scattered: Option<Instant>,
     reply: Reply<Result<Answer, String>>,
-}
-
-/// A plan that was made before, and what it was made for.
-struct Planned {
-    model: WeightHash,
-    strategy: Strategy,
-    options: PlanOptions,
-    devices: Vec<DeviceProfile>,
-    /// What these are compared by.
-    work: tiling::Work,
-    plan: Arc<ActivePlan>,
-    cost: Cost,
 }
 
 struct Driver {
@@ -372,81 +323,6 @@ impl Driver {
         for (work, reply) in std::mem::take(&mut self.waiting) {
             self.submit(work, reply);
         }
-    }
-
-    /// What the planner knows of a worker: what was measured, and where nothing was yet, what such
-    /// links usually carry.
-    fn profile(&self, id: WorkerId, name: &str, known: &WorkerProfile) -> DeviceProfile {
-        let seen_at = self.addresses.get(&id).and_then(|(_, addresses)| addresses.first());
-        let usual = match seen_at.is_some_and(net::is_loopback) {
-            true => DeviceProfile::same_machine(name, known.rates),
-            false => DeviceProfile::wired(name, known.rates),
-        };
-        DeviceProfile {
-            link_bytes_per_s: known.link_bytes_per_s.unwrap_or(usual.link_bytes_per_s),
-            round_trip_ns: known.round_trip_ns.unwrap_or(usual.round_trip_ns),
-            ..usual
-        }
-    }
-
-    fn profiles(&self) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
-        let of = |(id, report): (WorkerId, &WorkerReport)| {
-            let known = self.machine.profile(id)?;
-            Some((id, self.profile(id, &report.name, &known)))
-        };
-        self.machine.live().filter_map(of).unzip()
-    }
-
-    /// Where workers cannot all send each other pieces, or answers are to be compared, every map is
-    /// gathered.
-    fn within_reach(&self, wanted: &Wanted) -> Wanted {
-        let mut wanted = wanted.clone();
-        if let Wanted::Strategy(_, options) = &mut wanted
-            && (self.spot_checks || !self.machine.all_reach_all())
-        {
-            options.handover = Some(Handover::Gather);
-        }
-        wanted
-    }
-
-    /// The plan for the workers that are there now.
-    fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
-        let wanted = self.within_reach(&work.wanted);
-        let (slots, devices) = self.profiles();
-        if let Wanted::Strategy(strategy, options) = wanted {
-            let known = self.planned.iter().position(|p| {
-                p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
-            });
-            if let Some(at) = known {
-                let known = &self.planned[at];
-                let Some(change) = planner::drifted(&known.devices, &devices, &known.work) else {
-                    return Ok((known.plan.clone(), known.cost.clone()));
-                };
-                tracing::info!("a new plan: {change}");
-                self.planned.remove(at);
-            }
-        }
-        let graph = &work.model.loaded.graph;
-        let made = match &wanted {
-            Wanted::Strategy(strategy, options) => {
-                planner::plan(graph, &devices, *strategy, *options)
-            }
-            Wanted::Band { grid, row, numerics } => {
-                planner::band(graph, &devices, grid, *row, *numerics)
-            }
-        };
-        let (plan, cost) = made.map_err(|e| e.to_string())?;
-        self.next_plan += 1;
-        let id = PlanId(self.next_plan);
-        let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
-        let plan = Arc::new(plan.map_err(|e| e.to_string())?);
-        // Each band has a plan of its own, made once.
-        if let Wanted::Strategy(strategy, options) = wanted {
-            let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
-            let work = planner::model_work(graph, options.numerics);
-            self.planned.push(Planned { model, strategy, options, devices, work, plan, cost });
-        }
-        Ok((plan, cost))
     }
 
     /// Makes the blobs of a model available to workers.
