@@ -18,6 +18,10 @@ pub struct DeviceProfile {
     pub link_bytes_per_s: u64,
     /// Round trip to the coordinator.
     pub round_trip_ns: u64,
+    /// What one in ten round trips exceeds: where tiles wait for each other, the slowest counts.
+    pub late_round_trip_ns: u64,
+    /// The access point whose air it shares, by number; none for a cable.
+    pub air: Option<u32>,
     /// Whether it is the coordinator's own machine, which no cable carries anything to.
     pub same_machine: bool,
     /// What it may hold of weights and maps at a time; none where nothing limits it.
@@ -43,6 +47,8 @@ impl DeviceProfile {
             rates,
             link_bytes_per_s: 11_800_000,
             round_trip_ns: 400_000,
+            late_round_trip_ns: 400_000,
+            air: None,
             same_machine: false,
             memory_bytes: None,
             power: None,
@@ -52,8 +58,13 @@ impl DeviceProfile {
     /// A device of which only the speed is known, on the coordinator's own machine.
     pub fn same_machine(name: impl Into<String>, rates: Rates) -> Self {
         let (link_bytes_per_s, round_trip_ns) = (1_000_000_000, 200_000);
-        let wired = Self::wired(name, rates);
-        Self { link_bytes_per_s, round_trip_ns, same_machine: true, ..wired }
+        Self {
+            link_bytes_per_s,
+            round_trip_ns,
+            late_round_trip_ns: round_trip_ns,
+            same_machine: true,
+            ..Self::wired(name, rates)
+        }
     }
 
     /// What a unit of each class takes: as measured, or as on a small board.

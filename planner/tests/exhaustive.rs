@@ -65,6 +65,7 @@ fn cluster(random: &mut Random) -> Vec<DeviceProfile> {
     let device = |i: u64, speed: u64| DeviceProfile {
         link_bytes_per_s,
         round_trip_ns,
+        late_round_trip_ns: round_trip_ns,
         ..DeviceProfile::wired(format!("d{i}"), Rates::typical(speed * 1_000_000_000))
     };
     (0..count).map(|i| device(i, random.pick(&[2, 4, 8, 20]))).collect()

@@ -412,6 +412,8 @@ impl Cluster {
             let profile = DeviceProfile {
                 link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s),
                 round_trip_ns: link.round_trip.p50_ns,
+                late_round_trip_ns: link.round_trip.p90_ns,
+                air: link.medium.air(),
                 memory_bytes,
                 power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),
                 ..DeviceProfile::wired(report.name.clone(), rates)

@@ -89,6 +89,8 @@ fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
         DeviceProfile {
             link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s).max(1),
             round_trip_ns: link.round_trip.p50_ns,
+            late_round_trip_ns: link.round_trip.p90_ns,
+            air: link.medium.air(),
             memory_bytes: Some(worker.device.memory_bytes).filter(|&bytes| bytes > 0),
             // A device file without a [power] section has zeros.
             power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),

@@ -17,6 +17,7 @@ use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, Fra
 use protocol::{Member, Message, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ struct FrameState {
 struct Driver {
     machine: Coordinator,
     spot_checks: bool,
+    /// This machine reaches others through the air.
+    on_air: bool,
     tracer: Option<Tracer>,
     commands: mpsc::UnboundedSender<Command>,
     started: Instant,
@@ -75,6 +78,7 @@ pub(crate) async fn drive(
     let incarnation = incarnation();
     let mut driver = Driver {
         spot_checks: config.spot_checks_per_mille > 0,
+        on_air: worker::health::read(Path::new("/")).wireless == Some(true),
         machine: Coordinator::new(config),
         tracer: None,
         commands: net.commands,

@@ -71,9 +71,14 @@ impl Driver {
             true => DeviceProfile::same_machine(name, known.rates),
             false => DeviceProfile::wired(name, known.rates),
         };
+        // All radios of a home are taken to share one access point. Where the coordinator's link is
+        // one, everything crosses that air.
+        let on_air = (self.on_air || known.health.wireless == Some(true)) && !usual.same_machine;
         DeviceProfile {
             link_bytes_per_s: known.link_bytes_per_s.unwrap_or(usual.link_bytes_per_s),
             round_trip_ns: known.round_trip_ns.unwrap_or(usual.round_trip_ns),
+            late_round_trip_ns: known.late_round_trip_ns.unwrap_or(usual.late_round_trip_ns),
+            air: on_air.then_some(0),
             memory_bytes: Some(known.memory_bytes).filter(|&bytes| bytes > 0),
             ..usual
         }

@@ -2,9 +2,11 @@
 //! is where it is wanted.
 //!
 //! The coordinator has one link, over which it sends one piece after another and receives likewise;
-//! it can do both at a time. So does each device with its own. A device computes its tiles in order,
-//! each from when its inputs have arrived; pieces that stay on a worker travel from there. A task is
-//! given out when the coordinator has heard that its pieces are made, which takes a message each way.
+//! it can do both at a time. So does each device with its own; those on the air of one access point
+//! share that in both directions, and what one of them sends another crosses it twice. A device
+//! computes its tiles in order, each from when its inputs have arrived; pieces that stay on a worker
+//! travel from there. A task is given out when the coordinator has heard that its pieces are made,
+//! which takes a message each way; who waits for several waits for one that is late.
 
 use super::{Cut, nanos, region_bytes};
 use crate::DeviceProfile;
@@ -105,6 +107,30 @@ fn origins<'a>(
     })
 }
 
+/// Time in the air that a message takes beside its bytes. *Source*: the link files of the simulator.
+const AIR_MESSAGE_NS: u64 = 150_000;
+
+/// Time in the air of so many bytes to or from a device; none for one with a cable.
+pub(super) fn air_ns(device: &DeviceProfile, bytes: u64) -> u64 {
+    match device.air {
+        Some(_) => nanos(bytes, device.link_bytes_per_s.max(1)) + AIR_MESSAGE_NS,
+        None => 0,
+    }
+}
+
+/// Lets transfers of these times share something evenly from a time on, puts off the arrivals of those
+/// that are through later than by themselves, and returns when all are.
+fn share(start: u64, mut times: Vec<(u64, usize)>, arrivals: &mut [u64]) -> u64 {
+    times.sort_unstable();
+    let (mut now, mut before) = (start, 0);
+    for (i, &(time, place)) in times.iter().enumerate() {
+        now += (time - before) * (times.len() - i) as u64;
+        before = time;
+        arrivals[place] = arrivals[place].max(now);
+    }
+    now
+}
+
 /// Until when everything is busy.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow<'a> {
@@ -115,6 +141,8 @@ pub(crate) struct Flow<'a> {
     sends: u64,
     receives: u64,
     lanes: Vec<Lane>,
+    /// The same of the air of each access point.
+    airs: Vec<(u32, u64)>,
     /// When the last stage before a gather was complete at the coordinator.
     gathered: u64,
     /// For each stage so far, when its tiles were computed.
@@ -135,7 +163,27 @@ impl<'a> Flow<'a> {
         let cable = cables.max().unwrap_or(1).max(1);
         let lanes = vec![Lane::default(); devices.len()];
         let made = before.iter().map(|m| vec![0; m.stage.placement.len()]).collect();
-        Self { devices, cable, sends: 0, receives: 0, lanes, gathered: 0, made }
+        let airs = Vec::new();
+        Self { devices, cable, sends: 0, receives: 0, lanes, airs, gathered: 0, made }
+    }
+
+    /// Until when the air of an access point is busy.
+    fn air(&mut self, point: u32) -> &mut u64 {
+        let place = self.airs.iter().position(|&(at, _)| at == point).unwrap_or_else(|| {
+            self.airs.push((point, 0));
+            self.airs.len() - 1
+        });
+        &mut self.airs[place].1
+    }
+
+    /// Sends so many bytes through the air, from when they are there, where a device is on it;
+    /// returns when they are through.
+    fn cross(&mut self, device: usize, from: u64, bytes: u64) -> u64 {
+        let device = &self.devices[device];
+        let Some(point) = device.air else { return from };
+        let busy = self.air(point);
+        *busy = from.max(*busy) + air_ns(device, bytes);
+        *busy
     }
 
     /// Follows a stage; returns when its last tile is computed, and when what the coordinator gets of
@@ -150,8 +198,11 @@ impl<'a> Flow<'a> {
             turns[tile.device] += 1;
         }
         order.sort_unstable();
-        for (_, i) in order {
-            made[i] = self.compute(&tiles[i]);
+        for turn in order.chunk_by(|a, b| a.0 == b.0) {
+            let arrivals = self.scatter(tiles, turn);
+            for (&(_, i), arrival) in turn.iter().zip(arrivals) {
+                made[i] = self.compute(&tiles[i], arrival);
+            }
         }
         let computed = made.iter().copied().max().unwrap_or(0);
         let gathered = self.gather(tiles, &made);
@@ -159,36 +210,75 @@ impl<'a> Flow<'a> {
         (computed, gathered)
     }
 
-    /// When a tile is computed.
-    fn compute(&mut self, tile: &TileLoad) -> u64 {
+    /// When what the coordinator sends is there, for one tile of each device: these share its link
+    /// and the air evenly, so that the small ones are through first.
+    fn scatter(&mut self, tiles: &[TileLoad], turn: &[(usize, usize)]) -> Vec<u64> {
+        let devices = self.devices;
+        let sent = |tile: &TileLoad| tile.bytes_in > 0 || tile.origins.is_empty();
+        let mut arrivals = vec![0; turn.len()];
+        let mut over_cable = Vec::new();
+        let mut over_air: Vec<(u32, Vec<(u64, usize)>)> = Vec::new();
+        for (place, &(_, i)) in turn.iter().enumerate().filter(|&(_, &(_, i))| sent(&tiles[i])) {
+            let tile = &tiles[i];
+            let device = &devices[tile.device];
+            let start = match device.same_machine {
+                true => self.gathered,
+                false => self.gathered.max(self.sends),
+            };
+            let lane = &mut self.lanes[tile.device];
+            let own = nanos(tile.bytes_in, device.link_bytes_per_s.max(1));
+            lane.received = start.max(lane.received) + own;
+            arrivals[place] = lane.received;
+            if !device.same_machine {
+                over_cable.push((nanos(tile.bytes_in, self.cable), place));
+            }
+            if let Some(air) = device.air {
+                let time = (air_ns(device, tile.bytes_in), place);
+                match over_air.iter_mut().find(|(at, _)| *at == air) {
+                    Some((_, times)) => times.push(time),
+                    None => over_air.push((air, vec![time])),
+                }
+            }
+        }
+        self.sends = share(self.gathered.max(self.sends), over_cable, &mut arrivals);
+        for (air, times) in over_air {
+            let start = self.gathered.max(*self.air(air));
+            *self.air(air) = share(start, times, &mut arrivals);
+        }
+        for (&(_, i), arrival) in turn.iter().zip(&mut arrivals) {
+            let tile = &tiles[i];
+            if sent(tile) {
+                let lane = &mut self.lanes[tile.device];
+                lane.received = lane.received.max(*arrival);
+                *arrival += devices[tile.device].round_trip_ns / 2;
+            }
+        }
+        arrivals
+    }
+
+    /// When a tile is computed, of which what the coordinator sends is there by then.
+    fn compute(&mut self, tile: &TileLoad, arrival: u64) -> u64 {
         let device = &self.devices[tile.device];
         let own = device.link_bytes_per_s.max(1);
         let half = device.round_trip_ns / 2;
-        let mut there = 0;
-        if tile.bytes_in > 0 || tile.origins.is_empty() {
-            let mut start = self.gathered;
-            if !device.same_machine {
-                start = start.max(self.sends);
-                self.sends = start + nanos(tile.bytes_in, self.cable);
-            }
-            let lane = &mut self.lanes[tile.device];
-            lane.received = start.max(lane.received) + nanos(tile.bytes_in, own);
-            there = lane.received + half;
-        }
+        let mut there = arrival;
         for origin in &tile.origins {
             let (stage, index) = origin.maker;
             let made = self.made[stage][index];
             let from = &self.devices[origin.device];
             // The coordinator hears of it and gives the task out.
-            there = there.max(made + from.round_trip_ns / 2 + half);
+            let way = from.late_round_trip_ns / 2 + half;
+            there = there.max(made + way);
             if origin.device != tile.device {
                 let rate = own.min(from.link_bytes_per_s.max(1));
                 let sender = &self.lanes[origin.device];
                 let start = made.max(sender.sent).max(self.lanes[tile.device].received);
-                let end = start + nanos(origin.bytes, rate);
+                let up = self.cross(origin.device, start, origin.bytes);
+                let down = self.cross(tile.device, up, origin.bytes);
+                let end = (start + nanos(origin.bytes, rate)).max(down);
                 self.lanes[origin.device].sent = end;
                 self.lanes[tile.device].received = end;
-                there = there.max(end + (from.round_trip_ns / 2).max(half));
+                there = there.max(end + way);
             }
         }
         let lane = &mut self.lanes[tile.device];
@@ -201,18 +291,24 @@ impl<'a> Flow<'a> {
         let mut done: Vec<(u64, &TileLoad)> = made.iter().copied().zip(tiles).collect();
         done.retain(|(_, tile)| tile.device < self.devices.len());
         done.sort_by_key(|(end, _)| *end);
+        let several = done.len() > 1;
         let mut last = self.gathered;
         for (end, tile) in done {
             let device = &self.devices[tile.device];
             let own = device.link_bytes_per_s.max(1);
+            let through = match tile.bytes_out {
+                0 => end,
+                bytes => self.cross(tile.device, end.max(self.lanes[tile.device].sent), bytes),
+            };
             let lane = &mut self.lanes[tile.device];
-            lane.sent = lane.sent.max(end) + nanos(tile.bytes_out, own);
+            lane.sent = (lane.sent.max(end) + nanos(tile.bytes_out, own)).max(through);
             let mut there = lane.sent;
             if !device.same_machine {
                 self.receives = self.receives.max(end) + nanos(tile.bytes_out, self.cable);
                 there = there.max(self.receives);
             }
-            last = last.max(there + device.round_trip_ns / 2);
+            let way = if several { device.late_round_trip_ns } else { device.round_trip_ns };
+            last = last.max(there + way / 2);
         }
         last
     }
@@ -232,7 +328,7 @@ mod tests {
         let mut device = DeviceProfile::wired("d", Rates::uniform(1));
         device.link_bytes_per_s = link_bytes_per_s;
         device.same_machine = link_bytes_per_s > SECOND;
-        device.round_trip_ns = 0;
+        (device.round_trip_ns, device.late_round_trip_ns) = (0, 0);
         device
     }
 
@@ -251,8 +347,8 @@ mod tests {
     fn the_coordinators_link_is_shared() {
         let devices = [device(1000), device(1000)];
         let tiles = [tile(0, SECOND, 1000, 1000), tile(1, SECOND, 1000, 1000)];
-        // One second to send each, one to compute, one to return: the second device a second later.
-        assert_eq!(gathered(&devices, &tiles), 4 * SECOND);
+        // Two seconds to send both, one to compute, two to return both.
+        assert_eq!(gathered(&devices, &tiles), 5 * SECOND);
         assert_eq!(gathered(&devices[..1], &tiles[..1]), 3 * SECOND);
     }
 
@@ -267,7 +363,7 @@ mod tests {
     fn a_slow_link_holds_up_its_own_device_alone() {
         let devices = [device(100), device(1000)];
         let tiles = [tile(0, 0, 100, 0), tile(1, 0, 1000, 0)];
-        // A tenth of a second on the cable, a second on the slow link; the other ends at 1.1.
+        // A fifth of a second on the cable, a second on the slow link; the other ends at 1.1.
         assert_eq!(gathered(&devices, &tiles), SECOND + SECOND / 10);
     }
 
@@ -291,5 +387,38 @@ mod tests {
         };
         // Half a second for the halo, both ways at once, a second to compute, and two to gather.
         assert_eq!(flow.stage(&[needs(0), needs(1)]), (2 * SECOND + SECOND / 2, 9 * SECOND / 2));
+    }
+
+    #[test]
+    fn the_air_is_shared_in_both_directions_and_crossed_twice_between_two_stations() {
+        let station = || DeviceProfile { air: Some(3), ..device(1000) };
+        let (wired, air) = ([device(1000), device(1000)], [station(), station()]);
+        let message =
+            |devices: &[DeviceProfile]| u64::from(devices[0].air.is_some()) * AIR_MESSAGE_NS;
+        let tiles = [tile(0, 0, 1000, 1000), tile(1, 0, 3000, 0)];
+        // The first result is back while the second input is on its way; through the air, after it.
+        assert_eq!(gathered(&wired, &tiles), 4 * SECOND);
+        assert_eq!(gathered(&air, &tiles), 5 * SECOND + 3 * message(&air));
+        // Both ways at once with cables; through the air twice each.
+        let halo = |devices: &[DeviceProfile]| {
+            let mut flow = Flow::new(devices, &[]);
+            flow.stage(&[tile(0, SECOND, 0, 0), tile(1, SECOND, 0, 0)]);
+            let needs = |device: usize| {
+                let origin = Origin { maker: (0, 1 - device), device: 1 - device, bytes: 500 };
+                TileLoad { origins: vec![origin], ..tile(device, 0, 0, 0) }
+            };
+            flow.stage(&[needs(0), needs(1)]).0
+        };
+        assert_eq!(halo(&wired), SECOND + SECOND / 2);
+        let first = 2 * message(&air);
+        assert_eq!(halo(&air), SECOND + 2 * SECOND + 4 * message(&air) + first);
+    }
+
+    #[test]
+    fn who_waits_for_others_waits_for_a_late_one() {
+        let slow = DeviceProfile { round_trip_ns: 20, late_round_trip_ns: 100, ..device(1000) };
+        let devices = [slow.clone(), slow];
+        assert_eq!(gathered(&devices, &[tile(0, 1000, 0, 0)]), 10 + 1000 + 10);
+        assert_eq!(gathered(&devices, &[tile(0, 1000, 0, 0), tile(1, 1000, 0, 0)]), 1060);
     }
 }

@@ -10,6 +10,7 @@ mod period;
 
 pub use bound::Bound;
 pub(crate) use cut::{Cut, Parts, Reach, walk};
+use flow::air_ns;
 pub(crate) use flow::{Flow, Made, TileLoad, loads, take_from};
 pub(crate) use follow::{Followed, plan as follow};
 

@@ -1,12 +1,13 @@
 //! How soon one frame may follow another in a stream of them.
 
-use super::{DeviceCost, StageCost, nanos};
+use super::{DeviceCost, StageCost, air_ns, nanos};
 use crate::DeviceProfile;
+use std::collections::BTreeMap;
 
 /// What the busiest processor or link needs for a frame.
 pub(super) fn of(devices: &[DeviceProfile], loads: &[DeviceCost], stages: &[StageCost]) -> u64 {
     let busiest = devices.iter().zip(loads).map(unit).max().unwrap_or(0);
-    busiest.max(cable(devices, stages))
+    busiest.max(cable(devices, stages)).max(air(devices, loads, &vec![1.0; devices.len()]))
 }
 
 /// Where whole frames go to whoever is free: what one frame of many needs, and the part of the frames
@@ -19,14 +20,27 @@ pub(super) fn shared(
     let rates = devices.iter().zip(loads).map(|pair| 1.0 / unit(pair).max(1) as f64);
     let rates: Vec<f64> = rates.collect();
     let all: f64 = rates.iter().sum();
-    let shares = rates.iter().map(|rate| rate / all).collect();
-    (((1.0 / all) as u64).max(cable(devices, stages)), shares)
+    let shares: Vec<f64> = rates.iter().map(|rate| rate / all).collect();
+    let shared = cable(devices, stages).max(air(devices, loads, &shares));
+    (((1.0 / all) as u64).max(shared), shares)
 }
 
 /// What a device or its link needs for its load.
 fn unit((device, load): (&DeviceProfile, &DeviceCost)) -> u64 {
     let own = device.link_bytes_per_s.max(1);
     load.busy_ns.max(nanos(load.bytes_in, own)).max(nanos(load.bytes_out, own))
+}
+
+/// What the air of the busiest access point needs, where each device has this part of its load.
+fn air(devices: &[DeviceProfile], loads: &[DeviceCost], shares: &[f64]) -> u64 {
+    let mut airs: BTreeMap<u32, f64> = BTreeMap::new();
+    for ((device, load), share) in devices.iter().zip(loads).zip(shares) {
+        if let Some(air) = device.air.filter(|_| load.tiles > 0) {
+            let crossed = air_ns(device, load.bytes_in) + air_ns(device, load.bytes_out);
+            *airs.entry(air).or_default() += crossed as f64 * share;
+        }
+    }
+    airs.into_values().fold(0.0, f64::max) as u64
 }
 
 /// What the coordinator's link needs.

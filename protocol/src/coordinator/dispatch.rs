@@ -244,6 +244,7 @@ impl Coordinator {
             issued_ns: now,
             lease_ns,
             bytes,
+            scattered_bytes: sent,
             multiply_adds,
             work,
             yielding_to: None,

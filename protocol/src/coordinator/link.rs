@@ -1,9 +1,11 @@
 //! What a worker's link carries, and how long a word takes there and back.
 //!
-//! Two echoes when a worker joins give a first idea, the results of its tasks the rest: what a task
-//! took beyond waiting and computing was the network. A short echo now and then keeps the round trip
-//! fresh. Links between workers are not measured: one is taken to carry what the slower of the two
-//! links to the coordinator carries.
+//! Echoes when a worker joins give a first idea, the results of its tasks the rest: what a task took
+//! beyond waiting and computing was the network. Several workers are sent to at a time, over one
+//! cable or through one air, and each gets a part of that: so a transfer tells between what bounds
+//! the link is, and only what is outside of them is corrected. A short echo now and then keeps the
+//! round trip fresh. Links between workers are not measured: one is taken to carry what the slower of
+//! the two links to the coordinator carries.
 
 use crate::{Nanos, SECOND};
 
@@ -34,8 +36,8 @@ pub(super) struct Link {
     delay_ns: Nanos,
     /// Short echoes that came back.
     echoes: u32,
-    /// What the echo gave is forgotten at the first result, which took the whole way of the data.
-    by_results: bool,
+    /// What transfers got of it, on average of the last.
+    share_per_s: Option<u64>,
 }
 
 impl Link {
@@ -78,22 +80,26 @@ impl Link {
             self.delay_ns = (self.delay_ns * (parts - 1) + longer) / parts;
             return;
         };
-        if !self.by_results {
+        if self.share_per_s.is_none() {
             let both_ways = 2 * padding as u64;
             self.bytes_per_s = rate(both_ways, took_ns.saturating_sub(known));
         }
     }
 
-    /// So many bytes moved for a task, in this time.
-    pub(super) fn moved(&mut self, bytes: u64, took_ns: Nanos) {
+    /// So many bytes moved for a task, in this time, while up to `sharers` workers were sent to.
+    pub(super) fn moved(&mut self, bytes: u64, took_ns: Nanos, sharers: u64) {
         let took_ns = took_ns.saturating_sub(self.round_trip_ns.unwrap_or(0));
         if bytes < BYTES_MIN {
             return;
         }
         let Some(new) = rate(bytes, took_ns) else { return };
-        let old = self.bytes_per_s.filter(|_| self.by_results);
-        self.bytes_per_s = Some(old.map_or(new, |old| old / 4 * 3 + new / 4));
-        self.by_results = true;
+        let share = self.share_per_s.map_or(new, |old| old / 4 * 3 + new / 4);
+        self.share_per_s = Some(share);
+        let known = self.bytes_per_s.unwrap_or(share);
+        // One odd time must not make a link very fast.
+        let least = share.min(known.saturating_mul(2));
+        let most = share.saturating_mul(sharers.max(1)).min(BYTES_PER_S_MAX);
+        self.bytes_per_s = Some(known.clamp(least, most));
     }
 }
 
@@ -119,17 +125,25 @@ mod tests {
     }
 
     #[test]
-    fn results_replace_what_the_echo_gave() {
+    fn results_bound_what_the_echo_gave() {
         let mut link = Link::default();
         link.echoed(1_000_000, 0);
-        link.echoed(11_000_000, ECHO_BYTES);
-        link.moved(1_000_000, SECOND / 5 + 1_000_000);
-        assert_eq!(link.measured_bytes_per_s(), Some(5_000_000));
-        link.moved(1_000_000, SECOND + 1_000_000);
-        assert_eq!(link.measured_bytes_per_s(), Some(4_000_000));
+        link.echoed(1_000_000 + 2 * ECHO_BYTES as u64 * 100, ECHO_BYTES);
+        assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+        // A quarter of it, while four were sent to: nothing new.
+        let quarter = |link: &mut Link, sharers| link.moved(1_000_000, 401_000_000, sharers);
+        quarter(&mut link, 4);
+        assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+        // Alone it is what the link carries.
+        quarter(&mut link, 1);
+        assert_eq!(link.measured_bytes_per_s(), Some(2_500_000));
+        // Somebody got more of it, again and again.
+        (0..20).for_each(|_| link.moved(1_000_000, 101_000_000, 4));
+        let now = link.measured_bytes_per_s().unwrap();
+        assert!((9_900_000..=10_000_000).contains(&now), "{now}");
         // Too little to tell.
-        link.moved(100, SECOND);
-        assert_eq!(link.measured_bytes_per_s(), Some(4_000_000));
+        link.moved(100, SECOND, 1);
+        assert_eq!(link.measured_bytes_per_s(), Some(now));
     }
 
     #[test]
@@ -158,10 +172,10 @@ mod tests {
     #[test]
     fn absurd_numbers_stay_in_bounds() {
         let mut link = Link::default();
-        link.moved(u64::MAX, 1);
+        link.moved(u64::MAX, 1, u64::MAX);
         assert_eq!(link.bytes_per_s(), BYTES_PER_S_MAX);
         let mut link = Link::default();
-        link.moved(BYTES_MIN, u64::MAX);
+        link.moved(BYTES_MIN, u64::MAX, 1);
         assert_eq!(link.bytes_per_s(), BYTES_PER_S_MIN);
     }
 }

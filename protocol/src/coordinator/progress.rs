@@ -97,9 +97,10 @@ impl Coordinator {
         let checked = frame.is_checked(task);
         if first {
             self.stitch(task);
+            let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.done(&held, busy_ns);
-                worker.moved(now, &held, bytes_out, busy_ns.saturating_add(waited_ns));
+                worker.moved(now, &held, bytes_out, busy_ns.saturating_add(waited_ns), sharers);
             }
         }
         if checked {

@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub(super) issued_ns: Nanos,
     pub(super) lease_ns: Nanos,
     pub(super) bytes: u64,
+    /// What of them the coordinator sent.
+    pub(super) scattered_bytes: u64,
     pub(super) multiply_adds: u64,
     pub(super) work: Work,
     pub(super) yielding_to: Option<WorkerId>,
@@ -89,9 +91,17 @@ impl WorkerState {
     }
 
     /// Learns what its link carries: what a task took beyond waiting and computing was the network.
-    pub(super) fn moved(&mut self, now: Nanos, held: &Held, bytes_out: u64, known_ns: u64) {
+    pub(super) fn moved(
+        &mut self,
+        now: Nanos,
+        held: &Held,
+        bytes_out: u64,
+        known_ns: u64,
+        sharers: u64,
+    ) {
         let network_ns = now.saturating_sub(held.issued_ns).saturating_sub(known_ns);
-        self.link.moved(held.bytes.saturating_add(bytes_out), network_ns);
+        let bytes = held.scattered_bytes.saturating_add(bytes_out);
+        self.link.moved(bytes, network_ns, sharers);
     }
 }
 

@@ -316,6 +316,10 @@ impl Coordinator {
         if self.workers.get(&thief).is_some_and(|w| w.alive) {
             self.note_made(thief, task);
             self.hold(now, (thief, held.bytes), task, next_attempt, true);
+            let handed = self.workers.get_mut(&thief).and_then(|w| w.load.find(task, next_attempt));
+            if let Some(handed) = handed {
+                handed.scattered_bytes = 0;
+            }
         } else {
             self.touched.remove(&thief);
             self.end_attempt(now, task, next_attempt);

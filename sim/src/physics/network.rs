@@ -29,6 +29,16 @@ pub enum Medium {
     Air(u32),
 }
 
+impl Medium {
+    /// The access point whose air it is, if it is one's.
+    pub fn air(self) -> Option<u32> {
+        match self {
+            Medium::Air(point) => Some(point),
+            Medium::Wire | Medium::HalfDuplexWire => None,
+        }
+    }
+}
+
 /// A device's link to its switch or access point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
