@@ -106,8 +106,12 @@ fn why(devices: usize, (plan, cost): (&Plan, &Cost), best: &Cost, options: PlanO
         Objective::Throughput => return "no shorter from frame to frame".into(),
         Objective::Latency => {}
     }
-    if cost.makespan_ns <= best.makespan_ns {
-        return "no faster".into();
+    if cost.makespan_ns < best.makespan_ns {
+        let faster = percent(best.makespan_ns as f64, cost.makespan_ns as f64);
+        return format!("{faster:.0} % faster, and not what was asked for");
+    }
+    if cost.makespan_ns == best.makespan_ns {
+        return "as fast".into();
     }
     let slower = percent(cost.makespan_ns as f64, best.makespan_ns as f64);
     let busiest = |cost: &Cost| cost.devices.iter().map(|load| load.busy_ns).max().unwrap_or(0);
