@@ -5,7 +5,8 @@
 //! | file | idea |
 //! |---|---|
 //! | `cluster.rs` | a running cluster: submit frames, see devices |
-//! | `drive.rs` | the drive loop |
+//! | `drive/` | the drive loop, and what it asks of the planner |
+//! | `explanation/` | a plan explained before it runs: picture, tables, page |
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
 //! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
@@ -24,6 +25,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod drive;
+mod explanation;
 mod failure;
 mod graph_svg;
 mod input;

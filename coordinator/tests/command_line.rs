@@ -94,6 +94,36 @@ fn a_plan_for_a_cluster_that_is_not_there() {
 }
 
 #[test]
+fn flags_that_contradict_each_other() {
+    let folder = Folder::new();
+    let photo = folder.picture("p.png", 64, 64);
+    let run = ["run", "zoo:unet@64x64", text(&photo)];
+    let checks = ["--handover", "exchange", "--spot-checks", "10"];
+    folder.refuses(&[&run[..], &checks].concat(), 2, &["--spot-checks", "leave one"]);
+    let plan = ["plan", "zoo:unet@64x64", "--speeds", "6G,6G"];
+    let refuses = |more: &[&str], words: &[&str]| {
+        folder.refuses(&[&plan[..], more].concat(), 2, words);
+    };
+    refuses(&["--objective", "throughput", "--strategy", "coedge"], &["--strategy coedge"]);
+    refuses(&["--deadline", "2s"], &["--deadline", "energy"]);
+    refuses(&["--strategy", "modnn", "--grid", "2x2"], &["--grid", "modnn"]);
+    // Nobody says what such devices draw.
+    refuses(&["--objective", "energy"], &["watts", "[power]"]);
+    // One device: nothing to hand over to, and the hint is not about grids.
+    let alone = ["plan", "zoo:unet@64x64", "--speeds", "6G", "--strategy", "offload"];
+    folder.refuses(&alone, 2, &["second device", "tilehive token"]);
+}
+
+#[test]
+fn a_plan_that_fits_nowhere() {
+    let folder = Folder::new();
+    let plan = ["plan", "zoo:vgg16@224x224", "--speeds", "6G,6G", "--max-memory", "100M"];
+    folder.refuses(&plan, 2, &["`fc6`", "device-0", "are missing", "--max-memory"]);
+    let late = ["plan", "zoo:vgg16@224x224", "--on", "four-pi4-ethernet", "--objective", "energy"];
+    folder.refuses(&[&late[..], &["--deadline", "1ms"]].concat(), 2, &["1.0 ms", "the fastest"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let folder = Folder::new();
     let photo = folder.picture("p.png", 64, 64);

@@ -1,6 +1,6 @@
-//! Why one device, and what would have to change.
+//! Why one device.
 
-use crate::{Cost, DeviceProfile, PlanOptions, Strategy, auto, deepthings};
+use crate::{Cost, DeviceProfile, PlanOptions, Strategy, deepthings};
 use model::Model;
 use serde::Serialize;
 use tiling::{Plan, Slot};
@@ -34,41 +34,7 @@ pub(crate) fn turned_down(
 ) -> Option<TurnedDown> {
     let plan = deepthings::plan(model, devices, options).ok()?;
     let cost = Cost::estimate(model, devices, &plan).ok()?;
-    let moved = cost.stages.iter().map(|stage| stage.scatter_bytes + stage.gather_bytes);
-    Some(TurnedDown { makespan_ns: cost.makespan_ns, moved_bytes: moved.sum() })
-}
-
-/// The most that links are made faster in the search for the one that turns the verdict.
-const FASTER_MAX: f64 = 256.0;
-
-/// The speed of the fastest link, in bytes a second, from which on several devices are predicted to
-/// be faster than one; all links are scaled alike. None where they are now, or no link would help.
-pub fn turning_link(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Option<u64> {
-    let scaled = |factor: f64| -> Vec<DeviceProfile> {
-        let scaled = |device: &DeviceProfile| DeviceProfile {
-            link_bytes_per_s: (device.link_bytes_per_s as f64 * factor) as u64,
-            ..device.clone()
-        };
-        devices.iter().map(scaled).collect()
-    };
-    let shares = |factor: f64| {
-        auto::plan(model, &scaled(factor), options).is_ok_and(|plan| devices_used(&plan) > 1)
-    };
-    if devices.len() < 2 || shares(1.0) {
-        return None;
-    }
-    let (mut slow, mut fast) = (1.0, 2.0);
-    while !shares(fast) {
-        (slow, fast) = (fast, fast * 2.0);
-        if fast > FASTER_MAX {
-            return None;
-        }
-    }
-    for _ in 0..3 {
-        let middle = (slow * fast).sqrt();
-        if shares(middle) { fast = middle } else { slow = middle }
-    }
-    scaled(fast).iter().map(|device| device.link_bytes_per_s).max()
+    Some(TurnedDown { makespan_ns: cost.makespan_ns, moved_bytes: cost.moved_bytes() })
 }
 
 /// Whether a strategy may leave devices out, so that advice is due.

@@ -14,7 +14,7 @@ use tiling::{Handover, Plan, Slot, Stage};
 
 /// What small changes may cost: tiles x layers that are looked at. A second of one core has tens of
 /// millions.
-const EFFORT_MAX: usize = 1_000_000;
+const EFFORT_MAX: usize = 600_000;
 
 /// Plans that are made better by small changes; the best of these is taken.
 const STARTS_MAX: usize = 3;

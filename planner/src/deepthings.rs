@@ -47,7 +47,8 @@ pub(crate) fn plan(
     let works = layer_works(model, options.numerics);
     let mut exact = Exact::new(model, devices, options.numerics);
     let mut best: Option<(u64, Plan)> = None;
-    let (mut refused, mut too_large) = (None, None);
+    let mut too_large: Option<(u64, Plan)> = None;
+    let mut refused = None;
     for grid in &grids {
         for &depth in &depths {
             let plan = fused(&works, devices, grid, depth, options);
@@ -60,7 +61,11 @@ pub(crate) fn plan(
                 }
                 // Says what is wrong with it, or that it is the memory.
                 None => match Cost::estimate(model, devices, &plan) {
-                    Ok(_) => too_large = Some(plan),
+                    Ok(cost) => {
+                        if too_large.as_ref().is_none_or(|(least, _)| cost.makespan_ns <= *least) {
+                            too_large = Some((cost.makespan_ns, plan));
+                        }
+                    }
                     Err(error) => refused = Some(error),
                 },
             }
@@ -68,7 +73,7 @@ pub(crate) fn plan(
     }
     match (best, too_large, refused) {
         (Some((_, plan)), ..) => Ok(plan),
-        (None, Some(plan), _) => Ok(plan),
+        (None, Some((_, plan)), _) => Ok(plan),
         (None, None, Some(error)) => Err(error.into()),
         (None, None, None) => Err(PlannerError::NothingToCut { layer: name(0) }),
     }

@@ -10,6 +10,7 @@ mod cost;
 mod deepthings;
 mod energy;
 mod exact;
+mod explain;
 mod local;
 mod memory;
 mod modnn;
@@ -24,9 +25,10 @@ mod search;
 mod split;
 mod stream;
 
-pub use advice::{TurnedDown, devices_used, turning_link};
+pub use advice::{TurnedDown, devices_used};
 pub use cost::{Bound, Cost, DeviceCost, StageCost};
-pub use profile::{DeviceProfile, Power, drifted, model_work};
+pub use explain::{RunnerUp, RunnerUpCost, Turning, runner_ups, turning};
+pub use profile::{DeviceProfile, Power, alone_ns, drifted, layers_ns, model_work};
 pub use refine::refine;
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
@@ -284,15 +286,21 @@ pub fn plan(
         plan.stages.iter_mut().for_each(|stage| stage.handover = handover);
     }
     let mut cost = Cost::of(model, devices, &plan)?;
-    does_it_fit(model, devices, &plan)?;
     if advice::is_due(strategy, devices.len(), &plan) {
         cost.turned_down = advice::turned_down(model, devices, options);
     }
     Ok((plan, cost))
 }
 
-/// Refuses a plan with a tile that no device holds.
-fn does_it_fit(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Result<(), PlannerError> {
+/// Refuses a plan with a tile that no device holds. `auto` makes none; other strategies say what they
+/// would do, and a coordinator refuses it before it starts.
+///
+/// *Errors*: the largest such tile, and what is missing.
+pub fn check_memory(
+    model: &Model,
+    devices: &[DeviceProfile],
+    plan: &Plan,
+) -> Result<(), PlannerError> {
     if devices.iter().all(|device| device.memory_bytes.is_none()) {
         return Ok(());
     }

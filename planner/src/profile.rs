@@ -114,6 +114,20 @@ pub fn model_work(model: &Model, numerics: Numerics) -> Work {
     StageGeometry::whole(model, numerics).tile_work(model, 0)
 }
 
+/// What a frame takes on each device alone, its input there already.
+pub fn alone_ns(model: &Model, devices: &[DeviceProfile], numerics: Numerics) -> Vec<u64> {
+    let work = model_work(model, numerics);
+    devices.iter().map(|device| device.takes_ns(&work)).collect()
+}
+
+/// What each layer takes on the device that is fastest at the whole model.
+pub fn layers_ns(model: &Model, devices: &[DeviceProfile], numerics: Numerics) -> Vec<u64> {
+    let works = layer_works(model, numerics);
+    let Slot(fastest) = fastest(devices, &works.iter().copied().sum());
+    let Some(device) = devices.get(fastest as usize) else { return Vec::new() };
+    works.iter().map(|work| device.takes_ns(work)).collect()
+}
+
 /// How often each device could do some work in a thousand seconds, at least once: speeds to compare,
 /// which depend on the work.
 pub(crate) fn speeds(devices: &[DeviceProfile], work: &Work) -> Vec<u64> {

@@ -288,3 +288,51 @@ fn shifted(shares: &[u32], from: usize, to: usize, step: u32) -> Option<Vec<u32>
     scaled[to] += step;
     Some(scaled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cost, DeviceProfile};
+    use model::{LoadOptions, open};
+    use tiling::{Numerics, Rates};
+
+    fn device(giga_per_s: u64) -> DeviceProfile {
+        let wired = DeviceProfile::wired("d", Rates::typical(giga_per_s * 1_000_000_000));
+        DeviceProfile { link_bytes_per_s: 117_000_000, ..wired }
+    }
+
+    /// From equal strips over unequal devices to something better, asking no more often than it may.
+    #[test]
+    fn small_changes_make_a_plan_better() {
+        let model = open("zoo:tiny-yolov2@224x224", &LoadOptions::default()).unwrap().graph;
+        let devices = [device(12), device(4)];
+        let grid = Grid { row_shares: vec![1, 1], col_shares: vec![1] };
+        let layers = model.layers.len();
+        let stages = vec![Stage::cut(0..layers, grid, vec![Slot(0), Slot(1)])];
+        let start = Plan { strategy: "equal".into(), numerics: Numerics::Exact, stages };
+        let takes = |plan: &Plan| Some(Cost::estimate(&model, &devices, plan).ok()?.makespan_ns);
+        let climb = |most: usize| {
+            let mut asked = 0;
+            let plan = refine(&model, 2, start.clone(), most, |plan| {
+                asked += 1;
+                takes(plan).map(|ns| ns as f64)
+            });
+            (takes(&plan).unwrap(), plan, asked)
+        };
+        let (best, plan, asked) = climb(2000);
+        let before = takes(&start).unwrap();
+        assert!(best * 4 < before * 3, "{best} after {before}");
+        assert!(asked <= 2000 && plan.check(&model).is_ok());
+        assert_eq!(climb(2000).1, plan, "the same each time");
+        let (few, _, asked) = climb(20);
+        assert!(asked <= 20 && best <= few && few <= before);
+        // What nothing is better than stays.
+        assert_eq!(refine(&model, 2, plan.clone(), 2000, |_| Some(1.0)), plan);
+    }
+
+    #[test]
+    fn shares_pass_from_one_to_another() {
+        assert_eq!(shifted(&[1, 1], 0, 1, 512), Some(vec![1536, 2560]));
+        assert_eq!(shifted(&[1, 7], 0, 1, 512), None, "nothing would be left");
+    }
+}

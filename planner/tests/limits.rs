@@ -1,7 +1,9 @@
 //! Plans under limits: what fits the memory of each device, and the least energy within a deadline.
 
 use model::{LoadOptions, LoadedModel, open};
-use planner::{Cost, DeviceProfile, Objective, PlanOptions, PlannerError, Power, Strategy, plan};
+use planner::{
+    Cost, DeviceProfile, Objective, PlanOptions, PlannerError, Power, Strategy, check_memory, plan,
+};
 use tiling::{Plan, Rates};
 
 const MEGABYTE: u64 = 1_000_000;
@@ -74,7 +76,8 @@ fn what_fits_nowhere_is_named() {
     let devices = [device("only", 8, Some(420), 5.0)];
     let error = made(&model, &devices, PlanOptions::default()).unwrap_err();
     assert!(matches!(error, PlannerError::NoRoomForAll { .. }), "{error}");
-    let error = plan(&model.graph, &devices, Strategy::Local, PlanOptions::default()).unwrap_err();
+    let local = plan(&model.graph, &devices, Strategy::Local, PlanOptions::default()).unwrap().0;
+    let error = check_memory(&model.graph, &devices, &local).unwrap_err();
     assert!(matches!(error, PlannerError::DoesNotFit { .. }), "{error}");
 }
 

@@ -255,6 +255,8 @@ pub(crate) struct RunArguments {
 Examples:
   tilehive plan zoo:yolov2 --workers 4
   tilehive plan zoo:yolov2 --speeds 6G,6G,6G,40G --link 1G
+  tilehive plan zoo:yolov2 --on home-swarm --html plan.html
+  tilehive plan zoo:resnet50 --on phones --objective energy --deadline 300ms
   tilehive plan model.onnx --input-size 512x512 --workers 3 --grid 3x3 --json")]
 pub(crate) struct PlanArguments {
     /// An ONNX file, or zoo:NAME
@@ -285,10 +287,18 @@ pub(crate) struct PlanArguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
 
+    /// What each device may hold at a time of weights and maps, such as 256M
+    #[arg(long, value_name = "BYTES")]
+    pub max_memory: Option<Bytes>,
+
     #[command(flatten)]
     pub strategy: StrategyArguments,
 
-    /// Print the plan and its cost as JSON
+    /// Write a page with all of it: the network, its stages, who holds what, the plans that lost
+    #[arg(long, value_name = "FILE.html")]
+    pub html: Option<PathBuf>,
+
+    /// Print all of it as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -1,67 +1,57 @@
 //! `tilehive plan`: explain before running.
 
 use super::{open_model, profiles};
-use crate::cli::{Context, PlanArguments};
+use crate::cli::{Bytes, Context, PlanArguments};
+use crate::explanation::{self, Explanation, Question};
 use crate::failure::Failure;
 use crate::say::say;
 use crate::table;
+use anyhow::anyhow;
 use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
-use serde_json::json;
 use sim::WorkerSpec;
 use sim::files::ClusterFile;
 use sim::physics::Power;
+use std::path::Path;
 use std::time::Duration;
-use tiling::{Handover, Numerics, Plan, PlanError, Rates, Split, StageGeometry};
+use tiling::{Plan, PlanError, Rates};
 
 pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Failure> {
-    let loaded = open_model(&arguments.model, arguments.input_size)?;
-    let graph = &loaded.graph;
+    arguments.strategy.check()?;
+    let model = open_model(&arguments.model, arguments.input_size)?;
     let devices = devices(context, &arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len())?;
-    let (plan, cost) = planner::plan(graph, &devices, strategy, options).map_err(bad_plan)?;
-    if arguments.json {
-        say!("{}", serde_json::to_string_pretty(&json!({ "plan": plan, "cost": cost }))?);
-        return Ok(());
+    if let Some(path) = &arguments.html {
+        // A mistake shows here rather than after the search.
+        write(path, "")?;
     }
-    let count = devices.len();
-    let like = match &arguments.on {
+    let (plan, cost) =
+        planner::plan(&model.graph, &devices, strategy, options).map_err(bad_plan)?;
+    planner::check_memory(&model.graph, &devices, &plan).map_err(bad_plan)?;
+    let cluster = match &arguments.on {
         Some(cluster) => format!(" of {cluster}"),
         None if arguments.speeds.is_empty() => " like this one".into(),
         None => String::new(),
     };
-    let links = || devices.iter().map(|d| d.link_bytes_per_s);
-    let (slowest, fastest) = (links().min().unwrap_or(0), links().max().unwrap_or(0));
-    let link = match slowest == fastest {
-        true => format!("{} each", table::bits(fastest)),
-        false => format!("{} to {}", table::bits(slowest), table::bits(fastest)),
-    };
-    say!("{} by `{}` on {count} devices{like}, {link}\n", graph.name, plan.strategy);
-    say!("{}\n", stages(graph, &plan, &cost));
-    say!("{}\n", loads(&devices, &cost));
-    let ns = Duration::from_nanos;
-    say!("one device  {:>10}", table::time(ns(cost.one_device_ns)));
-    say!("this plan   {:>10}", table::time(ns(cost.makespan_ns)));
-    let over = cost.makespan_ns as f64 / cost.bound_ns.max(1) as f64;
-    say!(
-        "no plan can {:>10}  (this one takes {over:.2} times that)",
-        table::time(ns(cost.bound_ns))
-    );
-    let frames = 1e9 / cost.period_ns.max(1) as f64;
-    say!("in a stream {:>10}  a frame, {frames:.2} frames/s", table::time(ns(cost.period_ns)));
-    say!("redundancy  {:>10.3}", cost.redundancy());
-    if let Some(why) = one_device(&plan, &cost, devices.len()) {
-        say!("\n{why}");
-        match planner::turning_link(graph, &devices, options) {
-            Some(link) => {
-                say!("From links of {} on, several devices would be faster.", table::bits(link))
-            }
-            None => say!("No faster link would change that."),
-        }
-    } else if cost.makespan_ns >= cost.one_device_ns {
-        say!("\nUse one device: this plan would not be faster.");
+    let question = Question { model: &model, cluster, devices: &devices, strategy, options };
+    let facts = Explanation::of(question, plan, cost);
+    if let Some(path) = &arguments.html {
+        write(path, &explanation::page(&facts)?)?;
+        eprintln!("wrote {}", path.display());
+    }
+    if arguments.json {
+        say!("{}", serde_json::to_string_pretty(&facts)?);
+    } else {
+        explanation::print(&facts);
     }
     Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|error| {
+        let error = anyhow!("cannot write {}: {error}", path.display());
+        Failure::bad_input(error).hint("give a file in a folder that is there: --html plan.html")
+    })
 }
 
 /// Says why a search over several devices ended with one; nothing where it did not.
@@ -102,6 +92,19 @@ fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
 
 /// The devices that are asked about.
 fn devices(context: &Context, arguments: &PlanArguments) -> Result<Vec<DeviceProfile>, Failure> {
+    let mut devices = devices_without_limit(context, arguments)?;
+    if let Some(Bytes(most)) = arguments.max_memory {
+        for device in &mut devices {
+            device.memory_bytes = Some(device.memory_bytes.map_or(most, |given| given.min(most)));
+        }
+    }
+    Ok(devices)
+}
+
+fn devices_without_limit(
+    context: &Context,
+    arguments: &PlanArguments,
+) -> Result<Vec<DeviceProfile>, Failure> {
     if let Some(cluster) = &arguments.on {
         return devices_of(cluster);
     }
@@ -148,76 +151,4 @@ pub(crate) fn bad_plan(error: PlannerError) -> Failure {
         PlannerError::Deadline { .. } => "give a later --deadline, or a faster device",
     };
     Failure::bad_input(error).hint(hint)
-}
-
-fn stages(graph: &model::Model, plan: &Plan, cost: &Cost) -> comfy_table::Table {
-    let header = [
-        "stage",
-        "tiles",
-        "largest tile",
-        "mult-adds",
-        "redundancy",
-        "scatter",
-        "from peers",
-        "gather",
-        "time",
-    ];
-    let rows = plan.stages.iter().zip(&cost.stages).enumerate().map(|(i, (stage, c))| {
-        let name = |l: u32| graph.layers.get(l as usize).map(|l| l.name.as_str()).unwrap_or("");
-        let (first, last) = (name(stage.first_layer), name(stage.end_layer - 1));
-        let layers = stage.end_layer - stage.first_layer;
-        let grid = match &stage.split {
-            Split::Whole => "whole".into(),
-            Split::Spatial(grid) => {
-                format!("{} x {}", grid.row_shares.len(), grid.col_shares.len())
-            }
-            Split::Band { grid, row } => format!("band {row}, 1 x {}", grid.col_shares.len()),
-        };
-        let redundancy = c.multiply_adds as f64 / (c.layer_multiply_adds as f64).max(1.0);
-        vec![
-            if layers == 1 { first.into() } else { format!("{first} .. {last} ({layers} layers)") },
-            grid,
-            largest_tile(graph, plan.numerics, i, stage),
-            table::amount(c.multiply_adds),
-            if c.layer_multiply_adds == 0 { "-".into() } else { format!("{redundancy:.3}") },
-            table::bytes(c.scatter_bytes),
-            table::bytes(c.exchange_bytes),
-            match c.handover {
-                Handover::Exchange if c.gather_bytes == 0 => "stays".into(),
-                _ => table::bytes(c.gather_bytes),
-            },
-            table::time(Duration::from_nanos(c.duration_ns)),
-        ]
-    });
-    table::table(&header, rows)
-}
-
-/// Output rows x cols of the largest tile, on its first output map.
-fn largest_tile(
-    graph: &model::Model,
-    numerics: Numerics,
-    index: usize,
-    stage: &tiling::Stage,
-) -> String {
-    let geometry = StageGeometry::new(graph, numerics, index, stage);
-    let tiles = geometry.map(|g| g.tiles).unwrap_or_default();
-    let regions = tiles.iter().filter_map(|t| t.outputs.first().map(|(_, r)| *r));
-    let largest = regions.max_by_key(|r| r.positions()).unwrap_or_default();
-    format!("{} x {}", largest.rows.len(), largest.cols.len())
-}
-
-fn loads(devices: &[DeviceProfile], cost: &Cost) -> comfy_table::Table {
-    let header = ["device", "tiles", "mult-adds", "bytes in", "bytes out", "weights", "peak maps"];
-    let rows = devices.iter().zip(&cost.devices).map(|(device, c)| {
-        vec![
-            device.name.clone(),
-            c.tiles.to_string(),
-            table::amount(c.multiply_adds),
-            table::bytes(c.bytes_in),
-            table::bytes(c.bytes_out),
-            table::bytes(c.weight_bytes),
-            table::bytes(c.tile_bytes),
-        ]
-    });
-    table::table(&header, rows)
 }

@@ -107,6 +107,13 @@ impl Cost {
         self.multiply_adds as f64 / (self.model_multiply_adds as f64).max(1.0)
     }
 
+    /// Bytes that a frame moves, to devices, between them and back.
+    pub fn moved_bytes(&self) -> u64 {
+        let of =
+            |stage: &StageCost| stage.scatter_bytes + stage.exchange_bytes + stage.gather_bytes;
+        self.stages.iter().map(of).sum()
+    }
+
     /// How much longer one frame takes than the lower bound.
     pub fn over_bound(&self) -> f64 {
         self.makespan_ns as f64 / self.bound_ns.max(1) as f64
