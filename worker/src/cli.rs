@@ -1,5 +1,6 @@
 //! `tilehive-worker`: the command line.
 
+use crate::profile::given;
 use crate::{BlobCache, Ended, drive, health, logging, profile};
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -39,6 +40,11 @@ struct Arguments {
     /// Measure this device anew, although its speed is known; without a token, that alone
     #[arg(long)]
     calibrate: bool,
+
+    /// Believe these rates instead of measuring: a file with what --calibrate prints. For devices whose
+    /// processor time is limited from outside, where short measurements do not see the limit
+    #[arg(long, value_name = "FILE.json", conflicts_with = "calibrate")]
+    rates: Option<PathBuf>,
 
     /// Compute threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -129,7 +135,10 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
             .join("tilehive"),
     };
     let engine = Arc::new(Engine::new(threads)?);
-    let measured = profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?;
+    let measured = match &arguments.rates {
+        Some(path) => given(path, threads)?,
+        None => profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?,
+    };
     for class in OperatorClass::ALL {
         let giga_per_s = measured.rates.per_s(class) as f64 / 1e9;
         tracing::info!("{}: {giga_per_s:.3} thousand million a second", class.name());

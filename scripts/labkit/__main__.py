@@ -1,0 +1,61 @@
+"""The command line of `scripts/lab`."""
+
+import argparse
+import sys
+
+from . import clean, run
+from .host import LabError
+
+
+def parser():
+    """Every flag, once."""
+    top = argparse.ArgumentParser(
+        prog="scripts/lab", description="Runs the real programs on an emulated swarm: each device is "
+        "a network namespace with a shaped link, a share of this machine's processor and a limit of "
+        "memory. Needs root.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    one = commands.add_parser("run", help="run a scenario of the simulator for real")
+    one.add_argument("scenario", help="a file, or a name under configs/scenarios")
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--trace", metavar="FILE.json", help="write the timeline here, for "
+                     "ui.perfetto.dev and `tilehive-sim diff`")
+    one.add_argument("--simulated-trace", metavar="FILE.json", help="write the timeline of the same "
+                     "run in the simulator here")
+    one.add_argument("--dilation", type=positive, metavar="K", help="make all K times slower, and "
+                     "divide times by K [default: the least at which the devices fit]")
+    one.add_argument("--strategy", help="which plan, instead of the scenario's")
+    one.add_argument("--frames", type=int, help="how many frames, instead of the scenario's")
+    one.add_argument("--warm", type=int, default=run.WARM, metavar="N", help="frames before those "
+                     "that count [default: %(default)s]")
+    one.set_defaults(do=run.command)
+
+    left = commands.add_parser("clean", help="remove what killed labs left behind")
+    left.set_defaults(do=clean.command)
+    return top
+
+
+def positive(text):
+    """A number above zero."""
+    number = float(text)
+    if not 0 < number < 1e4:
+        raise argparse.ArgumentTypeError("expected a number above 0")
+    return number
+
+
+def main():
+    """Runs a command; exits 1 when it failed and 2 when it was asked wrongly."""
+    options = parser().parse_args()
+    try:
+        options.do(options)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+sys.exit(main())
