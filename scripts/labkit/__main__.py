@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+import unittest
+from pathlib import Path
 
-from . import clean, run
+from . import clean, links, run
 from .host import LabError
 
 
@@ -28,11 +30,30 @@ def parser():
     one.add_argument("--frames", type=int, help="how many frames, instead of the scenario's")
     one.add_argument("--warm", type=int, default=run.WARM, metavar="N", help="frames before those "
                      "that count [default: %(default)s]")
+    one.add_argument("--limit", choices=("pace", "quota"), default="pace", help="how a worker is slowed "
+                     "down: each job takes its processor time divided by the device's share, or a CPU "
+                     "quota stops the whole process [default: pace]")
     one.set_defaults(do=run.command)
+
+    cables = commands.add_parser("links", help="compare shaped links with what they should carry")
+    cables.add_argument("--links", default="ethernet-100m,wifi-ac,ethernet-1g", metavar="A,B",
+                        help="files of configs/links [default: %(default)s]")
+    cables.add_argument("--dilation", type=positive, default=1.0, metavar="K")
+    cables.set_defaults(do=links.command)
+
+    tests = commands.add_parser("test", help="test the lab's own arithmetic; needs no root")
+    tests.set_defaults(do=test)
 
     left = commands.add_parser("clean", help="remove what killed labs left behind")
     left.set_defaults(do=clean.command)
     return top
+
+
+def test(_options):
+    """Runs the tests of this folder."""
+    suite = unittest.defaultTestLoader.discover(str(Path(__file__).parent / "tests"))
+    if not unittest.TextTestRunner().run(suite).wasSuccessful():
+        raise LabError("a test of the lab failed")
 
 
 def positive(text):

@@ -79,9 +79,8 @@ def heal(fault, swarm):
 
 
 def slow(swarm, i, times):
-    """Gives a worker so many times less CPU time; the period grows where the quota would be refused."""
-    from .scale import quota
-    swarm.groups.limit(i, *quota(swarm.quotas[i].share / times))
+    """Makes a worker's computing take so many times as long."""
+    swarm.set_share(i, swarm.places[i].share / times)
 
 
 def signal_to(swarm, i, number):

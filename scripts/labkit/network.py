@@ -10,7 +10,7 @@ from .scale import wire_bits_per_s
 # A larger bucket lets short transfers pass for nothing.
 BURST_BYTES = 5_000
 # A gigabit empties that bucket faster than timers fire.
-BURST_S = 100e-6
+BURST_S = 400e-6
 # What a queue may hold before it drops, in time.
 QUEUE_MS = 50
 SUBNET = "10.77.0"

@@ -11,15 +11,15 @@ from .swarm import Swarm, model_input
 # The first frame packs weights, and nothing of it is counted.
 WARM = 1
 # Of the scenario's patience, what a run may really take at most.
-PATIENCE_MAX_S = 280
+PATIENCE_MAX_S = 150
 
 
 def prepare(scenario, dilation=None, shares=None):
-    """The dilation, and the quota of each worker."""
+    """The dilation, and the place of each worker."""
     cores = len(os.sched_getaffinity(0))
     shares = shares or speed.shares(scenario)
     dilation = dilation or scale.least_dilation(shares, cores)
-    return dilation, scale.quotas(shares, cores, dilation)
+    return dilation, scale.places(shares, cores, dilation)
 
 
 def arguments(scenario, warm, dilation):
@@ -43,12 +43,12 @@ def arguments(scenario, warm, dilation):
     return words
 
 
-def measure(scenario, dilation, quotas, rates, warm=WARM):
+def measure(scenario, dilation, places, rates, warm=WARM, limit="pace"):
     """Runs a scenario for real; the outcome is in dilated time."""
     late = {i for i, w in enumerate(scenario.workers) if w.joins_s > scenario.start_s}
     words = arguments(scenario, warm, dilation)
     patience = min(PATIENCE_MAX_S, scenario.patience_s * dilation + 30)
-    with Swarm(scenario, quotas, dilation, rates) as swarm:
+    with Swarm(scenario, places, dilation, rates, limit) as swarm:
         clock = faults.Clock(faults.deeds(scenario, swarm, dilation), scenario.start_s, dilation, warm)
         outcome = swarm.run(words, late, clock.on_frame, patience)
         clock.stop()
@@ -64,9 +64,9 @@ def measure(scenario, dilation, quotas, rates, warm=WARM):
     return outcome
 
 
-def simulated(scenario, dilation, quotas, rates, warm=WARM, adjust=None, interval_ms=None):
+def simulated(scenario, dilation, places, rates, warm=WARM, adjust=None, interval_ms=None):
     """The same in the simulator, with times undilated."""
-    told, trace = twin.simulate(scenario, quotas, rates, dilation, warm, adjust,
+    told, trace = twin.simulate(scenario, places, rates, dilation, warm, adjust,
                                 interval_ms=interval_ms)
     return {"report": told, "trace": trace,
             "makespans_ms": report.makespans_ms(trace, warm, dilation),
@@ -81,12 +81,12 @@ def command(options):
     if options.frames:
         scenario = replace(scenario, frames=options.frames)
     host.check()
-    dilation, quotas = prepare(scenario, options.dilation)
-    for worker, quota in zip(scenario.workers, quotas):
-        host.say(f"{worker.name}: {100 * quota.share:.1f} % of core {quota.core}")
+    dilation, places = prepare(scenario, options.dilation)
+    for worker, place in zip(scenario.workers, places):
+        host.say(f"{worker.name}: {100 * place.share:.1f} % of core {place.core}")
     rates = speed.core()
-    outcome = measure(scenario, dilation, quotas, rates, options.warm)
-    told = simulated(scenario, dilation, quotas, rates, options.warm)
+    outcome = measure(scenario, dilation, places, rates, options.warm, options.limit)
+    told = simulated(scenario, dilation, places, rates, options.warm)
     built = report.build(scenario, outcome, told, dilation, options.warm)
     for path, trace in ((options.trace, outcome.trace), (options.simulated_trace, told["trace"])):
         if path:

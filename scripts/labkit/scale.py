@@ -1,4 +1,4 @@
-"""How devices become shares of this machine: quotas, cores, and dilated time.
+"""How devices become shares of this machine: cores, quotas, and dilated time.
 
 A device that is `share` times as fast as one core of this machine gets that share of a core. When
 the shares are more than the machine has, time is dilated by k: devices and links are k times slower,
@@ -21,25 +21,20 @@ GOODPUT = 1448 / 1514
 
 
 @dataclass(frozen=True)
-class Quota:
-    """CPU time of one worker."""
+class Place:
+    """Where a worker computes, and how much of that core it is."""
 
     core: int
-    quota_us: int
-    period_us: int
-
-    @property
-    def share(self):
-        """The part of a core that it is."""
-        return self.quota_us / self.period_us
+    share: float
 
 
 def quota(share):
-    """The shortest sound period, and the quota in it."""
+    """The shortest sound period, and the quota in it: (quota, period) in microseconds."""
     period = max(PERIOD_US, QUOTA_MIN_US / share)
     if period > PERIOD_MAX_US:
-        raise LabError(f"a device of {share:.4f} of a core cannot be emulated",
-                       f"the least is {QUOTA_MIN_US / PERIOD_MAX_US}; a smaller --dilation helps")
+        raise LabError(f"a quota of {share:.4f} of a core is refused by the kernel",
+                       f"the least is {QUOTA_MIN_US / PERIOD_MAX_US}; a smaller --dilation helps, "
+                       "or --limit pace")
     return round(share * period), round(period)
 
 
@@ -64,8 +59,8 @@ def least_dilation(shares, cores):
     return k
 
 
-def quotas(shares, cores, dilation):
-    """The quota of each worker."""
+def places(shares, cores, dilation):
+    """The place of each worker."""
     shares = [share / dilation for share in shares]
     chosen = packed(shares, cores)
     if chosen is None:
@@ -73,7 +68,7 @@ def quotas(shares, cores, dilation):
             f"devices of {sum(shares):.2f} cores together do not fit into {cores} of which "
             f"{CORE_SHARE_MAX} are used at most",
             f"take --dilation {least_dilation([s * dilation for s in shares], cores)} or more")
-    return [Quota(core, *quota(share)) for core, share in zip(chosen, shares)]
+    return [Place(core, share) for core, share in zip(chosen, shares)]
 
 
 def wire_bits_per_s(goodput_mbit_per_s, dilation):

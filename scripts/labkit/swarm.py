@@ -18,6 +18,7 @@ from . import speed
 from .groups import Groups
 from .host import LabError, call, own_folder, program
 from .network import Network
+from .scale import quota
 
 PORT = 47990
 PR_SET_PDEATHSIG = 1
@@ -45,9 +46,10 @@ def ends_with_the_lab():
 class Swarm:
     """Namespaces, cgroups and worker processes of one scenario. Use it with `with`."""
 
-    def __init__(self, scenario, quotas, dilation, rates):
+    def __init__(self, scenario, places, dilation, rates, limit="pace"):
         self.scenario = scenario
-        self.quotas = quotas
+        self.places = places
+        self.limit = limit
         self.rates = rates
         self.dilation = dilation
         self.folder = None
@@ -80,30 +82,49 @@ class Swarm:
         self.network.attach("c", self.scenario.coordinator)
         for i, worker in enumerate(self.scenario.workers):
             self.network.attach(i, worker.link, worker.access_point)
-            self.groups.add(i, self.quotas[i], worker.memory_mb)
+            self.groups.add(i, worker.memory_mb)
             state = self.folder / f"w{i}"
             state.mkdir()
+            self.set_share(i, self.places[i].share)
             (state / "rates.json").write_text(
-                speed.rates_json(speed.scaled(self.rates, self.quotas[i].share)))
+                speed.rates_json(speed.scaled(self.rates, self.places[i].share)))
             if self.scenario.weights_cached:
                 (state / "blobs").symlink_to(store(self.scenario))
         self.listen = f"/ip4/{self.network.address('c')}/tcp/{PORT}"
         self.token = call("ip", "netns", "exec", self.network.namespace("c"), program("tilehive"),
                           "token", "--listen", self.listen, "--state", self.folder / "c").strip()
 
+    def set_share(self, i, share):
+        """How much of its core a worker computes with from now on.
+
+        By pace a job takes its processor time divided by the share, exactly. By quota the kernel
+        stops the whole process, networking included, for a part of each period: true of a device
+        with one slow core, and too fast for jobs that fit into one period.
+        """
+        if self.limit == "quota":
+            self.groups.limit(i, *quota(share))
+            return
+        path = self.folder / f"w{i}" / "pace"
+        beside = path.with_suffix(".new")
+        beside.write_text(f"{1 / share}\n")
+        beside.rename(path)
+
     def start_worker(self, i):
         """Starts a worker in its namespace, on its core, under its limits."""
-        worker, quota, state = self.scenario.workers[i], self.quotas[i], self.folder / f"w{i}"
+        worker, core = self.scenario.workers[i], self.places[i].core
+        state = self.folder / f"w{i}"
 
         def confine():
             ends_with_the_lab()
             self.groups.enter(i)
-            os.sched_setaffinity(0, {quota.core})
+            os.sched_setaffinity(0, {core})
 
         command = ["ip", "netns", "exec", self.network.namespace(i), program("tilehive-worker"),
                    "--threads", "1", "--name", worker.name, "--state", state, "--no-mdns",
                    "--rates", state / "rates.json", "--memory-mb", str(round(worker.memory_mb)),
                    "-v"]
+        if self.limit == "pace":
+            command += ["--pace", state / "pace"]
         with open(state / "log", "ab") as log:
             self.processes[i] = subprocess.Popen(
                 command, env={**os.environ, "TILEHIVE_TOKEN": self.token}, stdout=log, stderr=log,

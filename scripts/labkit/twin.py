@@ -1,6 +1,6 @@
 """The same run in the simulator, fed with what the lab really is.
 
-Devices are the lab's rates under their quotas, links what its shapers let pass, round trips those of
+Devices are the lab's rates under their places, links what its shapers let pass, round trips those of
 its cables; all in dilated time, as the real run has it.
 """
 
@@ -45,14 +45,14 @@ class Adjust:
         return dict(vars(self))
 
 
-def write(folder, scenario, quotas, rates, dilation, warm, adjust=None, first_frame_s=None,
+def write(folder, scenario, places, rates, dilation, warm, adjust=None, first_frame_s=None,
           interval_ms=None):
     """Writes scenario, cluster, devices and links into a folder; returns the scenario's path."""
     adjust = adjust or Adjust()
     (folder / "head.toml").write_text(link_text(scenario.coordinator, dilation, adjust))
     cluster = ['name = "the lab"', "", "[coordinator]", 'link = "./head.toml"']
-    for i, (worker, quota) in enumerate(zip(scenario.workers, quotas)):
-        own = scaled(rates, quota.share * adjust.compute)
+    for i, (worker, place) in enumerate(zip(scenario.workers, places)):
+        own = scaled(rates, place.share * adjust.compute)
         text = device_text(worker.name, own, worker.memory_mb, adjust.tile_overhead_ms)
         power = worker.device.get("power")
         if power:
@@ -108,13 +108,13 @@ def dilated(at_s, scenario, dilation, first_frame_s):
     return begins + (at_s - scenario.start_s) * dilation
 
 
-def simulate(scenario, quotas, rates, dilation, warm, adjust=None, folder=None, interval_ms=None):
+def simulate(scenario, places, rates, dilation, warm, adjust=None, folder=None, interval_ms=None):
     """The simulator's report and trace of the lab's twin, both in dilated time."""
     with tempfile.TemporaryDirectory(prefix="tilehive-lab-twin-") as own:
         folder = Path(folder or own)
 
         def run(first_frame_s):
-            path = write(folder, scenario, quotas, rates, dilation, warm, adjust, first_frame_s,
+            path = write(folder, scenario, places, rates, dilation, warm, adjust, first_frame_s,
                          interval_ms)
             done = subprocess.run(
                 [program("tilehive-sim"), "run", path, "--json", "--trace", folder / "twin.json"],

@@ -1,7 +1,7 @@
 //! `tilehive-worker`: the command line.
 
 use crate::profile::given;
-use crate::{BlobCache, Ended, drive, health, logging, profile};
+use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile};
 use anyhow::{Context, Result};
 use clap::Parser;
 use kernels::Engine;
@@ -75,6 +75,11 @@ struct Arguments {
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 
+    /// Take as many times the processor time for computing as this file says, read again all the time
+    /// (for emulated swarms, with one thread)
+    #[arg(long, hide = true, value_name = "FILE")]
+    pace: Option<PathBuf>,
+
     /// Started by a coordinator on the same machine: a fresh key, and end with its standard input
     #[arg(long, hide = true)]
     child: bool,
@@ -128,6 +133,13 @@ pub fn main() -> ExitCode {
 async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = arguments.threads.unwrap_or(cores).clamp(1, 1024);
+    let pace = match &arguments.pace {
+        Some(_) if threads > 1 => {
+            anyhow::bail!("--pace counts the time of one thread: --threads 1")
+        }
+        Some(path) => Pace::from_file(path)?,
+        None => Pace::own(),
+    };
     let state = match arguments.state {
         Some(state) => state,
         None => dirs::data_local_dir()
@@ -169,7 +181,8 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     config.version = arguments.protocol_version;
     let net = net::start(config).await?;
     tracing::info!("listening on {:?}", net.listening);
-    Ok(drive(net, engine, cache, hello, coordinator, stop(arguments.child)).await?)
+    let stopped = stop(arguments.child);
+    Ok(drive_paced(net, (engine, pace), cache, hello, coordinator, stopped).await?)
 }
 
 /// Ends on SIGTERM or SIGINT, and for a child when its parent is gone.

@@ -53,8 +53,8 @@ pub fn profile(engine: &Engine, folder: Option<&Path>, anew: bool) -> Result<Mea
 pub(crate) fn given(path: &Path, threads: usize) -> Result<Measured> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the rates in {}", path.display()))?;
-    let rates: Rates = serde_json::from_str(&text)
-        .with_context(|| format!("{} has no rates", path.display()))?;
+    let rates: Rates =
+        serde_json::from_str(&text).with_context(|| format!("{} has no rates", path.display()))?;
     ensure!(
         rates.is_known(),
         "{} has a rate of zero; `tilehive-worker --calibrate` prints sound ones",
