@@ -5,7 +5,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from . import clean, links, run
+from . import clean, links, run, validate
 from .host import LabError
 
 
@@ -41,12 +41,24 @@ def parser():
     cables.add_argument("--dilation", type=positive, default=1.0, metavar="K")
     cables.set_defaults(do=links.command)
 
+    both = commands.add_parser("validate", help="compare the simulator with real runs over a matrix")
+    sliced(both)
+    both.set_defaults(do=validate.command)
+
     tests = commands.add_parser("test", help="test the lab's own arithmetic; needs no root")
     tests.set_defaults(do=test)
 
     left = commands.add_parser("clean", help="remove what killed labs left behind")
     left.set_defaults(do=clean.command)
     return top
+
+
+def sliced(command):
+    """What commands share that measure a matrix in slices."""
+    command.add_argument("--budget", type=positive, default=9e3, metavar="SECONDS", help="measure for "
+                         "as long, end with status 75 if something is left, go on the next time")
+    command.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name, "
+                         "without writing results")
 
 
 def test(_options):
