@@ -30,9 +30,10 @@ def parser():
     one.add_argument("--frames", type=int, help="how many frames, instead of the scenario's")
     one.add_argument("--warm", type=int, default=run.WARM, metavar="N", help="frames before those "
                      "that count [default: %(default)s]")
-    one.add_argument("--limit", choices=("pace", "quota"), default="pace", help="how a worker is slowed "
-                     "down: each job takes its processor time divided by the device's share, or a CPU "
-                     "quota stops the whole process [default: pace]")
+    one.add_argument("--limit", choices=("rates", "time", "quota"), default="rates",
+                     help="how a worker is slowed down: a task takes what the device's share of this "
+                     "core's measured rates says; or its own processor time divided by the share; or a "
+                     "CPU quota stops the whole process [default: rates]")
     one.set_defaults(do=run.command)
 
     cables = commands.add_parser("links", help="compare shaped links with what they should carry")

@@ -43,7 +43,7 @@ def arguments(scenario, warm, dilation):
     return words
 
 
-def measure(scenario, dilation, places, rates, warm=WARM, limit="pace"):
+def measure(scenario, dilation, places, rates, warm=WARM, limit="rates"):
     """Runs a scenario for real; the outcome is in dilated time."""
     late = {i for i, w in enumerate(scenario.workers) if w.joins_s > scenario.start_s}
     words = arguments(scenario, warm, dilation)

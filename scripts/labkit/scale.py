@@ -34,7 +34,7 @@ def quota(share):
     if period > PERIOD_MAX_US:
         raise LabError(f"a quota of {share:.4f} of a core is refused by the kernel",
                        f"the least is {QUOTA_MIN_US / PERIOD_MAX_US}; a smaller --dilation helps, "
-                       "or --limit pace")
+                       "or --limit rates")
     return round(share * period), round(period)
 
 

@@ -46,7 +46,7 @@ def ends_with_the_lab():
 class Swarm:
     """Namespaces, cgroups and worker processes of one scenario. Use it with `with`."""
 
-    def __init__(self, scenario, places, dilation, rates, limit="pace"):
+    def __init__(self, scenario, places, dilation, rates, limit="rates"):
         self.scenario = scenario
         self.places = places
         self.limit = limit
@@ -97,9 +97,10 @@ class Swarm:
     def set_share(self, i, share):
         """How much of its core a worker computes with from now on.
 
-        By pace a job takes its processor time divided by the share, exactly. By quota the kernel
-        stops the whole process, networking included, for a part of each period: true of a device
-        with one slow core, and too fast for jobs that fit into one period.
+        By rates a task takes what the share of the core's rates says. By time it takes its own
+        processor time divided by the share, which grows while others compute on the same core. By
+        quota the kernel stops the whole process, networking included, for a part of each period: true
+        of a device with one slow core, and too fast for jobs that fit into one period.
         """
         if self.limit == "quota":
             self.groups.limit(i, *quota(share))
@@ -123,8 +124,10 @@ class Swarm:
                    "--threads", "1", "--name", worker.name, "--state", state, "--no-mdns",
                    "--rates", state / "rates.json", "--memory-mb", str(round(worker.memory_mb)),
                    "-v"]
-        if self.limit == "pace":
+        if self.limit != "quota":
             command += ["--pace", state / "pace"]
+        if self.limit == "rates":
+            command += ["--pace-by-rates"]
         with open(state / "log", "ab") as log:
             self.processes[i] = subprocess.Popen(
                 command, env={**os.environ, "TILEHIVE_TOKEN": self.token}, stdout=log, stderr=log,

@@ -80,6 +80,10 @@ struct Arguments {
     #[arg(long, hide = true, value_name = "FILE")]
     pace: Option<PathBuf>,
 
+    /// With --pace: tasks take what --rates says of them
+    #[arg(long, hide = true, requires = "pace", requires = "rates")]
+    pace_by_rates: bool,
+
     /// Started by a coordinator on the same machine: a fresh key, and end with its standard input
     #[arg(long, hide = true)]
     child: bool,
@@ -133,13 +137,6 @@ pub fn main() -> ExitCode {
 async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = arguments.threads.unwrap_or(cores).clamp(1, 1024);
-    let pace = match &arguments.pace {
-        Some(_) if threads > 1 => {
-            anyhow::bail!("--pace counts the time of one thread: --threads 1")
-        }
-        Some(path) => Pace::from_file(path)?,
-        None => Pace::own(),
-    };
     let state = match arguments.state {
         Some(state) => state,
         None => dirs::data_local_dir()
@@ -150,6 +147,13 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let measured = match &arguments.rates {
         Some(path) => given(path, threads)?,
         None => profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?,
+    };
+    let pace = match &arguments.pace {
+        Some(_) if threads > 1 => {
+            anyhow::bail!("--pace counts the time of one thread: --threads 1")
+        }
+        Some(path) => Pace::from_file(path, arguments.pace_by_rates.then_some(measured.rates))?,
+        None => Pace::own(),
     };
     for class in OperatorClass::ALL {
         let giga_per_s = measured.rates.per_s(class) as f64 / 1e9;

@@ -62,14 +62,17 @@ pub(crate) fn start(
 fn run(engine: &Engine, cache: &BlobCache, pace: &Pace, job: Job) -> Outcome {
     match job {
         Job::Prepare { plan, stage, model, layers } => {
-            match pace.run(|| prepare(cache, &model, &layers)) {
+            match pace.run(None, || prepare(cache, &model, &layers)) {
                 missing if missing.is_empty() => Outcome::Prepared(plan, stage),
                 missing => Outcome::Missing(missing),
             }
         }
         Job::Execute { task, model, geometry, inputs } => {
             let started = Instant::now();
-            let outputs = pace.run(|| execute(engine, &model, &geometry, task, &inputs));
+            let stage = &geometry[task.stage as usize];
+            let work = stage.tile_work(model.graph(), task.tile as usize);
+            let outputs =
+                pace.run(Some(&work), || execute(engine, &model, &geometry, task, &inputs));
             let busy_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             match outputs {
                 Ok(outputs) => {

@@ -2,20 +2,31 @@
 //!
 //! In an emulated swarm several workers share one machine, and each stands for a slower device. A CPU
 //! quota gives its speed over a second, and over a few milliseconds the speed of the whole core. So a
-//! job is computed at full speed, its processor time counted, and the rest of the time that the other
-//! device would take is slept. Networking is not slowed down.
+//! job is computed at full speed, and the rest of the time that the other device would take is slept:
+//! so many times the job's own processor time, or what the device's rates say of a task. The second
+//! does not depend on who else computes at that moment: two workers on the two threads of one core take
+//! up to twice as much processor time as one alone. Networking is not slowed down.
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tiling::{Rates, Work};
 
 /// How soon a change of pace is noticed.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Says how many times its own processor time a job is to take.
+/// Says how long jobs are to take.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
-    file: Option<PathBuf>,
+    paced: Option<Paced>,
+}
+
+#[derive(Clone, Debug)]
+struct Paced {
+    file: PathBuf,
+    /// What the file said at first, which the rates are of.
+    times: f64,
+    rates: Option<Rates>,
 }
 
 impl Pace {
@@ -24,27 +35,40 @@ impl Pace {
         Self::default()
     }
 
-    /// As many times the processor time as a file says, which is read again as long as jobs run.
+    /// As many times the processor time as a file says, which is read again as long as jobs run. With
+    /// rates, tasks take what these say, and more or less as the file says later.
     ///
     /// *Errors*: no such file, or no number of at least one in it.
-    pub fn from_file(path: &Path) -> Result<Self> {
+    pub fn from_file(path: &Path, rates: Option<Rates>) -> Result<Self> {
         let times = read(path)?;
         ensure!(times >= 1.0, "{} says {times}: a device can only be slowed down", path.display());
-        Ok(Self { file: Some(path.to_owned()) })
+        Ok(Self { paced: Some(Paced { file: path.to_owned(), times, rates }) })
     }
 
-    /// Runs a job of the calling thread and takes as long as it is to take.
-    pub(crate) fn run<T>(&self, job: impl FnOnce() -> T) -> T {
-        let Some(file) = &self.file else { return job() };
+    /// Runs a job of the calling thread and takes as long as it is to take; `work` is that of a task.
+    pub(crate) fn run<T>(&self, work: Option<&Work>, job: impl FnOnce() -> T) -> T {
+        let Some(paced) = &self.paced else { return job() };
         let (started, cpu) = (Instant::now(), cpu_time());
         let made = job();
-        let cpu = cpu_time().saturating_sub(cpu).as_secs_f64();
-        let mut times = read(file).unwrap_or(1.0).max(1.0);
+        let own = cpu_time().saturating_sub(cpu).as_secs_f64();
+        let own = match (&paced.rates, work) {
+            (Some(rates), Some(work)) => rates.pace().ns(work) / 1e9 / paced.times,
+            _ => own,
+        };
+        paced.sleep(started, own);
+        made
+    }
+}
+
+impl Paced {
+    /// Sleeps until a job that takes so long at full speed is done.
+    fn sleep(&self, started: Instant, own: f64) {
+        let mut times = read(&self.file).unwrap_or(self.times).max(1.0);
         let mut at = Instant::now();
         let mut done = at.duration_since(started).as_secs_f64() / times;
         // Steps end at instants that are added up, so that waking late once does not add to the rest.
-        while done < cpu {
-            let step = Duration::from_secs_f64((cpu - done) * times).min(STEP);
+        while done < own {
+            let step = Duration::from_secs_f64((own - done) * times).min(STEP);
             // What is left may be less than a nanosecond.
             if step.is_zero() {
                 break;
@@ -52,9 +76,8 @@ impl Pace {
             at += step;
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
             done += step.as_secs_f64() / times;
-            times = read(file).unwrap_or(times).max(1.0);
+            times = read(&self.file).unwrap_or(times).max(1.0);
         }
-        made
     }
 }
 
@@ -83,6 +106,7 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tiling::OperatorClass;
 
     fn spin(cpu: Duration) {
         let begun = cpu_time();
@@ -94,27 +118,44 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pace");
         std::fs::write(&path, "4\n").unwrap();
-        let pace = Pace::from_file(&path).unwrap();
+        let pace = Pace::from_file(&path, None).unwrap();
         let cpu = Duration::from_millis(20);
         let begun = Instant::now();
-        assert_eq!(pace.run(|| (spin(cpu), 7).1), 7);
+        assert_eq!(pace.run(None, || (spin(cpu), 7).1), 7);
         assert!(begun.elapsed() >= 4 * cpu, "{:?}", begun.elapsed());
-        assert_eq!(Pace::own().run(|| 8), 8);
+        assert_eq!(Pace::own().run(None, || 8), 8);
         // Whatever the fractions, it ends.
         for times in [1.0, 1.1, 3.3, 6.653_333, 47.7] {
             std::fs::write(&path, format!("{times}")).unwrap();
-            (0..20).for_each(|i| pace.run(|| spin(Duration::from_nanos(3_331 * i))));
+            (0..20).for_each(|i| pace.run(None, || spin(Duration::from_nanos(3_331 * i))));
         }
+    }
+
+    #[test]
+    fn a_task_takes_what_the_rates_say_whatever_it_computes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pace");
+        std::fs::write(&path, "5").unwrap();
+        let pace = Pace::from_file(&path, Some(Rates::uniform(1_000_000_000))).unwrap();
+        let work = Work::of(OperatorClass::Conv, 40_000_000);
+        let begun = Instant::now();
+        pace.run(Some(&work), || ());
+        assert!(begun.elapsed() >= Duration::from_millis(40), "{:?}", begun.elapsed());
+        // Half as fast as at first.
+        std::fs::write(&path, "10").unwrap();
+        let begun = Instant::now();
+        pace.run(Some(&work), || ());
+        assert!(begun.elapsed() >= Duration::from_millis(80), "{:?}", begun.elapsed());
     }
 
     #[test]
     fn a_file_without_a_sound_number_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pace");
-        assert!(Pace::from_file(&path).is_err());
+        assert!(Pace::from_file(&path, None).is_err());
         for bad in ["", "fast", "0.5", "-3", "NaN"] {
             std::fs::write(&path, bad).unwrap();
-            assert!(Pace::from_file(&path).is_err(), "{bad}");
+            assert!(Pace::from_file(&path, None).is_err(), "{bad}");
         }
     }
 }
