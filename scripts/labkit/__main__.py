@@ -5,7 +5,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from . import clean, links, run, validate
+from . import bench, clean, host, links, run, validate
 from .host import LabError
 
 
@@ -46,6 +46,11 @@ def parser():
     sliced(both)
     both.set_defaults(do=validate.command)
 
+    more = commands.add_parser("bench", help="measure what more devices bring")
+    more.add_argument("--quick", action="store_true", help="some rows, in about ten minutes")
+    sliced(more)
+    more.set_defaults(do=bench.command)
+
     tests = commands.add_parser("test", help="test the lab's own arithmetic; needs no root")
     tests.set_defaults(do=test)
 
@@ -81,6 +86,8 @@ def main():
     """Runs a command; exits 1 when it failed and 2 when it was asked wrongly."""
     options = parser().parse_args()
     try:
+        if options.do not in (test, clean.command, links.command):
+            host.settle_programs()
         options.do(options)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)

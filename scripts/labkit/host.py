@@ -42,6 +42,11 @@ def program(name):
     return path
 
 
+def settle_programs():
+    """`tilehive run --workers` shall not build a worker of its own, in the middle of a measurement."""
+    os.environ["TILEHIVE_WORKER"] = str(program("tilehive-worker"))
+
+
 def programs_hash():
     """Names what was measured: a result of other programs is another result."""
     digest = hashlib.sha256()

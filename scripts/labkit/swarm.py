@@ -239,12 +239,18 @@ def communicate(process, patience_s):
     return (box[0] if box else ""), None
 
 
+def named(scenario):
+    """A file name for a scenario's model at its input size."""
+    size = "x".join(map(str, scenario.input_size or ()))
+    return re.sub(r"\W+", "-", f"{scenario.model} {size}").strip("-")
+
+
 def model_input(scenario):
     """A file with an input of the scenario's model, made once."""
     model = speed.sized(scenario.model, scenario.input_size)
     folder = own_folder() / "inputs"
     folder.mkdir(exist_ok=True)
-    path = folder / (re.sub(r"\W+", "-", model) + ".npy")
+    path = folder / f"{named(scenario)}.npy"
     if not path.is_file():
         command = [program("tilehive"), "model", "inspect", model, "--json"]
         if scenario.input_size and model == scenario.model:
@@ -277,7 +283,7 @@ def store(scenario):
     """A folder with the weights of the scenario's model, as workers keep them; filled once."""
     folder = own_folder() / "store"
     model = speed.sized(scenario.model, scenario.input_size)
-    done = folder / (re.sub(r"\W+", "-", model) + ".done")
+    done = folder / f"{named(scenario)}.done"
     if not done.is_file():
         call(program("tilehive"), "run", model, model_input(scenario), "--workers", 1,
              "--strategy", "local", "--task", "raw", "--state", folder, "--json")

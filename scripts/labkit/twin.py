@@ -78,6 +78,8 @@ def write(folder, scenario, places, rates, dilation, warm, adjust=None, first_fr
              f"frames_in_flight = {scenario.frames_in_flight}",
              f"spot_checks_per_mille = {scenario.spot_checks_per_mille}",
              f"patience_s = {scenario.patience_s * dilation}"]
+    if scenario.input_size and not scenario.model.startswith("zoo:"):
+        lines.append(f"input_size = {list(scenario.input_size)}")
     if scenario.grid:
         lines.append(f"grid = [{scenario.grid[0]}, {scenario.grid[1]}]")
     if scenario.fused_layers:
