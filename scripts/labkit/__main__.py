@@ -63,6 +63,8 @@ def sliced(command):
     """What commands share that measure a matrix in slices."""
     command.add_argument("--budget", type=positive, default=9e3, metavar="SECONDS", help="measure for "
                          "as long, end with status 75 if something is left, go on the next time")
+    command.add_argument("--measure", action="store_true", help="measure alone, and leave the results "
+                         "for a run without this, which does not need a quiet machine")
     command.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name, "
                          "without writing results")
 

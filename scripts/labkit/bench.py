@@ -209,6 +209,8 @@ def command(options):
     if left:
         raise host.LabError(f"{left} runs are left", "run it again: it goes on where it was",
                             status=cells.LEFT)
+    if options.measure:
+        return
     table = [r for r in (compare(store, *pair) for pair in chosen) if r]
     references = {m: store.read(f"onnxruntime--{m}").get("ms") for m in sorted(models)}
     references = {m: ms for m, ms in references.items() if ms}
