@@ -3,7 +3,7 @@ goes on where it was."""
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import host, report, run, speed
 from .files import Link, Scenario, Worker, link
@@ -51,11 +51,14 @@ def cell(name, model, shares, link_name, strategy, *, group=None, frames=3, in_f
     return Cell(name, group or name, scenario, tuple(shares), warm, dilation)
 
 
-def simulate(cell_, adjust=None):
-    """The cell in the simulator. Frames one after another do not overlap there either."""
+def simulate(cell_, adjust=None, core=None):
+    """The cell in the simulator. Frames one after another do not overlap there either.
+
+    `core` are the rates that the real run was paced to, which another build may measure otherwise.
+    """
     dilation, places = run.prepare(cell_.scenario, cell_.dilation, list(cell_.shares))
     one_by_one = cell_.scenario.frames_in_flight == 1
-    return run.simulated(cell_.scenario, dilation, places, speed.core(), cell_.warm, adjust,
+    return run.simulated(cell_.scenario, dilation, places, core or speed.core(), cell_.warm, adjust,
                          interval_ms=60_000 * dilation if one_by_one else None)
 
 
@@ -129,8 +132,3 @@ def line(found):
     real, simulated = told["makespan_ms"], told["simulated"]["makespan_ms"]
     return (f"{real:8.1f} ms, simulated {simulated:8.1f} ({100 * (simulated / real - 1):+6.1f} %), "
             f"{found['took_s']:.0f} s")
-
-
-def without_faults(cell_):
-    """The cell as it would be on a good day."""
-    return replace(cell_, scenario=replace(cell_.scenario, faults=[]))

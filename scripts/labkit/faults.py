@@ -48,7 +48,8 @@ def strike(fault, swarm, dilation):
             swarm.network.set_carrier(i, False)
             swarm.end_worker(i)
         case "leave":
-            swarm.end_worker(i, signal.SIGTERM)
+            # It may finish its task first; nobody waits for it here, since other events are due.
+            signal_to(swarm, i, signal.SIGTERM)
         case "slow-down":
             slow(swarm, i, fault.times)
         case "stall":
@@ -64,6 +65,7 @@ def heal(fault, swarm):
     i = fault.device
     match fault.kind:
         case "crash" | "leave":
+            swarm.end_worker(i)
             swarm.start_worker(i)
         case "power-loss":
             swarm.network.set_carrier(i, True)

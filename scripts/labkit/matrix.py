@@ -12,7 +12,7 @@ GROUPS = [
     ("yolov2", "zoo:yolov2@416x416", EQUAL[3], "100m", ["auto", "deepthings", "aofl", "local"]),
     ("yolov2-mixed", "zoo:yolov2@416x416", MIXED, "1g", ["auto", "coedge", "deepthings", "offload"]),
     ("unet", "zoo:unet", EQUAL[4], "100m", ["auto", "deepthings", "coedge", "local"]),
-    ("unet-slow", "zoo:unet", EQUAL[2], "20m", ["auto", "deepthings", "modnn", "split"]),
+    ("unet-slow", "zoo:unet", EQUAL[2], "20m", ["auto", "deepthings", "local", "split"]),
     ("unet-mixed", "zoo:unet", MIXED, "wifi", ["auto", "aofl", "coedge", "local"]),
     ("tiny-yolov2", "zoo:tiny-yolov2", EQUAL[4], "wifi", ["auto", "deepthings", "modnn", "local"]),
     ("resnet50", "zoo:resnet50", EQUAL[3], "100m", ["auto", "deepthings", "coedge", "local"]),

@@ -53,7 +53,7 @@ def percentiles(values):
     return {"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)}
 
 
-def device_reports(scenario, outcome, simulated, dilation):
+def device_reports(scenario, outcome, dilation):
     """A row for each device, under the names of the simulator's."""
     names = devices(outcome.trace)
     all_spans = spans(outcome.trace)
@@ -85,7 +85,7 @@ def build(scenario, outcome, simulated, dilation, warm):
     """The report of a run, with what the simulator says of its twin beside it."""
     real = outcome.report
     times = makespans_ms(outcome.trace, warm, dilation)
-    rows = device_reports(scenario, outcome, simulated, dilation)
+    rows = device_reports(scenario, outcome, dilation)
     all_spans = spans(outcome.trace)
     frames = max(1, len(times))
     bound_ms = simulated["report"]["bound_ms"] / dilation

@@ -9,12 +9,12 @@ def relative(real, predicted):
 
 
 def errors(pairs):
-    """Mean, worst and signed mean of the relative errors of (real, predicted) pairs."""
+    """Mean, median, worst and signed mean of the relative errors of (real, predicted) pairs."""
     found = [relative(real, predicted) for real, predicted in pairs]
     if not found:
-        return {"count": 0, "mean": 0.0, "worst": 0.0, "bias": 0.0}
+        return {"count": 0, "mean": 0.0, "median": 0.0, "worst": 0.0, "bias": 0.0}
     return {"count": len(found), "mean": sum(map(abs, found)) / len(found),
-            "worst": max(map(abs, found)), "bias": sum(found) / len(found)}
+            "median": median(map(abs, found)), "worst": max(map(abs, found)), "bias": sum(found) / len(found)}
 
 
 def kendall_tau(pairs, tie=0.0):
