@@ -1,6 +1,7 @@
 //! `tilehive-worker`: the command line.
 
-use crate::{BlobCache, Ended, drive, health, logging, profile};
+use crate::profile::given;
+use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile};
 use anyhow::{Context, Result};
 use clap::Parser;
 use kernels::Engine;
@@ -40,6 +41,11 @@ struct Arguments {
     #[arg(long)]
     calibrate: bool,
 
+    /// Believe these rates instead of measuring: a file with what --calibrate prints. For devices whose
+    /// processor time is limited from outside, where short measurements do not see the limit
+    #[arg(long, value_name = "FILE.json", conflicts_with = "calibrate")]
+    rates: Option<PathBuf>,
+
     /// Compute threads [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -68,6 +74,15 @@ struct Arguments {
     /// More log: -v tells what happens, -vv tells all
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// Take as many times the processor time for computing as this file says, read again all the time
+    /// (for emulated swarms, with one thread)
+    #[arg(long, hide = true, value_name = "FILE")]
+    pace: Option<PathBuf>,
+
+    /// With --pace: tasks take what --rates says of them
+    #[arg(long, hide = true, requires = "pace", requires = "rates")]
+    pace_by_rates: bool,
 
     /// Started by a coordinator on the same machine: a fresh key, and end with its standard input
     #[arg(long, hide = true)]
@@ -129,7 +144,17 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
             .join("tilehive"),
     };
     let engine = Arc::new(Engine::new(threads)?);
-    let measured = profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?;
+    let measured = match &arguments.rates {
+        Some(path) => given(path, threads)?,
+        None => profile(&engine, Some(&state.join("profiles")), arguments.calibrate)?,
+    };
+    let pace = match &arguments.pace {
+        Some(_) if threads > 1 => {
+            anyhow::bail!("--pace counts the time of one thread: --threads 1")
+        }
+        Some(path) => Pace::from_file(path, arguments.pace_by_rates.then_some(measured.rates))?,
+        None => Pace::own(),
+    };
     for class in OperatorClass::ALL {
         let giga_per_s = measured.rates.per_s(class) as f64 / 1e9;
         tracing::info!("{}: {giga_per_s:.3} thousand million a second", class.name());
@@ -160,7 +185,8 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     config.version = arguments.protocol_version;
     let net = net::start(config).await?;
     tracing::info!("listening on {:?}", net.listening);
-    Ok(drive(net, engine, cache, hello, coordinator, stop(arguments.child)).await?)
+    let stopped = stop(arguments.child);
+    Ok(drive_paced(net, (engine, pace), cache, hello, coordinator, stopped).await?)
 }
 
 /// Ends on SIGTERM or SIGINT, and for a child when its parent is gone.

@@ -1,6 +1,7 @@
 //! The thread that computes: one job after another, each with all threads of the engine.
 
 use crate::blobs::BlobCache;
+use crate::pace::Pace;
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
 use model::{LayerId, MapId, WeightHash, WeightStore};
 use protocol::{PlanId, TaskId};
@@ -44,12 +45,13 @@ pub(crate) enum Outcome {
 pub(crate) fn start(
     engine: Arc<Engine>,
     cache: BlobCache,
+    pace: Pace,
     outcomes: UnboundedSender<Outcome>,
 ) -> std::io::Result<mpsc::Sender<Job>> {
     let (jobs, queue) = mpsc::channel::<Job>();
     std::thread::Builder::new().name("compute".into()).spawn(move || {
         for job in queue {
-            if outcomes.send(run(&engine, &cache, job)).is_err() {
+            if outcomes.send(run(&engine, &cache, &pace, job)).is_err() {
                 return;
             }
         }
@@ -57,15 +59,20 @@ pub(crate) fn start(
     Ok(jobs)
 }
 
-fn run(engine: &Engine, cache: &BlobCache, job: Job) -> Outcome {
+fn run(engine: &Engine, cache: &BlobCache, pace: &Pace, job: Job) -> Outcome {
     match job {
-        Job::Prepare { plan, stage, model, layers } => match prepare(cache, &model, &layers) {
-            missing if missing.is_empty() => Outcome::Prepared(plan, stage),
-            missing => Outcome::Missing(missing),
-        },
+        Job::Prepare { plan, stage, model, layers } => {
+            match pace.run(None, || prepare(cache, &model, &layers)) {
+                missing if missing.is_empty() => Outcome::Prepared(plan, stage),
+                missing => Outcome::Missing(missing),
+            }
+        }
         Job::Execute { task, model, geometry, inputs } => {
             let started = Instant::now();
-            let outputs = execute(engine, &model, &geometry, task, &inputs);
+            let stage = &geometry[task.stage as usize];
+            let work = stage.tile_work(model.graph(), task.tile as usize);
+            let outputs =
+                pace.run(Some(&work), || execute(engine, &model, &geometry, task, &inputs));
             let busy_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             match outputs {
                 Ok(outputs) => {

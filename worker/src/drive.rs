@@ -4,6 +4,7 @@
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
 use crate::health;
+use crate::pace::Pace;
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{MapId, Model};
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
@@ -47,9 +48,23 @@ pub async fn drive(
     coordinator: PeerId,
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<Ended> {
+    drive_paced(net, (engine, Pace::own()), cache, hello, coordinator, stop).await
+}
+
+/// The same on a device that stands for a slower one.
+///
+/// *Errors*: as [`drive`].
+pub async fn drive_paced(
+    net: Net,
+    (engine, pace): (Arc<Engine>, Pace),
+    cache: BlobCache,
+    hello: Hello,
+    coordinator: PeerId,
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<Ended> {
     let (outcome_tx, mut outcomes) = mpsc::unbounded_channel();
     let (sent_tx, mut sent) = mpsc::unbounded_channel();
-    let jobs = compute::start(engine.clone(), cache.clone(), outcome_tx)?;
+    let jobs = compute::start(engine.clone(), cache.clone(), pace, outcome_tx)?;
     let mut driver = Driver {
         machine: Worker::new(hello),
         commands: net.commands.clone(),

@@ -9,6 +9,7 @@
 //! | `blobs.rs` | weights and graphs by hash, on disk or in memory |
 //! | `measure/` | how fast this device is, by operator class |
 //! | `profile.rs` | what was measured, kept on disk |
+//! | `pace.rs` | a device that stands for a slower one |
 //! | `health.rs` | memory, heat, throttling, battery |
 //! | `cli.rs` | the command line |
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
@@ -20,9 +21,11 @@ mod drive;
 pub mod health;
 pub mod logging;
 mod measure;
+mod pace;
 mod profile;
 
 pub use blobs::BlobCache;
-pub use drive::{Ended, drive};
+pub use drive::{Ended, drive, drive_paced};
 pub use measure::Measured;
+pub use pace::Pace;
 pub use profile::profile;

@@ -5,7 +5,7 @@
 //! so that a damaged file is noticed; it is written beside its place and renamed.
 
 use crate::measure::{Measured, measure};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kernels::Engine;
 use model::WeightHash;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,23 @@ pub fn profile(engine: &Engine, folder: Option<&Path>, anew: bool) -> Result<Mea
         tracing::warn!("cannot keep the profile: {error:#}");
     }
     Ok(measured)
+}
+
+/// What a person says in place of measuring: rates as `--calibrate` prints them, for all threads
+/// together.
+///
+/// *Errors*: no such file, or a rate that is missing or zero.
+pub(crate) fn given(path: &Path, threads: usize) -> Result<Measured> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the rates in {}", path.display()))?;
+    let rates: Rates =
+        serde_json::from_str(&text).with_context(|| format!("{} has no rates", path.display()))?;
+    ensure!(
+        rates.is_known(),
+        "{} has a rate of zero; `tilehive-worker --calibrate` prints sound ones",
+        path.display()
+    );
+    Ok(Measured { rates, speedups_per_mille: vec![1000; threads] })
 }
 
 fn lock(folder: &Path) -> std::io::Result<std::fs::File> {
@@ -155,6 +172,21 @@ mod tests {
         for damaged in [&text[..text.len() / 2], "", &text.replacen("7000000", "7000001", 1)] {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(read(&path, "a"), None, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn rates_that_are_given_are_believed_when_all_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rates.json");
+        let rates = measured().rates;
+        std::fs::write(&path, serde_json::to_string(&rates).unwrap()).unwrap();
+        let believed = given(&path, 2).unwrap();
+        assert_eq!((believed.rates, believed.speedups_per_mille.len()), (rates, 2));
+        let text = serde_json::to_string(&rates).unwrap();
+        for bad in ["", "[1]", &text.replacen("7000000", "0", 1)] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(given(&path, 1).is_err(), "{bad}");
         }
     }
 

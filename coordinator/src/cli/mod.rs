@@ -236,6 +236,14 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "PER_MILLE", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub spot_checks: u64,
 
+    /// Frames computed at once; 1 is one after another, each planned with what the last one taught
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub in_flight: u16,
+
+    /// Time from one frame to the next, such as 250ms [default: as soon as there is room]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub interval: Option<Duration>,
+
     /// Write what ran where and when, for <https://ui.perfetto.dev> and `tilehive-sim diff`
     #[arg(long, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,

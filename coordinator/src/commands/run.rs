@@ -15,7 +15,7 @@ use image::DynamicImage;
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{Axes, Element, InputSpec, LoadOptions, MapId, ModelError};
 use planner::{PlanOptions, Strategy};
-use protocol::{CoordinatorConfig, WorkerReport};
+use protocol::{CoordinatorConfig, Counters, WorkerReport};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -26,9 +26,11 @@ use std::time::{Duration, Instant};
 use tiling::{Numerics, Rates};
 use vision::{Fit, Size};
 
-/// Frames submitted and not answered. One more than the machine has in flight, so that the next is
-/// decoded while they run.
-const SUBMITTED_MAX: usize = 5;
+/// Frames submitted and not answered: one more than the machine has in flight, so that the next is
+/// decoded while they run. One alone is waited for, so that the next is planned by what it taught.
+fn submitted_max(in_flight: usize) -> usize {
+    if in_flight == 1 { 1 } else { in_flight + 1 }
+}
 
 /// One input, ready for its model.
 struct Ready {
@@ -65,6 +67,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let machine = CoordinatorConfig {
         stealing: !arguments.no_stealing,
         spot_checks_per_mille: arguments.spot_checks,
+        frames_in_flight_max: arguments.in_flight.into(),
         // Nobody shall know beforehand which tiles are checked.
         seed: RandomState::new().hash_one(std::process::id()),
         ..Default::default()
@@ -86,8 +89,10 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let mut next = Some(first);
     let mut rest = paths.iter();
     loop {
-        while pending.len() < SUBMITTED_MAX {
+        while pending.len() < submitted_max(arguments.in_flight.into()) {
             let Some(path) = rest.next() else { break };
+            let frame = (paths.len() - rest.len() - 1) as u32;
+            let due = arguments.interval.map(|interval| began + interval * frame);
             let ready = match next.take() {
                 Some(first) => first,
                 None => models.frame(path)?,
@@ -95,7 +100,12 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
             let (model, inputs) = (ready.model.clone(), ready.inputs.clone());
             let job = Job { model, inputs, strategy, options };
             let running = cluster.clone();
-            let answer = tokio::spawn(async move { running.submit(job).await });
+            let answer = tokio::spawn(async move {
+                if let Some(due) = due {
+                    tokio::time::sleep_until(due.into()).await;
+                }
+                running.submit(job).await
+            });
             pending.push_back((path.clone(), ready, answer));
         }
         let Some((path, ready, answer)) = pending.pop_front() else { break };
@@ -113,14 +123,14 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;
-    let exchanged_bytes = cluster.counters().await?.exchanged_bytes;
+    let counters = cluster.counters().await?;
     if let Some(path) = &arguments.trace {
         write_trace(path, &cluster.timeline().await?)?;
     }
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
-    let timing = Timing { makespans: &makespans, took, reassigned, exchanged_bytes };
+    let timing = Timing { makespans: &makespans, took, reassigned, counters };
     let report = Report::new(&last, strategy, timing, &reports, check, answers);
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
@@ -422,6 +432,8 @@ struct Report {
     reassigned: u64,
     /// Bytes of maps that workers sent each other.
     exchanged_bytes: u64,
+    /// What the scheduler did.
+    counters: Counters,
     check: Option<Check>,
     workers: Vec<serde_json::Value>,
     usage: serde_json::Value,
@@ -433,7 +445,7 @@ struct Timing<'a> {
     makespans: &'a [Duration],
     took: Duration,
     reassigned: u64,
-    exchanged_bytes: u64,
+    counters: Counters,
 }
 
 impl Report {
@@ -445,7 +457,7 @@ impl Report {
         check: Option<Check>,
         answers: Vec<serde_json::Value>,
     ) -> Self {
-        let Timing { makespans, took, reassigned, exchanged_bytes } = timing;
+        let Timing { makespans, took, reassigned, counters } = timing;
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         let predicted = &last.answer.predicted;
         Self {
@@ -461,7 +473,8 @@ impl Report {
             redundancy: predicted.redundancy(),
             one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
             reassigned,
-            exchanged_bytes,
+            exchanged_bytes: counters.exchanged_bytes,
+            counters,
             check,
             workers: reports.values().map(worker_json).collect(),
             usage: last.ready.usage.told.clone(),

@@ -216,7 +216,10 @@ impl Driver {
             Output::Send(to, message) => self.command(to, |peer| Command::Send(peer, message)),
             Output::SendBundle(to, bundle) => {
                 let Some(frame) = self.frames.get_mut(&bundle.task.frame) else { return };
-                frame.scattered.get_or_insert_with(Instant::now);
+                frame.scattered.get_or_insert_with(|| {
+                    tracing::info!("frame {} begins", bundle.task.frame.number());
+                    Instant::now()
+                });
                 let payload = frame.maps.cut(&bundle.pieces);
                 self.command(to, |peer| Command::SendBundle(peer, bundle, payload));
             }
