@@ -292,6 +292,43 @@ pub fn plan(
     Ok((plan, cost))
 }
 
+/// What becomes of a plan when its devices are not as they were.
+#[derive(Debug)]
+pub enum Again {
+    /// It stays, and should cost that now.
+    Stays(Cost),
+    /// Another one is well worth the weights that have to travel for it.
+    Changes(Plan, Cost),
+}
+
+/// Of what it would cost from now on, a plan must save so much to be worth a change, in thousandths.
+const GAIN_MIN_PER_MILLE: u64 = 100;
+
+/// Plans again for the same devices, of which something has changed.
+///
+/// *Errors*: as for [`plan`].
+pub fn plan_again(
+    model: &Model,
+    devices: &[DeviceProfile],
+    strategy: Strategy,
+    options: PlanOptions,
+    known: &Plan,
+) -> Result<Again, PlannerError> {
+    let (plan, cost) = self::plan(model, devices, strategy, options)?;
+    let sum = |cost: &Cost| match options.objective {
+        Objective::Latency => cost.makespan_ns as f64,
+        Objective::Throughput => cost.period_ns as f64,
+        Objective::Energy => cost.energy_j.unwrap_or(f64::INFINITY),
+    };
+    let now = Cost::of(model, devices, known)?;
+    let worth = sum(&cost) < sum(&now) * (1000 - GAIN_MIN_PER_MILLE) as f64 / 1000.0;
+    let late = options.deadline_ns.is_some_and(|deadline| now.makespan_ns > deadline);
+    match worth || late || check_memory(model, devices, known).is_err() {
+        true => Ok(Again::Changes(plan, cost)),
+        false => Ok(Again::Stays(now)),
+    }
+}
+
 /// Refuses a plan with a tile that no device holds. `auto` makes none; other strategies say what they
 /// would do, and a coordinator refuses it before it starts.
 ///

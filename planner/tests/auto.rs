@@ -1,7 +1,7 @@
 //! The search finds plans that are as good as those of every baseline, and the same ones each time.
 
 use model::{LoadOptions, LoadedModel, open};
-use planner::{Cost, DeviceProfile, Objective, PlanOptions, Strategy, plan};
+use planner::{Again, Cost, DeviceProfile, Objective, PlanOptions, Strategy, plan};
 use tiling::{Handover, Rates, Split};
 
 fn devices(speeds: &[u64], link_bytes_per_s: u64) -> Vec<DeviceProfile> {
@@ -147,4 +147,27 @@ fn a_second_device_is_wanted() {
         let error = plan(&model.graph, &devices, strategy, PlanOptions::default()).unwrap_err();
         assert!(error.to_string().contains("second device"), "{error}");
     }
+}
+
+#[test]
+fn a_plan_stays_until_another_is_well_worth_the_weights() {
+    let model = model("zoo:vgg16@224x224").graph;
+    let mut devices = devices(&[10, 10, 10, 10], 11_800_000);
+    let options = PlanOptions::EXACT;
+    let (known, _) = plan(&model, &devices, Strategy::Auto, options).unwrap();
+    let again = |devices: &[DeviceProfile]| {
+        planner::plan_again(&model, devices, Strategy::Auto, options, &known).unwrap()
+    };
+    devices[1].rates = Rates::typical(9_500_000_000);
+    let Again::Stays(cost) = again(&devices) else { panic!("a little slower") };
+    assert_eq!(cost, Cost::of(&model, &devices, &known).unwrap());
+    devices[1].rates = Rates::typical(1_000_000_000);
+    let Again::Changes(plan, cost) = again(&devices) else { panic!("ten times slower") };
+    assert!(plan != known);
+    assert!(cost.makespan_ns < Cost::of(&model, &devices, &known).unwrap().makespan_ns * 9 / 10);
+    // Even the best plan may be no longer possible.
+    devices[1].rates = Rates::typical(10_000_000_000);
+    devices.iter_mut().for_each(|d| d.memory_bytes = Some(600_000_000));
+    devices[3].memory_bytes = Some(1_000_000);
+    assert!(matches!(again(&devices), Again::Changes(..)));
 }

@@ -8,7 +8,7 @@ use crate::outcome::FrameOutcome;
 use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
-use planner::DeviceProfile;
+use planner::{Again, DeviceProfile};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelHash, Nanos};
 use protocol::{PieceHeader, PlanId, WorkerId};
@@ -376,17 +376,16 @@ impl Cluster {
         let plan = match self.head.planned.as_ref().filter(|p| stays(p)) {
             Some(planned) => planned.plan.clone(),
             None => match self.plan(slots, &profiles) {
-                Ok(plan) => plan,
+                Ok(plan) => {
+                    self.head.planned = Some(Planned { plan: plan.clone(), profiles });
+                    plan
+                }
                 Err(violation) => {
                     self.violation.get_or_insert(violation);
                     return;
                 }
             },
         };
-        let known = self.head.planned.as_ref().is_some_and(|p| p.plan.id == plan.id);
-        if !known {
-            self.head.planned = Some(Planned { plan: plan.clone(), profiles });
-        }
         let id = FrameId(self.head.incarnation << 32 | frame as u64);
         let maps = match &self.scenario.payload {
             Payload::Values(frames) => frames[frame].iter().cloned().collect(),
@@ -433,7 +432,17 @@ impl Cluster {
         if checks || !self.head.machine.all_reach_all() {
             options.handover = Some(Handover::Gather);
         }
-        let planned = planner::plan(&model.graph, profiles, strategy, options);
+        let known = self.head.planned.take().map(|p| p.plan).filter(|p| p.slots == slots);
+        let planned = match known {
+            None => planner::plan(&model.graph, profiles, strategy, options),
+            Some(known) => {
+                match planner::plan_again(&model.graph, profiles, strategy, options, &known.plan) {
+                    Ok(Again::Stays(_)) => return Ok(known),
+                    Ok(Again::Changes(plan, cost)) => Ok((plan, cost)),
+                    Err(error) => Err(error),
+                }
+            }
+        };
         let (plan, _) = planned.map_err(|e| Violation::Plan(e.to_string()))?;
         self.head.next_plan += 1;
         self.head.last_plan = Some(plan.clone());

@@ -5,10 +5,10 @@ use super::Driver;
 use crate::cluster::{BandJob, HostedModel, Job};
 use kernels::Pieces;
 use model::WeightHash;
-use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
+use planner::{Again, Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, PlanId, WorkerId, WorkerProfile, WorkerReport};
 use std::sync::Arc;
-use tiling::{Grid, Handover, Numerics};
+use tiling::{Grid, Handover, Numerics, Plan};
 
 /// A frame, or a band of one, and how it is to be planned.
 pub(crate) struct Work {
@@ -108,6 +108,7 @@ impl Driver {
     pub(super) fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
         let wanted = self.within_reach(&work.wanted);
         let (slots, devices) = self.profiles();
+        let graph = &work.model.loaded.graph;
         if let Wanted::Strategy(strategy, options) = wanted {
             let known = self.planned.iter().position(|p| {
                 p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
@@ -117,11 +118,23 @@ impl Driver {
                 let Some(change) = planner::drifted(&known.devices, &devices, &known.work) else {
                     return Ok((known.plan.clone(), known.cost.clone()));
                 };
-                tracing::info!("a new plan: {change}");
-                self.planned.remove(at);
+                let known = self.planned.remove(at);
+                let again =
+                    planner::plan_again(graph, &devices, strategy, options, &known.plan.plan);
+                match again.map_err(|e| e.to_string())? {
+                    Again::Stays(cost) => {
+                        tracing::info!("the plan stays, no other is much better: {change}");
+                        let plan = known.plan.clone();
+                        self.planned.push(Planned { devices, cost: cost.clone(), ..known });
+                        return Ok((plan, cost));
+                    }
+                    Again::Changes(plan, cost) => {
+                        tracing::info!("a new plan: {change}");
+                        return self.take_up(work, &wanted, (slots, devices), (plan, cost));
+                    }
+                }
             }
         }
-        let graph = &work.model.loaded.graph;
         let made = match &wanted {
             Wanted::Strategy(strategy, options) => {
                 planner::plan(graph, &devices, *strategy, *options)
@@ -130,7 +143,18 @@ impl Driver {
                 planner::band(graph, &devices, grid, *row, *numerics)
             }
         };
-        let (plan, cost) = made.map_err(|e| e.to_string())?;
+        self.take_up(work, &wanted, (slots, devices), made.map_err(|e| e.to_string())?)
+    }
+
+    /// Binds a plan to the workers it was made for, and remembers it.
+    fn take_up(
+        &mut self,
+        work: &Work,
+        wanted: &Wanted,
+        (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>),
+        (plan, cost): (Plan, Cost),
+    ) -> Result<(Arc<ActivePlan>, Cost), String> {
+        let graph = &work.model.loaded.graph;
         self.next_plan += 1;
         let id = PlanId(self.next_plan);
         let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
@@ -139,6 +163,7 @@ impl Driver {
         if let Wanted::Strategy(strategy, options) = wanted {
             let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
             let work = planner::model_work(graph, options.numerics);
+            let (strategy, options) = (*strategy, *options);
             self.planned.push(Planned { model, strategy, options, devices, work, plan, cost });
         }
         Ok((plan, cost))
