@@ -51,14 +51,11 @@ def cell(name, model, shares, link_name, strategy, *, group=None, frames=3, in_f
     return Cell(name, group or name, scenario, tuple(shares), warm, dilation)
 
 
-def simulate(cell_, adjust=None, core=None):
-    """The cell in the simulator. Frames one after another do not overlap there either.
-
-    `core` are the rates that the real run was paced to, which another build may measure otherwise.
-    """
+def simulate(cell_):
+    """The cell in the simulator. Frames one after another do not overlap there either."""
     dilation, places = run.prepare(cell_.scenario, cell_.dilation, list(cell_.shares))
     one_by_one = cell_.scenario.frames_in_flight == 1
-    return run.simulated(cell_.scenario, dilation, places, core or speed.core(), cell_.warm, adjust,
+    return run.simulated(cell_.scenario, dilation, places, speed.core(), cell_.warm,
                          interval_ms=60_000 * dilation if one_by_one else None)
 
 

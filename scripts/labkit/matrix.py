@@ -50,8 +50,3 @@ def cells():
         made.append(cell(f"event-{name}", "zoo:unet", EQUAL[4], "100m", "deepthings", frames=1,
                          grid=(6, 6), faults=[fault], group="events"))
     return [c for offset in range(4) for c in made[offset::4]]
-
-
-def is_held_out(cell_, index):
-    """Every other cell calibrates; events and what is left are held out."""
-    return index % 2 == 1 or cell_.group == "events"

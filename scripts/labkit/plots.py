@@ -22,8 +22,9 @@ def scatter(rows, path):
         return
     figure, axes = plt.subplots(figsize=(6, 6))
     for label, marker, chosen in [
-            ("calibration", "x", [r for r in rows if not r["held_out"]]),
-            ("held out", "o", [r for r in rows if r["held_out"] and not r["has_event"]]),
+            ("one frame after another", "o",
+             [r for r in rows if not r["is_stream"] and not r["has_event"]]),
+            ("streams", "x", [r for r in rows if r["is_stream"]]),
             ("with an event", "^", [r for r in rows if r["has_event"]])]:
         axes.plot([r["real_ms"] for r in chosen], [r["simulated_ms"] for r in chosen], marker,
                   label=label, alpha=0.7)

@@ -64,9 +64,9 @@ def measure(scenario, dilation, places, rates, warm=WARM, limit="rates"):
     return outcome
 
 
-def simulated(scenario, dilation, places, rates, warm=WARM, adjust=None, interval_ms=None):
+def simulated(scenario, dilation, places, rates, warm=WARM, interval_ms=None):
     """The same in the simulator, with times undilated."""
-    told, trace = twin.simulate(scenario, places, rates, dilation, warm, adjust,
+    told, trace = twin.simulate(scenario, places, rates, dilation, warm,
                                 interval_ms=interval_ms)
     return {"report": told, "trace": trace,
             "makespans_ms": report.makespans_ms(trace, warm, dilation),

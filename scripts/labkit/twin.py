@@ -18,48 +18,31 @@ ROUND_TRIP_MS = 0.1
 MESSAGE_US = 20
 
 
-def link_text(link, dilation, adjust):
+def link_text(link, dilation):
     """A link file of what the lab makes of a link."""
-    trip = "\n".join(f"{key} = {adjust.round_trip_ms / 2}"
+    trip = "\n".join(f"{key} = {ROUND_TRIP_MS / 2}"
                      for key in ("min_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"))
     fair = f"airtime_fair = {str(link.airtime_fair).lower()}\n" if link.medium == "air" else ""
     return (f"name = {json.dumps(link.name)}\nsource = \"the lab\"\nmedium = \"{link.medium}\"\n"
-            f"send_mbit_per_s = {link.send_mbit_per_s / dilation * adjust.link}\n"
-            f"receive_mbit_per_s = {link.receive_mbit_per_s / dilation * adjust.link}\n"
-            f"message_us = {adjust.message_us}\n{fair}\n[round_trip]\n{trip}\n")
+            f"send_mbit_per_s = {link.send_mbit_per_s / dilation}\n"
+            f"receive_mbit_per_s = {link.receive_mbit_per_s / dilation}\n"
+            f"message_us = {MESSAGE_US}\n{fair}\n[round_trip]\n{trip}\n")
 
 
-class Adjust:
-    """What calibration may change: a factor of all links, of computing, and times beside these."""
-
-    def __init__(self, link=1.0, compute=1.0, round_trip_ms=ROUND_TRIP_MS, message_us=MESSAGE_US,
-                 tile_overhead_ms=0.1):
-        self.link = link
-        self.compute = compute
-        self.round_trip_ms = round_trip_ms
-        self.message_us = message_us
-        self.tile_overhead_ms = tile_overhead_ms
-
-    def table(self):
-        """For reports."""
-        return dict(vars(self))
-
-
-def write(folder, scenario, places, rates, dilation, warm, adjust=None, first_frame_s=None,
+def write(folder, scenario, places, rates, dilation, warm, first_frame_s=None,
           interval_ms=None):
     """Writes scenario, cluster, devices and links into a folder; returns the scenario's path."""
-    adjust = adjust or Adjust()
-    (folder / "head.toml").write_text(link_text(scenario.coordinator, dilation, adjust))
+    (folder / "head.toml").write_text(link_text(scenario.coordinator, dilation))
     cluster = ['name = "the lab"', "", "[coordinator]", 'link = "./head.toml"']
     for i, (worker, place) in enumerate(zip(scenario.workers, places)):
-        own = scaled(rates, place.share * adjust.compute)
-        text = device_text(worker.name, own, worker.memory_mb, adjust.tile_overhead_ms)
+        own = scaled(rates, place.share)
+        text = device_text(worker.name, own, worker.memory_mb)
         power = worker.device.get("power")
         if power:
             text += (f'\n[power]\nsource = "the device file"\nidle_w = {power["idle_w"]}\n'
                      f'active_w = {power["active_w"]}\n')
         (folder / f"device-{i}.toml").write_text(text)
-        (folder / f"link-{i}.toml").write_text(link_text(worker.link, dilation, adjust))
+        (folder / f"link-{i}.toml").write_text(link_text(worker.link, dilation))
         joins_s = dilated(worker.joins_s, scenario, dilation, first_frame_s)
         cluster += ["", "[[worker]]", f"name = {json.dumps(worker.name)}",
                     f'device = "./device-{i}.toml"', f'link = "./link-{i}.toml"',
@@ -110,13 +93,13 @@ def dilated(at_s, scenario, dilation, first_frame_s):
     return begins + (at_s - scenario.start_s) * dilation
 
 
-def simulate(scenario, places, rates, dilation, warm, adjust=None, folder=None, interval_ms=None):
+def simulate(scenario, places, rates, dilation, warm, folder=None, interval_ms=None):
     """The simulator's report and trace of the lab's twin, both in dilated time."""
     with tempfile.TemporaryDirectory(prefix="tilehive-lab-twin-") as own:
         folder = Path(folder or own)
 
         def run(first_frame_s):
-            path = write(folder, scenario, places, rates, dilation, warm, adjust, first_frame_s,
+            path = write(folder, scenario, places, rates, dilation, warm, first_frame_s,
                          interval_ms)
             done = subprocess.run(
                 [program("tilehive-sim"), "run", path, "--json", "--trace", folder / "twin.json"],

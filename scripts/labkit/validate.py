@@ -4,19 +4,13 @@ import json
 import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from itertools import product
 
 from . import cells, host, matrix, plots, stats
-from .twin import Adjust
 
 RESULTS = host.ROOT / "docs" / "results"
 # Plans whose times differ by less are as good as equal.
 TIE = 0.02
-# What calibration chooses from. Computing is paced to the rates that the simulator has.
-ROUND_TRIP_MS = (0.1, 0.4, 1.0)
-MESSAGE_US = (20, 200)
 
 
 def value(cell_, told):
@@ -26,44 +20,16 @@ def value(cell_, told):
     return told["makespan_ms"]
 
 
-def simulated(cell_, adjust, core):
-    """The same of the simulator with these adjustments, for devices of these rates."""
-    told = cells.simulate(cell_, adjust, core)
-    times = sorted(told["makespans_ms"])
-    return value(cell_, {"makespan_ms": times[(len(times) - 1) // 2],
-                         "frames_per_s": told["frames_per_s"]})
-
-
-def calibrate(chosen, measured):
-    """The adjustment with the smallest median error on the cells for calibration.
-
-    Not the mean: where the two worlds follow different plans, no adjustment is right, and a wrong one
-    may look good.
-    """
-    best, least = Adjust(), float("inf")
-    for round_trip_ms, message_us in product(ROUND_TRIP_MS, MESSAGE_US):
-        adjust = Adjust(round_trip_ms=round_trip_ms, message_us=message_us)
-        with ThreadPoolExecutor() as pool:
-            told = list(pool.map(
-                lambda c: simulated(c, adjust, measured[c.name]["core"]), chosen))
-        found = stats.errors([(value(c, measured[c.name]["report"]), ms)
-                              for c, ms in zip(chosen, told)])["median"]
-        if found < least:
-            best, least = adjust, found
-    return best
-
-
-def rows_of(chosen, measured, adjust):
-    """A row for each cell: real, simulated as the files stand, simulated when calibrated, planned."""
+def rows_of(chosen, measured):
+    """A row for each cell: real, simulated, planned."""
     rows = []
-    for index, c in enumerate(chosen):
+    for c in chosen:
         told = measured[c.name]["report"]
         real = value(c, told)
         rows.append({
-            "cell": c.name, "group": c.group, "held_out": matrix.is_held_out(c, index),
+            "cell": c.name, "group": c.group,
             "is_stream": c.scenario.frames_in_flight > 1, "has_event": bool(c.scenario.faults),
-            "real_ms": real, "plain_ms": value(c, {**told["simulated"]}),
-            "simulated_ms": simulated(c, adjust, measured[c.name]["core"]),
+            "real_ms": real, "simulated_ms": value(c, told["simulated"]),
             "planned_ms": told["predicted_makespan_ms"],
             "runs_ms": told["makespans_ms"],
         })
@@ -71,25 +37,24 @@ def rows_of(chosen, measured, adjust):
 
 
 def summary(rows):
-    """What is claimed: errors on what was held out, and the ranking within each group."""
-    held = [r for r in rows if r["held_out"]]
+    """What is claimed: errors, and the ranking within each group."""
 
     def of(chosen, key):
         return stats.errors([(r["real_ms"], r[key]) for r in chosen])
-    frames = [r for r in held if not r["is_stream"] and not r["has_event"]]
+    frames = [r for r in rows if not r["is_stream"] and not r["has_event"]]
     groups = {}
     for row in rows:
         if not row["has_event"]:
             groups.setdefault(row["group"], []).append((row["real_ms"], row["simulated_ms"]))
     taus = {name: stats.kendall_tau(pairs, TIE) for name, pairs in groups.items()}
     return {
-        "latency": of(frames, "simulated_ms"), "latency_uncalibrated": of(frames, "plain_ms"),
+        "latency": of(frames, "simulated_ms"),
         "latency_by_the_planner": of(frames, "planned_ms"),
         "throughput": of([r for r in rows if r["is_stream"]], "simulated_ms"),
         "events": of([r for r in rows if r["has_event"]], "simulated_ms"),
         "tau_by_group": taus, "tau": sum(taus.values()) / max(1, len(taus)),
         "regret": {name: stats.regret(pairs) for name, pairs in groups.items()},
-        "worst": sorted(held, key=lambda r: -abs(stats.relative(r["real_ms"], r["simulated_ms"])))[:5],
+        "worst": sorted(rows, key=lambda r: -abs(stats.relative(r["real_ms"], r["simulated_ms"])))[:5],
     }
 
 
@@ -104,7 +69,7 @@ def machine():
             "command": "scripts/lab " + " ".join(sys.argv[1:])}
 
 
-def page(told, rows, adjust, where, failed):
+def page(told, rows, where, failed):
     """The result as Markdown."""
     def error(e):
         return (f"{100 * e['mean']:.1f} % mean, {100 * e['median']:.1f} % median, {100 * e['worst']:.1f} % worst, bias "
@@ -115,11 +80,11 @@ def page(told, rows, adjust, where, failed):
         f"{where['commit']}, `{where['command']}`. Made by `scripts/lab validate`; raw data in "
         "`lab-validate.json`.", "",
         "Each scenario ran with real workers in network namespaces with shaped links, computing "
-        "paced to a share of a core, and in the simulator with the same shares and links. Every "
-        "other scenario chose the two numbers of the calibration; errors are of the others.", "",
+        "paced to a share of a core, and in the simulator with the same shares and links. Nothing is "
+        "fitted to these runs, so nothing is held out: rates are those of the core alone, links what "
+        "the shapers let pass (`scripts/lab links`).", "",
         "![real and simulated times](lab-validate.png)", "", "| what | error |", "|---|---|",
-        f"| latency, calibrated | {error(told['latency'])} |",
-        f"| latency, as the files stand | {error(told['latency_uncalibrated'])} |",
+        f"| latency | {error(told['latency'])} |",
         f"| latency, as the planner predicted before the frame | "
         f"{error(told['latency_by_the_planner'])} |",
         f"| throughput of streams | {error(told['throughput'])} |",
@@ -128,18 +93,17 @@ def page(told, rows, adjust, where, failed):
         f"{told['tau']:.2f} |",
         f"| regret of the plan that the simulator would choose, at worst | "
         f"{100 * max(told['regret'].values()):.1f} % |", "",
-        f"Calibration: round trips of {adjust.round_trip_ms} ms, {adjust.message_us} us a bundle.", "", "## The five worst", "", "| scenario | real | simulated | error |",
+"## The five worst", "", "| scenario | real | simulated | error |",
         "|---|---|---|---|"]
     for row in told["worst"]:
         lines.append(f"| {row['cell']} | {row['real_ms']:.1f} ms | {row['simulated_ms']:.1f} ms | "
                      f"{100 * stats.relative(row['real_ms'], row['simulated_ms']):+.1f} % |")
     lines += ["", "What they come from: `lab-findings.md`.", "", "## All", "", "Above zero: reality was faster than simulated. Runs are the frames "
               "that were counted, after the warm-up.", "",
-              "| scenario | held out | real | simulated | error | runs, ms |",
-              "|---|---|---|---|---|---|"]
+              "| scenario | real | simulated | error | runs, ms |", "|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda r: (r["group"], r["cell"])):
         runs = ", ".join(f"{ms:.0f}" for ms in row["runs_ms"][:6])
-        lines.append(f"| {row['cell']} | {'yes' if row['held_out'] else ''} | {row['real_ms']:.1f} | "
+        lines.append(f"| {row['cell']} | {row['real_ms']:.1f} | "
                      f"{row['simulated_ms']:.1f} | "
                      f"{100 * stats.relative(row['real_ms'], row['simulated_ms']):+.1f} % | {runs} |")
     lines += [f"\n{name} failed: {why}" for name, why in failed.items()]
@@ -161,14 +125,12 @@ def command(options):
     measured = {name: store.read(name) for name in by_name}
     failed = {name: m["failed"].splitlines()[0] for name, m in measured.items() if "failed" in m}
     chosen = [c for c in chosen if c.name not in failed]
-    training = [c for i, c in enumerate(chosen) if not matrix.is_held_out(c, i)]
-    adjust = calibrate(training, measured)
-    rows = rows_of(chosen, measured, adjust)
+    rows = rows_of(chosen, measured)
     told, where = summary(rows), machine()
     if not options.only:
-        raw = {"machine": where, "adjust": adjust.table(), "summary": told, "rows": rows,
+        raw = {"machine": where, "summary": told, "rows": rows,
                "failed": failed, "core": next(iter(measured.values())).get("core")}
         (RESULTS / "lab-validate.json").write_text(json.dumps(raw, indent=1) + "\n")
-        (RESULTS / "lab-validate.md").write_text(page(told, rows, adjust, where, failed))
+        (RESULTS / "lab-validate.md").write_text(page(told, rows, where, failed))
         plots.scatter(rows, RESULTS / "lab-validate.png")
-    print(page(told, rows, adjust, where, failed))
+    print(page(told, rows, where, failed))
