@@ -165,9 +165,4 @@ fn a_plan_stays_until_another_is_well_worth_the_weights() {
     let Again::Changes(plan, cost) = again(&devices) else { panic!("ten times slower") };
     assert!(plan != known);
     assert!(cost.makespan_ns < Cost::of(&model, &devices, &known).unwrap().makespan_ns * 9 / 10);
-    // Even the best plan may be no longer possible.
-    devices[1].rates = Rates::typical(10_000_000_000);
-    devices.iter_mut().for_each(|d| d.memory_bytes = Some(600_000_000));
-    devices[3].memory_bytes = Some(1_000_000);
-    assert!(matches!(again(&devices), Again::Changes(..)));
 }
