@@ -4,11 +4,12 @@
 //! window. What happens to a worker with nothing left is in `steal.rs`.
 
 use super::state::{Held, WorkerState};
-use super::{Coordinator, Output};
+use super::{ActivePlan, Coordinator, Output};
 use crate::Nanos;
-use crate::ids::{TaskId, WorkerId};
+use crate::ids::{FrameId, TaskId, WorkerId};
 use crate::message::{Bundle, BundleKind, Message};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Plans that a worker keeps ready. Frames in a row use the same few.
 const PLANS_MAX: usize = 8;
@@ -175,7 +176,7 @@ impl Coordinator {
         let Some(attempt) = frame.begin_attempt(task, id, sends) else { return };
         let stolen = frame.tile(task).is_some_and(|t| t.stolen && t.owner == Some(id));
         let plan = frame.plan().clone();
-        self.announce(id, &plan);
+        self.announce(id, &plan, task.frame);
         let kind = BundleKind::Scatter;
         let bundle = Bundle { kind, plan: plan.id, task, attempt, pieces, orders };
         let bytes = bundle.byte_len().unwrap_or(0) as u64;
@@ -187,8 +188,8 @@ impl Coordinator {
 
     /// Tells a worker of a plan before its first task; the oldest plan that no frame uses is retired
     /// when a worker knows many.
-    pub(super) fn announce(&mut self, id: WorkerId, plan: &std::sync::Arc<super::ActivePlan>) {
-        if self.workers.get(&id).is_none_or(|w| w.announced.contains(&plan.id)) {
+    pub(super) fn announce(&mut self, id: WorkerId, plan: &Arc<ActivePlan>, frame: FrameId) {
+        if self.workers.get(&id).is_none_or(|w| w.announced.contains_key(&plan.id)) {
             return;
         }
         let stages = self.stages_to_prepare(id, plan);
@@ -197,8 +198,8 @@ impl Coordinator {
         }
         let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.announced.insert(plan.id);
-        let oldest = worker.announced.iter().copied().find(|p| !used.contains(p));
+        worker.announced.insert(plan.id, frame);
+        let oldest = worker.announced.keys().copied().find(|p| !used.contains(p));
         if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
             worker.announced.remove(&plan);
             self.send(id, Message::Retire { plan });

@@ -190,7 +190,7 @@ impl Coordinator {
     /// to anybody who was to have a task.
     pub(super) fn concerned(&self, plan: &ActivePlan) -> Vec<WorkerId> {
         let live = self.workers.iter().filter(|(_, w)| w.alive);
-        let told = live.filter(|(_, w)| plan.exchanges_any() || w.announced.contains(&plan.id));
+        let told = live.filter(|(_, w)| plan.exchanges_any() || w.announced.contains_key(&plan.id));
         told.map(|(&id, _)| id).collect()
     }
 

@@ -286,7 +286,7 @@ impl Coordinator {
             memory_bytes: hello.memory_bytes,
             layers: BTreeSet::new(),
             packed_bytes: 0,
-            announced: BTreeSet::new(),
+            announced: BTreeMap::new(),
             reaches: BTreeSet::new(),
             kept: BTreeMap::new(),
             kept_bytes: 0,

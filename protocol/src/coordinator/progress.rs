@@ -97,10 +97,16 @@ impl Coordinator {
         let checked = frame.is_checked(task);
         if first {
             self.stitch(task);
+            let plan = bundle.plan;
             let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.done(&held, busy_ns);
-                worker.moved(now, &held, bytes_out, busy_ns.saturating_add(waited_ns), sharers);
+                // In the first frame of a plan its processor is busy with weights, and takes what
+                // comes later.
+                if worker.announced.get(&plan).is_some_and(|&first| task.frame > first) {
+                    let known_ns = busy_ns.saturating_add(waited_ns);
+                    worker.moved(now, &held, bytes_out, known_ns, sharers);
+                }
             }
         }
         if checked {

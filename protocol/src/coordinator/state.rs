@@ -61,7 +61,8 @@ pub(super) struct WorkerState {
     /// Layers whose weights it was made to prepare.
     pub(super) layers: BTreeSet<(ModelHash, u32)>,
     pub(super) packed_bytes: u64,
-    pub(super) announced: BTreeSet<PlanId>,
+    /// Plans that it was told of, each with the frame that was the first to need it.
+    pub(super) announced: BTreeMap<PlanId, FrameId>,
     /// The workers that it can send pieces to.
     pub(super) reaches: BTreeSet<WorkerId>,
     /// Bytes of pieces of frames that stay on it, or are on their way to stay.

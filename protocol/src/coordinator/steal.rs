@@ -238,7 +238,7 @@ impl Coordinator {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let Some(next_attempt) = frame.next_attempt(task, attempt, thief) else { return };
         let plan = frame.plan().clone();
-        self.announce(thief, &plan);
+        self.announce(thief, &plan, task.frame);
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.load.find(task, attempt)) {
             held.yielding_to = Some(thief);
         }
