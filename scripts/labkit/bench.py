@@ -17,6 +17,8 @@ ROUNDS = 2
 FRAMES = 3
 SHARE = 0.15
 MIXED = (0.4, 0.2, 0.1)
+# As much slower as a Raspberry Pi 3 B+ is than a Pi 4, to which the other share is about equal.
+SLOW = 0.05
 MODELS = {
     "vgg16-convolutions": ("vgg16-convolutions.onnx", None), "yolov2": ("zoo:yolov2", None),
     "yolov2-416": ("zoo:yolov2@416x416", None), "unet": ("zoo:unet", None),
@@ -85,6 +87,8 @@ def rows(quick):
     light = ["resnet50", "mobilenetv2"]
     made = [against(m, n, "100m") for m in heavy for n in (2, 4)]
     made += [against(m, 8, "100m") for m in heavy[:1]]
+    made += [against(m, n, "100m", shares=[SLOW] * n, base_share=SLOW, tag="slow")
+             for m in heavy for n in (2, 4, 8)]
     made += [against(m, 4, "100m") for m in light]
     made += [against(m, 3, "100m", shares=MIXED, base_share=0.4) for m in heavy]
     made += [against("unet", 4, "100m", tag="killed", events=[Fault(2.1, "crash", 1)]),
@@ -170,8 +174,8 @@ def page(table, references, where, quick):
         f"{where['date']}, {where['processor']}, kernel {where['kernel']}, commit "
         f"{where['commit']}, `{where['command']}`" + (" (the quick part of it)" if quick else "")
         + ". Made by `scripts/lab bench`; raw data in `lab.json`.", "",
-        f"Each device is {SHARE} of one core of this machine, or 0.4, 0.2 and 0.1 where they are "
-        "mixed, computing paced to that share of its measured rates; links are shaped. One device "
+        f"Each device is {SHARE} of one core of this machine (about a Raspberry Pi 4), {SLOW} in "
+        "the rows named slow (about a Pi 3), or 0.4, 0.2 and 0.1 where they are mixed, computing paced to that share of its measured rates; links are shaped. One device "
         "works behind the same link. Medians of the frames of two rounds over all rows.", "",
         "![speed-up](lab.png)", "",
         "| row | one device | here | speed-up | of the most | of the plan's bound | simulated | "
