@@ -175,8 +175,9 @@ def page(table, references, where, quick):
         f"{where['commit']}, `{where['command']}`" + (" (the quick part of it)" if quick else "")
         + ". Made by `scripts/lab bench`; raw data in `lab.json`.", "",
         f"Each device is {SHARE} of one core of this machine (about a Raspberry Pi 4), {SLOW} in "
-        "the rows named slow (about a Pi 3), or 0.4, 0.2 and 0.1 where they are mixed, computing paced to that share of its measured rates; links are shaped. One device "
-        "works behind the same link. Medians of the frames of two rounds over all rows.", "",
+        "the rows named slow (about a Pi 3), or 0.4, 0.2 and 0.1 where they are mixed, computing "
+        "paced to that share of its measured rates; links are shaped. One device works behind the "
+        "same link. Medians of the frames of two rounds over all rows.", "",
         "![speed-up](lab.png)", "",
         "| row | one device | here | speed-up | of the most | of the plan's bound | simulated | "
         "wire beside payload | peak of a worker |", "|---|---|---|---|---|---|---|---|---|"]
