@@ -176,7 +176,7 @@ impl Coordinator {
         let Some(attempt) = frame.begin_attempt(task, id, sends) else { return };
         let stolen = frame.tile(task).is_some_and(|t| t.stolen && t.owner == Some(id));
         let plan = frame.plan().clone();
-        self.announce(id, &plan, task.frame);
+        self.announce(now, id, &plan, task.frame);
         let kind = BundleKind::Scatter;
         let bundle = Bundle { kind, plan: plan.id, task, attempt, pieces, orders };
         let bytes = bundle.byte_len().unwrap_or(0) as u64;
@@ -188,13 +188,19 @@ impl Coordinator {
 
     /// Tells a worker of a plan before its first task; the oldest plan that no frame uses is retired
     /// when a worker knows many.
-    pub(super) fn announce(&mut self, id: WorkerId, plan: &Arc<ActivePlan>, frame: FrameId) {
+    pub(super) fn announce(
+        &mut self,
+        now: Nanos,
+        id: WorkerId,
+        plan: &Arc<ActivePlan>,
+        frame: FrameId,
+    ) {
         if self.workers.get(&id).is_none_or(|w| w.announced.contains_key(&plan.id)) {
             return;
         }
         let stages = self.stages_to_prepare(id, plan);
         for &stage in &stages {
-            self.commit_weights(id, plan, stage);
+            self.commit_weights(now, id, plan, stage);
         }
         let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
@@ -226,13 +232,13 @@ impl Coordinator {
         let (bytes, work) = (frame.input_bytes(task), frame.work(task));
         let multiply_adds = frame.multiply_adds(task);
         let plan = frame.plan().clone();
-        self.commit_weights(id, &plan, task.stage);
+        self.commit_weights(now, id, &plan, task.stage);
         let travels = self.transfer(id, bytes);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
         let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
-        let lease_ns = now.saturating_add(lease);
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        let lease_ns = worker.prepares_until_ns.max(now).saturating_add(lease);
         worker.hungry = false;
         worker.report.bytes_in += sent;
         if worker.load.held().is_empty() {

@@ -2,8 +2,12 @@
 
 use super::{ActivePlan, Coordinator};
 use crate::ids::{TaskId, WorkerId};
+use crate::{Nanos, SECOND};
 use model::LayerId;
 use std::sync::Arc;
+
+/// The slowest reading and packing of weights for which a task is not called late.
+const PACK_BYTES_PER_S_MIN: u64 = 20_000_000;
 
 /// What a task takes.
 pub(super) struct Need {
@@ -55,14 +59,37 @@ impl Coordinator {
     }
 
     /// Notes the weights that a worker will have for a stage.
-    pub(super) fn commit_weights(&mut self, id: WorkerId, plan: &Arc<ActivePlan>, stage: u32) {
+    pub(super) fn commit_weights(
+        &mut self,
+        now: Nanos,
+        id: WorkerId,
+        plan: &Arc<ActivePlan>,
+        stage: u32,
+    ) {
         let Some(body) = plan.plan.stages.get(stage as usize) else { return };
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        let mut fresh = 0;
         for layer in body.first_layer..body.end_layer {
             if worker.layers.insert((plan.model_hash, layer)) {
-                worker.packed_bytes += layer_bytes(plan, layer);
+                fresh += layer_bytes(plan, layer);
             }
         }
+        worker.packed_bytes += fresh;
+        let takes_ns = fresh.saturating_mul(SECOND) / PACK_BYTES_PER_S_MIN;
+        worker.prepares_until_ns = worker.prepares_until_ns.max(now).saturating_add(takes_ns);
+    }
+
+    /// Whether a worker has the weights for a task, or will have them anyway.
+    pub(super) fn has_weights(&self, id: WorkerId, task: TaskId) -> bool {
+        let plan = self.frames.get(&task.frame).map(|f| f.plan());
+        let stage = plan.and_then(|p| Some((p, p.plan.stages.get(task.stage as usize)?)));
+        let worker = self.workers.get(&id);
+        stage.zip(worker).is_some_and(|((plan, stage), worker)| {
+            let mut layers = stage.first_layer..stage.end_layer;
+            layers.all(|layer| {
+                layer_bytes(plan, layer) == 0 || worker.layers.contains(&(plan.model_hash, layer))
+            })
+        })
     }
 
     /// The stages of a plan that a worker shall prepare early: those it has tiles in, as long as

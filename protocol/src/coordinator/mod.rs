@@ -286,6 +286,7 @@ impl Coordinator {
             memory_bytes: hello.memory_bytes,
             layers: BTreeSet::new(),
             packed_bytes: 0,
+            prepares_until_ns: 0,
             announced: BTreeMap::new(),
             reaches: BTreeSet::new(),
             kept: BTreeMap::new(),

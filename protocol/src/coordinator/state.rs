@@ -61,6 +61,8 @@ pub(super) struct WorkerState {
     /// Layers whose weights it was made to prepare.
     pub(super) layers: BTreeSet<(ModelHash, u32)>,
     pub(super) packed_bytes: u64,
+    /// Until when it may be busy reading and packing weights.
+    pub(super) prepares_until_ns: Nanos,
     /// Plans that it was told of, each with the frame that was the first to need it.
     pub(super) announced: BTreeMap<PlanId, FrameId>,
     /// The workers that it can send pieces to.

@@ -130,13 +130,13 @@ impl Coordinator {
         let best =
             queued.filter_map(|victim| Some((self.saves(now, thief, victim)?, victim))).max();
         let Some(((_, task, attempt), victim)) = best else { return false };
-        self.ask(thief, victim, task, attempt);
+        self.ask(now, thief, (victim, task, attempt));
         // As many more as the two need to finish together.
         while self.workers[&thief].load.held().len() + self.promises(thief)
             < self.config.window_tasks_max
             && let Some((_, task, attempt)) = self.saves(now, thief, victim)
         {
-            self.ask(thief, victim, task, attempt);
+            self.ask(now, thief, (victim, task, attempt));
         }
         true
     }
@@ -234,11 +234,16 @@ impl Coordinator {
     }
 
     /// Tells a victim to hand a task over.
-    fn ask(&mut self, thief: WorkerId, victim: WorkerId, task: TaskId, attempt: u32) {
+    fn ask(
+        &mut self,
+        now: Nanos,
+        thief: WorkerId,
+        (victim, task, attempt): (WorkerId, TaskId, u32),
+    ) {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let Some(next_attempt) = frame.next_attempt(task, attempt, thief) else { return };
         let plan = frame.plan().clone();
-        self.announce(thief, &plan, task.frame);
+        self.announce(now, thief, &plan, task.frame);
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.load.find(task, attempt)) {
             held.yielding_to = Some(thief);
         }
@@ -269,7 +274,10 @@ impl Coordinator {
         let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
         let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
-        let able = self.fits(thief, task) && self.reaches_sources(thief, task);
+        // To read and pack weights for a copy takes longer than to wait.
+        let able = self.fits(thief, task)
+            && self.has_weights(thief, task)
+            && self.reaches_sources(thief, task);
         if !worth || suits_ill || !able || self.expected(thief, task) == 0 {
             return false;
         }
