@@ -256,7 +256,7 @@ fn a_handover_that_is_lost_is_copied_when_it_is_late() {
     bench.returns(W0, task(0, 0, 0), 1);
     bench.returns(W0, task(0, 0, 1), 1);
     let lease = CoordinatorConfig::default().lease_min_ns;
-    let outputs = bench.wait(bench.now + lease, &[]);
+    let outputs = bench.wait(bench.now + lease + SECOND / 100, &[]);
     assert_eq!(scattered(&outputs), [(W0, LAST, 3)]);
     ends_well(&mut bench);
 }
