@@ -16,6 +16,7 @@
 //! | `session.rs` | the four tasks of one connection |
 //! | `swarm.rs` | transport, behaviours, bound addresses |
 //! | `hub.rs` | dialling, accepting, who is up |
+//! | `timer.rs` | waiting for what a state machine wants to be told |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
 
 mod frame;
@@ -26,6 +27,7 @@ mod loopback;
 mod payload;
 mod session;
 mod swarm;
+mod timer;
 mod token;
 
 pub use handshake::HANDSHAKE_TIMEOUT;
@@ -34,6 +36,7 @@ pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use loopback::loopback;
 pub use payload::{Owner, Payload};
+pub use timer::after;
 pub use token::Token;
 
 use model::WeightHash;

@@ -27,7 +27,7 @@ def deeds(scenario, swarm, dilation):
         if worker.joins_s > scenario.start_s:
             add(worker.joins_s, "joins", i, lambda i=i: swarm.start_worker(i))
     for fault in scenario.faults:
-        add(fault.at_s, fault.kind, fault.device, lambda f=fault: strike(f, swarm, dilation))
+        add(fault.at_s, fault.kind, fault.device, lambda f=fault: strike(f, swarm))
         if fault.back_after_s is not None:
             add(fault.at_s + fault.back_after_s, f"{fault.kind} ends", fault.device,
                 lambda f=fault: heal(f, swarm))
@@ -37,7 +37,7 @@ def deeds(scenario, swarm, dilation):
     return sorted(planned, key=lambda deed: deed.at_s)
 
 
-def strike(fault, swarm, dilation):
+def strike(fault, swarm):
     """Does a fault."""
     i = fault.device
     match fault.kind:
@@ -50,14 +50,8 @@ def strike(fault, swarm, dilation):
         case "leave":
             # It may finish its task first; nobody waits for it here, since other events are due.
             signal_to(swarm, i, signal.SIGTERM)
-        case "slow-down":
-            slow(swarm, i, fault.times)
-        case "stall":
-            signal_to(swarm, i, signal.SIGSTOP)
-        case "isolate":
-            swarm.network.set_carrier(i, False)
-        case "cut":
-            swarm.network.set_path(i, fault.other, False)
+        case _:
+            turn(fault, swarm, True)
 
 
 def heal(fault, swarm):
@@ -70,14 +64,22 @@ def heal(fault, swarm):
         case "power-loss":
             swarm.network.set_carrier(i, True)
             swarm.start_worker(i)
+        case _:
+            turn(fault, swarm, False)
+
+
+def turn(fault, swarm, on):
+    """Turns on or off what leaves the process alive."""
+    i = fault.device
+    match fault.kind:
         case "slow-down":
-            slow(swarm, i, 1)
+            slow(swarm, i, fault.times if on else 1)
         case "stall":
-            signal_to(swarm, i, signal.SIGCONT)
+            signal_to(swarm, i, signal.SIGSTOP if on else signal.SIGCONT)
         case "isolate":
-            swarm.network.set_carrier(i, True)
+            swarm.network.set_carrier(i, not on)
         case "cut":
-            swarm.network.set_path(i, fault.other, True)
+            swarm.network.set_path(i, fault.other, not on)
 
 
 def slow(swarm, i, times):

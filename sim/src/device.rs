@@ -1,12 +1,14 @@
 //! A worker's driver: what `worker::drive` does with sockets and a thread, done with events.
 
+mod memory;
+
 use crate::cluster::Cluster;
 use crate::events::{End, Event, Parcel, Sender};
 use crate::job::{Job, Outcome};
 use crate::physics::Heat;
 use crate::scenario::{Sabotage, WorkerSpec};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{LayerId, MapId, Model, WeightHash, WeightStore};
+use model::{MapId, WeightHash};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{
     Bundle, BundleKind, FrameId, Hello, ModelHash, Nanos, PieceHeader, PlanId, Surveys,
@@ -14,7 +16,6 @@ use protocol::{
 use protocol::{TaskId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tiling::Algorithm;
 
 /// How long packing the weights of a stage takes.
 const PREPARE_NS: f64 = 100_000.0;
@@ -157,58 +158,6 @@ impl Device {
         WorkerId(self.index as u32)
     }
 
-    /// What counts against its memory budget.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        let tensors = self.inputs_bytes + self.kept_bytes + self.unsent_bytes;
-        tensors + self.running_bytes + self.packed_bytes
-    }
-
-    fn note_peak(&mut self) {
-        self.peak_bytes = self.peak_bytes.max(self.held_bytes());
-    }
-
-    fn keep_given(&mut self, frame: FrameId) {
-        let kept = self.kept.entry(frame).or_default();
-        for (i, header) in self.given.headers.iter().enumerate() {
-            self.kept_bytes += header.byte_len().unwrap_or(0) as u64;
-            kept.push((*header, self.given.pieces.get(i).map(|(_, piece)| piece.clone())));
-        }
-        self.note_peak();
-    }
-
-    /// Lets go of what is kept of a frame, as far as it is of these maps.
-    fn let_go_kept(&mut self, frame: FrameId, gone: impl Fn(MapId) -> bool) {
-        let Some(kept) = self.kept.get_mut(&frame) else { return };
-        for (header, _) in kept.extract_if(.., |(header, _)| gone(header.map)) {
-            self.kept_bytes -= header.byte_len().unwrap_or(0) as u64;
-        }
-        if kept.is_empty() {
-            self.kept.remove(&frame);
-        }
-    }
-
-    /// The values that are kept of a frame.
-    fn kept_values(&self, frame: FrameId) -> impl Iterator<Item = (MapId, Arc<Piece>)> {
-        let kept = self.kept.get(&frame).into_iter().flatten();
-        kept.filter_map(|(header, piece)| Some((header.map, piece.clone()?)))
-    }
-
-    fn keep(&mut self, bundle: &Bundle, pieces: Pieces) {
-        let bytes = bundle.byte_len().unwrap_or(0) as u64;
-        let key = (bundle.task, bundle.attempt);
-        let source_bytes = bundle.source_bytes().unwrap_or(0) as u64;
-        if let Some(old) = self.inputs.insert(key, Held { pieces, bytes, source_bytes }) {
-            self.inputs_bytes -= old.bytes;
-        }
-        self.inputs_bytes += bytes;
-    }
-
-    fn let_go(&mut self, task: TaskId, attempt: u32) {
-        if let Some(held) = self.inputs.remove(&(task, attempt)) {
-            self.inputs_bytes -= held.bytes;
-        }
-    }
-
     /// Forgets everything, as a process that ends does.
     pub(crate) fn end(&mut self) {
         self.up = false;
@@ -220,43 +169,6 @@ impl Device {
         self.kept_bytes = 0;
         (self.inputs_bytes, self.running_bytes, self.unsent_bytes) = (0, 0, 0);
         self.stalled_until_ns = 0;
-    }
-
-    /// The hashes of weights that it lacks for these layers.
-    fn lacking(&self, layers: std::ops::Range<u32>, graph: &Model) -> Vec<WeightHash> {
-        let ids = layers.flat_map(|l| graph.layer(LayerId(l)).op.weight_ids());
-        let hashes = ids.map(|id| graph.weight(id).hash);
-        hashes.filter(|hash| !self.blobs.contains(hash)).collect()
-    }
-
-    fn close(&mut self, model: ModelHash) {
-        self.models.remove(&model);
-        self.packed.clear();
-        self.packed_bytes = 0;
-    }
-
-    /// Packs what can be packed.
-    fn pack(
-        &mut self,
-        layers: impl Iterator<Item = (u32, Algorithm)>,
-        graph: &Model,
-        packed: Option<&PackedModel>,
-        all: &WeightStore,
-    ) {
-        for (layer, algorithm) in layers {
-            let ids = graph.layer(LayerId(layer)).op.weight_ids();
-            if !ids.iter().all(|&id| self.blobs.contains(&graph.weight(id).hash)) {
-                continue;
-            }
-            if self.packed.insert(layer) {
-                let bytes = ids.iter().map(|&id| graph.weight(id).bytes() as u64);
-                self.packed_bytes += bytes.sum::<u64>();
-            }
-            if let Some(packed) = packed.filter(|p| !p.is_packed(LayerId(layer), algorithm)) {
-                packed.pack(LayerId(layer), algorithm, all).expect("a simulated model is sound");
-            }
-        }
-        self.note_peak();
     }
 }
 

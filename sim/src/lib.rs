@@ -47,6 +47,7 @@ pub use bound::Bound;
 pub use cluster::Cluster;
 pub use invariants::Violation;
 pub use outcome::{DeviceOutcome, FrameOutcome, Outcome};
+pub use page::Page;
 pub use physics::{DeviceModel, LinkSpec};
 pub use random::Random;
 pub use record::Traffic;

@@ -87,16 +87,7 @@ pub async fn drive_paced(
     let mut looks = tokio::time::interval(HEALTH_EVERY);
     let mut health = Health::default();
     loop {
-        let deadline = driver
-            .machine
-            .next_deadline()
-            .map(|ns| tokio::time::Instant::from_std(driver.started + Duration::from_nanos(ns)));
-        let tick = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
+        let tick = net::after(driver.started, driver.machine.next_deadline());
         tokio::select! {
             () = &mut stop => {
                 driver.send(Peer::Coordinator, Message::Goodbye { reason: "stopped".into() });

@@ -4,7 +4,8 @@
 //! processes and, interleaved with that, whole by one of them, so that both times come from the
 //! same machine in the same minute.
 
-use super::run::{Check, alone, worker_json};
+use super::check::{Check, alone};
+use super::run::worker_json;
 use super::{Opened, TileBar, cores, open_locals};
 use crate::cli::{Context, DemoArguments};
 use crate::cluster::{Answer, Cluster, HostedModel, Job};
@@ -25,6 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiling::Numerics;
 use vision::{Convention, Output, Task};
+
+/// Tiles of the picture: three for each worker, also where the planner would use one device alone
+/// since the machine is busy.
+const GRID: (usize, usize) = (4, 3);
 
 /// Trained by `scripts/train-superres`; this photograph was held out.
 const MODEL: &[u8] = include_bytes!("../../../assets/superres-x2.onnx");
@@ -149,7 +154,7 @@ async fn measure(
         for (strategy, times) in [(Strategy::DeepThings, &mut tiled), (Strategy::Local, &mut whole)]
         {
             let (before, _) = cluster.reports().await?;
-            let options = PlanOptions::EXACT;
+            let options = PlanOptions { grid: Some(GRID), ..PlanOptions::EXACT };
             let job = Job { model: model.clone(), inputs: inputs.to_vec(), strategy, options };
             let answer = cluster.submit(job).await?;
             let (after, _) = cluster.reports().await?;

@@ -1,6 +1,7 @@
 //! One file for each command, and what they share.
 
 pub(crate) mod calibrate;
+pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod inspect;

@@ -1,5 +1,6 @@
 //! `tilehive run`.
 
+use super::check::{Check, alone};
 use super::{Opened, TileBar, open_cluster, plan::bad_plan};
 use crate::cli::{Context, RunArguments};
 use crate::cluster::{Answer, HostedModel, Job};
@@ -12,8 +13,8 @@ use crate::table;
 use crate::usage::{Hinted, Usage};
 use anyhow::{Context as _, anyhow};
 use image::DynamicImage;
-use kernels::{Engine, PackedModel, Piece, Pieces};
-use model::{Axes, Element, InputSpec, LoadOptions, MapId, ModelError};
+use kernels::Pieces;
+use model::{Axes, InputSpec, LoadOptions, ModelError};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Counters, WorkerReport};
 use serde::Serialize;
@@ -350,69 +351,12 @@ fn check_plan(
     planner::plan(&model.loaded.graph, &alike, strategy, options).map(drop).map_err(bad_plan)
 }
 
-/// The largest relative difference that Winograd transforms may make.
-const DIFFERENCE_MAX: f32 = 1e-4;
-
-/// Whether the answer is that of one device, computed exactly.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Check {
-    pub identical: bool,
-    /// Largest difference / largest value, over all maps.
-    pub relative: f32,
-    pub max_difference: f32,
-}
-
-impl Check {
-    /// Compares whole maps bit by bit.
-    pub(crate) fn compare(a: &[(MapId, Arc<Piece>)], b: &[(MapId, Piece)]) -> Self {
-        let mut check = Self { identical: a.len() == b.len(), relative: 0.0, max_difference: 0.0 };
-        let mut largest = f32::MIN_POSITIVE;
-        for ((map, ours), (other, theirs)) in a.iter().zip(b) {
-            check.identical &= map == other && ours.as_bytes() == theirs.as_bytes();
-            let (ours, theirs) = (ours.cast(Element::F32), theirs.cast(Element::F32));
-            for (x, y) in ours.values().iter().zip(theirs.values()) {
-                check.max_difference = check.max_difference.max((x - y).abs());
-                largest = largest.max(y.abs());
-            }
-        }
-        check.relative = check.max_difference / largest;
-        check
-    }
-
-    /// Whether the answer may differ so much.
-    pub(crate) fn passes(&self, numerics: Numerics) -> bool {
-        match numerics {
-            Numerics::Exact => self.identical,
-            Numerics::Fast => self.relative <= DIFFERENCE_MAX,
-        }
-    }
-}
-
 /// Runs a frame again in this process, untiled.
 fn check(frame: &Frame) -> anyhow::Result<Check> {
     Ok(Check::compare(
         &frame.answer.outputs,
         &alone(&frame.ready.model, Numerics::Exact, &frame.ready.inputs)?,
     ))
-}
-
-/// The answer of this device alone, without any cluster.
-pub(crate) fn alone(
-    model: &HostedModel,
-    numerics: Numerics,
-    inputs: &[(MapId, Arc<Piece>)],
-) -> anyhow::Result<Vec<(MapId, Piece)>> {
-    // What is too large to hold is refused here, where the engine would ask for the memory.
-    let graph = &model.loaded.graph;
-    planner::plan(
-        graph,
-        &[planner::DeviceProfile::wired("this device", Rates::default())],
-        Strategy::Local,
-        PlanOptions { numerics, ..PlanOptions::EXACT },
-    )?;
-    let packed = PackedModel::new(model.loaded.graph.clone());
-    packed.pack_all(&model.loaded, numerics)?;
-    Ok(Engine::new(super::cores())?.run_whole(&packed, numerics, inputs)?)
 }
 
 #[derive(Serialize)]

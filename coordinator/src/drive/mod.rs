@@ -20,7 +20,7 @@ use std::hash::Hasher;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 type Reply<T> = oneshot::Sender<T>;
@@ -95,16 +95,7 @@ pub(crate) async fn drive(
     };
     let mut events = net.events;
     loop {
-        let deadline = driver
-            .machine
-            .next_deadline()
-            .map(|ns| tokio::time::Instant::from_std(driver.started + Duration::from_nanos(ns)));
-        let tick = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
+        let tick = net::after(driver.started, driver.machine.next_deadline());
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => driver.on_event(event),

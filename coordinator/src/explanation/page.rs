@@ -1,25 +1,17 @@
-//! A plan on one page: everything is in the file, so that it opens without a network.
+//! A plan on one page.
 
 use super::Explanation;
 
-const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
+const BODY: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The page.
 ///
 /// *Errors*: a number that JSON does not have.
 pub(crate) fn page(facts: &Explanation) -> Result<String, serde_json::Error> {
-    // Nothing in the data may end the script that holds it.
-    let data = serde_json::to_string(facts)?.replace("</", "<\\/");
     let title = format!("{}{}", facts.model, facts.cluster);
-    let escaped = title.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    // The data last: nothing in it is taken for a place to fill.
-    Ok(TEMPLATE
-        .replace("{{title}}", &escaped)
-        .replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT)
-        .replace("{{data}}", &data))
+    sim::Page { title: &title, style: STYLE, body: BODY, script: SCRIPT }.html(facts)
 }
 
 #[cfg(test)]

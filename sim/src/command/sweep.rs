@@ -96,7 +96,7 @@ pub(super) fn sweep(arguments: Arguments) -> Result<(), Failure> {
             .filter_map(|p| p.report.as_ref().map(|r| (p.value, r.makespan_ms, r.bound_ms)))
             .collect();
         let title = format!("{} on {}, by {}", file.model, file.cluster, over.word());
-        let html = curve(&title, over.word(), &drawn);
+        let html = curve(&title, over.word(), &drawn)?;
         write_file(path, |mut to| Ok(std::io::Write::write_all(&mut to, html.as_bytes())?))?;
     }
     if arguments.json {

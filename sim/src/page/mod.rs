@@ -1,5 +1,8 @@
-//! A run on one page: cluster, plan, Gantt chart, utilisation, link load, events. Everything is in
-//! the file: it opens without a network, today and in ten years.
+//! A run on one page: cluster, plan, Gantt chart, utilisation, link load, events.
+
+mod frame;
+
+pub use frame::Page;
 
 use crate::files::ScenarioFile;
 use crate::outcome::Outcome;
@@ -9,7 +12,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use tiling::Split;
 
-const TEMPLATE: &str = include_str!("page.html");
+const BODY: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 const CURVE: &str = include_str!("curve.html");
@@ -56,22 +59,18 @@ pub(crate) fn page(
         "frames": frames.collect::<Vec<_>>(),
         "stages": stages.collect::<Vec<_>>(),
     });
-    // Nothing in the data may end the script that holds it.
-    let data = serde_json::to_string(&data)?.replace("</", "<\\/");
     let title = format!("{} on {}", file.model, file.cluster);
-    Ok(TEMPLATE
-        .replace("{{title}}", &escape(&title))
-        .replace("{{style}}", STYLE)
-        .replace("{{data}}", &data)
-        .replace("{{script}}", SCRIPT))
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    Page { title: &title, style: STYLE, body: BODY, script: SCRIPT }.html(&data)
 }
 
 /// The page of a sweep: makespan and lower bound over what was varied.
-pub(crate) fn curve(title: &str, over: &str, points: &[(f64, f64, f64)]) -> String {
+///
+/// *Errors*: none that can happen.
+pub(crate) fn curve(
+    title: &str,
+    over: &str,
+    points: &[(f64, f64, f64)],
+) -> Result<String, serde_json::Error> {
     const LEFT: f64 = 80.0;
     const RIGHT: f64 = 780.0;
     const TOP: f64 = 20.0;
@@ -110,9 +109,6 @@ pub(crate) fn curve(title: &str, over: &str, points: &[(f64, f64, f64)]) -> Stri
     for (i, point) in points.iter().enumerate() {
         let _ = write!(svg, "<text x={:.1} y=402 text-anchor=middle>{}</text>", x(i), point.0);
     }
-    CURVE
-        .replace("{{title}}", &escape(title))
-        .replace("{{style}}", STYLE)
-        .replace("{{over}}", &escape(over))
-        .replace("{{svg}}", &svg)
+    let body = CURVE.replace("{{over}}", &frame::escape(over)).replace("{{svg}}", &svg);
+    Page { title, style: STYLE, body: &body, script: "" }.html(&())
 }
