@@ -53,9 +53,13 @@ const LINKS: [(&str, u64, u64); 4] = [
 const ROUNDS: usize = 3;
 
 fn devices(speeds: &[u64], link: (u64, u64)) -> Vec<DeviceProfile> {
+    let on_air = link.1 > 1_000_000;
     let device = |(i, &speed): (usize, &u64)| DeviceProfile {
         link_bytes_per_s: link.0,
         round_trip_ns: link.1,
+        // Only radios are so slow: one in ten words takes twice as long there, and all share the air.
+        late_round_trip_ns: if on_air { 2 * link.1 } else { link.1 },
+        air: on_air.then_some(0),
         ..DeviceProfile::wired(format!("d{i}"), Rates::typical(speed * 1_000_000_000))
     };
     speeds.iter().enumerate().map(device).collect()
