@@ -248,10 +248,10 @@ impl Cluster {
         }
     }
 
-    /// Waits until all links are measured and the workers have found each other, for a second at
-    /// most.
-    pub async fn settle(&self) -> Result<Vec<Device>> {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(1);
+    /// Waits until all links are measured and the workers have found each other, or for
+    /// `patience`.
+    pub async fn settle(&self, patience: Duration) -> Result<Vec<Device>> {
+        let give_up = tokio::time::Instant::now() + patience;
         loop {
             let devices = self.devices().await?;
             let known = devices.iter().all(|d| d.link_bytes_per_s.is_some())

@@ -4,7 +4,7 @@
 //! reach this machine is measured anew. One folder gets a cluster, and a device and a link for each
 //! worker. What nobody measures (watts, heat) is left out.
 
-use super::{cores, listen, open_locals, profiles, spinner};
+use super::{SETTLE_TO_TELL, cores, listen, open_locals, profiles, spinner};
 use crate::cli::{CalibrateArguments, Context};
 use crate::cluster::Device;
 use crate::failure::Failure;
@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, arguments: CalibrateArguments) -> Res
         (Some(count), _) => {
             let threads = cluster.threads.unwrap_or(1);
             let opened = open_locals(context, count.into(), threads, machine).await?;
-            let devices = opened.cluster.settle().await?;
+            let devices = opened.cluster.settle(SETTLE_TO_TELL).await?;
             opened.stop().await;
             devices
         }
@@ -36,7 +36,7 @@ pub(crate) async fn run(context: &Context, arguments: CalibrateArguments) -> Res
             let running = listen(context, cluster, machine).await?;
             let spinner = spinner(format!("listening {}", humantime::format_duration(patience)));
             running.wait_for(cluster.expect.unwrap_or(usize::MAX), patience).await?;
-            let devices = running.settle().await?;
+            let devices = running.settle(SETTLE_TO_TELL).await?;
             spinner.finish_and_clear();
             running.stop().await;
             devices

@@ -1,6 +1,6 @@
 //! `tilehive devices`.
 
-use super::{listen, open_locals, spinner};
+use super::{SETTLE_TO_TELL, listen, open_locals, spinner};
 use crate::cli::{Context, DevicesArguments};
 use crate::cluster::Device;
 use crate::failure::Failure;
@@ -20,7 +20,7 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
         Some(count) => {
             let threads = cluster.threads.unwrap_or(1);
             let opened = open_locals(context, count.into(), threads, machine).await?;
-            (opened.cluster.settle().await?, Some(opened))
+            (opened.cluster.settle(SETTLE_TO_TELL).await?, Some(opened))
         }
         None => {
             let patience = cluster.join_wait.unwrap_or(PATIENCE);
@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
             let spinner = spinner(format!("listening {}", humantime::format_duration(patience)));
             let expect = cluster.expect.unwrap_or(usize::MAX);
             running.wait_for(expect, patience).await?;
-            let devices = running.settle().await?;
+            let devices = running.settle(SETTLE_TO_TELL).await?;
             spinner.finish_and_clear();
             running.stop().await;
             (devices, None)

@@ -28,6 +28,11 @@ const LOCAL_START: Duration = Duration::from_secs(30);
 /// How long to wait for devices when nobody said and some were invited before.
 const INVITED_WAIT: Duration = Duration::from_secs(2);
 
+/// How long links may take to be measured: a run goes on with what it knows, a question about the
+/// devices wants the answer.
+const SETTLE_TO_RUN: Duration = Duration::from_secs(1);
+const SETTLE_TO_TELL: Duration = Duration::from_secs(15);
+
 /// A cluster with its devices, and the local processes among them.
 pub(crate) struct Opened {
     pub cluster: Cluster,
@@ -76,7 +81,7 @@ pub(crate) async fn open_cluster(
         let devices = cluster.wait_for(arguments.expect.unwrap_or(usize::MAX), patience).await?;
         spinner.finish_and_clear();
         if !devices.is_empty() {
-            let devices = cluster.settle().await?;
+            let devices = cluster.settle(SETTLE_TO_RUN).await?;
             return Ok(Opened { cluster, locals: None, devices });
         }
         cluster.stop().await;
@@ -124,7 +129,7 @@ pub(crate) async fn open_locals(
         let error = anyhow!("{} of {count} workers joined within 30 s", devices.len());
         return Err(Failure::run(error).hint("try again with -v to see what they say"));
     }
-    let devices = cluster.settle().await?;
+    let devices = cluster.settle(SETTLE_TO_RUN).await?;
     Ok(Opened { cluster, locals: Some(locals), devices })
 }
 
