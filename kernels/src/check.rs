@@ -278,6 +278,10 @@ impl Check<'_> {
                 let last = from.len() - 1;
                 self.holds("the same leading axes", from[..last] == to[..last])
             }
+            Op::LinearRows { slices, .. } => {
+                self.holds("slices", !slices.is_empty())?;
+                self.same("positions of one value", output.rows(), output.elements())
+            }
             Op::MatMul => {
                 let general = self.inputs.iter().all(|s| !s.is_spatial()) && !output.is_spatial();
                 self.holds("only general maps", general)?;

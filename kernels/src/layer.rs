@@ -2,13 +2,14 @@
 
 use crate::conv::transposed::{self, ConvTranspose};
 use crate::error::KernelError;
-use crate::linear::{Linear, MatMul, MatMulShape};
-use crate::pack::{LinearWeights, Packed};
+use crate::linear::{Input, MatMul, MatMulShape, Rows};
+use crate::pack::Packed;
 use crate::spatial::Lrn;
 use crate::threads::Threads;
 use crate::view::{Erased, Target, View};
 use crate::{general, pointwise, pool, reduce, spatial};
 use model::{Layer, Op, Shape};
+use tiling::Span;
 use tiling::receptive::ResizeAxis;
 
 /// A layer with what it reads; [`crate::run`] does convolutions by itself.
@@ -106,18 +107,22 @@ impl LayerRun<'_> {
             (Op::Linear { activation, .. }, Packed::Linear { weights, bias }) => {
                 let last = |s: &Shape| s.dims().last().copied().unwrap_or(0);
                 let (inputs, outputs) = (last(input_shape), last(shape));
-                let (input, activation) = (input.values(), *activation);
                 let bias = bias.as_ref().map(|bias| &bias[..]);
-                let to = output.values_mut();
-                match weights {
-                    LinearWeights::Single(weights) => {
-                        Linear { input, weights, bias, inputs, outputs, activation }
-                            .run(threads, to);
-                    }
-                    LinearWeights::Half(weights) => {
-                        Linear { input, weights, bias, inputs, outputs, activation }
-                            .run(threads, to);
-                    }
+                let (values, activation) = (input.values(), *activation);
+                let input = Input { values, inputs, bias, activation };
+                weights.run(threads, input, Span::whole(outputs), output.values_mut());
+            }
+            (Op::LinearRows { activation, .. }, Packed::Rows { slices, bias, of_slice }) => {
+                let values = general::logical(input.values(), input_shape);
+                let values = values.as_standard_layout();
+                let values = values.as_slice().expect("in standard layout");
+                let (inputs, activation) = (values.len(), *activation);
+                let bias = bias.as_ref().map(|bias| &bias[..]);
+                let input = Input { values, inputs, bias, activation };
+                let rows = Rows { input, slices, of_slice: *of_slice };
+                let region = output.region;
+                if !rows.run(threads, region.rows, output.values_mut()) {
+                    return Err(KernelError::NotPacked { layer: layer.name.clone() });
                 }
             }
             (Op::MatMul, _) => {

@@ -11,7 +11,7 @@ use crate::simd::{Kernel, Simd};
 use crate::threads::{Threads, split};
 use half::f16;
 use model::Activation;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use tiling::Span;
 
 /// Partial sums of an element, the same on every instruction set.
@@ -48,17 +48,82 @@ impl Weight for f16 {
     }
 }
 
+/// The weights of a fully connected layer, `(outputs, inputs)`.
+pub(crate) enum LinearWeights {
+    Single(Arc<Vec<f32>>),
+    Half(Vec<f16>),
+}
+
+impl LinearWeights {
+    /// Memory that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            LinearWeights::Single(weights) => weights.len() * size_of::<f32>(),
+            LinearWeights::Half(weights) => weights.len() * size_of::<f16>(),
+        }
+    }
+
+    /// Computes `(rows, outputs)` for a range of the outputs; the bias is theirs.
+    pub(crate) fn run(&self, threads: &Threads, input: Input<'_>, outputs: Span, to: &mut [f32]) {
+        let range = outputs.start * input.inputs..outputs.end * input.inputs;
+        let outputs = outputs.len();
+        match self {
+            LinearWeights::Single(weights) => {
+                Linear { input, weights: &weights[range], outputs }.run(threads, to);
+            }
+            LinearWeights::Half(weights) => {
+                Linear { input, weights: &weights[range], outputs }.run(threads, to);
+            }
+        }
+    }
+}
+
+/// What a fully connected layer reads beside its weights, and does after them.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    /// `(rows, inputs)`
+    pub(crate) values: &'a [f32],
+    pub(crate) inputs: usize,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+}
+
+/// Some outputs of a layer whose weights lie in slices.
+pub(crate) struct Rows<'a> {
+    pub(crate) input: Input<'a>,
+    pub(crate) slices: &'a [OnceLock<LinearWeights>],
+    /// Outputs of each slice but the last.
+    pub(crate) of_slice: usize,
+}
+
+impl Rows<'_> {
+    /// Computes a range of the outputs; false where a slice is not there.
+    pub(crate) fn run(&self, threads: &Threads, outputs: Span, to: &mut [f32]) -> bool {
+        let of_slice = self.of_slice.max(1);
+        let mut at = outputs.start;
+        while at < outputs.end {
+            let (slice, first) = (at / of_slice, at / of_slice * of_slice);
+            let end = (first + of_slice).min(outputs.end);
+            let Some(weights) = self.slices.get(slice).and_then(OnceLock::get) else {
+                return false;
+            };
+            let bias = self.input.bias.map(|bias| &bias[at..end]);
+            let here = &mut to[at - outputs.start..end - outputs.start];
+            let input = Input { bias, ..self.input };
+            weights.run(threads, input, Span::new(at - first, end - first), here);
+            at = end;
+        }
+        true
+    }
+}
+
 /// A fully connected layer on the last axis.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'a, W> {
-    /// `(rows, inputs)`
-    pub(crate) input: &'a [f32],
+struct Linear<'a, W> {
+    input: Input<'a>,
     /// `(outputs, inputs)`
-    pub(crate) weights: &'a [W],
-    pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    pub(crate) activation: Activation,
+    weights: &'a [W],
+    outputs: usize,
 }
 
 /// Multiply-adds below which one thread is faster.
@@ -66,8 +131,8 @@ const MULTIPLY_ADDS_MIN: usize = 1 << 17;
 
 impl<W: Weight> Linear<'_, W> {
     /// Computes `(rows, outputs)`.
-    pub(crate) fn run(self, threads: &Threads, output: &mut [f32]) {
-        assert_eq!(self.weights.len(), self.inputs * self.outputs);
+    fn run(self, threads: &Threads, output: &mut [f32]) {
+        assert_eq!(self.weights.len(), self.input.inputs * self.outputs);
         let rows = output.len() / self.outputs.max(1);
         let small = rows * self.weights.len() < MULTIPLY_ADDS_MIN;
         let parts = if small { 1 } else { threads.count.min(self.outputs).max(1) };
@@ -110,26 +175,26 @@ impl<W: Weight> Kernel for LinearPart<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { linear, outs, output } = self;
+        let Self { linear: Linear { input, weights, .. }, outs, output } = self;
         let width = outs.len().max(1);
         for first in outs.indices().step_by(SIDE_BY_SIDE) {
             let n = SIDE_BY_SIDE.min(outs.end - first);
-            let inputs = linear.input.chunks(linear.inputs.max(1));
-            for (x, to) in inputs.zip(output.chunks_mut(width)) {
+            let rows = input.values.chunks(input.inputs.max(1));
+            for (x, to) in rows.zip(output.chunks_mut(width)) {
                 // The last rows are taken again where fewer than four are left.
                 let row = |i: usize| {
                     let out = first + i.min(n - 1);
-                    &linear.weights[out * linear.inputs..][..linear.inputs]
+                    &weights[out * input.inputs..][..input.inputs]
                 };
                 let rows = [row(0), row(1), row(2), row(3)];
                 let sums = dots(s, x, rows);
                 for i in 0..n {
-                    let bias = linear.bias.map_or(0.0, |bias| bias[first + i]);
+                    let bias = input.bias.map_or(0.0, |bias| bias[first + i]);
                     to[first - outs.start + i] = sums[i] + bias;
                 }
             }
         }
-        math::activate_slice(s, linear.activation, output);
+        math::activate_slice(s, input.activation, output);
     }
 }
 

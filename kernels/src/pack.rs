@@ -7,6 +7,7 @@
 use crate::conv;
 use crate::conv::transposed::{AxisPhase, PackedTranspose};
 use crate::error::KernelError;
+use crate::linear::LinearWeights;
 use crate::piece::{AlignedBuffer, Piece};
 use crate::quant::PackedQuant;
 use half::f16;
@@ -40,12 +41,6 @@ pub enum WeightStorage {
     /// are made from rounded weights and stay as long as they were. A tensor with a value beyond
     /// the range of half floats stays as it is, and so do biases.
     Half,
-}
-
-/// The weights of a fully connected layer, `(outputs, inputs)`.
-pub(crate) enum LinearWeights {
-    Single(Arc<Vec<f32>>),
-    Half(Vec<f16>),
 }
 
 /// A convolution's weights in panels, or by tap where each channel is its own group.
@@ -145,6 +140,13 @@ pub(crate) enum Packed {
         weights: LinearWeights,
         bias: Option<Arc<Vec<f32>>>,
     },
+    /// A fully connected layer in slices, as they arrive.
+    Rows {
+        slices: Vec<OnceLock<LinearWeights>>,
+        /// Outputs of each slice but the last.
+        of_slice: usize,
+        bias: Option<Arc<Vec<f32>>>,
+    },
     /// A quantised product.
     Quant(Box<PackedQuant>),
     Constant(Piece),
@@ -176,6 +178,7 @@ impl PackedModel {
     }
 
     /// Packs one layer for an algorithm; does nothing where that was done. Any thread may call it.
+    /// Of a layer in slices, those are packed that the store has.
     ///
     /// *Errors*: a weight tensor is not in the store, or does not fit the layer.
     pub fn pack(
@@ -185,12 +188,16 @@ impl PackedModel {
         weights: &WeightStore,
     ) -> Result<(), KernelError> {
         let slot = &self.layers[layer.index()][algorithm as usize];
+        let (graph, storage) = (&*self.graph, self.storage);
+        let packing = Packing { graph, storage, layer, algorithm, weights };
         if slot.get().is_none() {
             // Two threads may both come here; the second result is dropped.
-            let (graph, storage) = (&*self.graph, self.storage);
-            let _ = slot.set(Packing { graph, storage, layer, algorithm, weights }.run()?);
+            let _ = slot.set(packing.run()?);
         }
-        Ok(())
+        match slot.get() {
+            Some(Packed::Rows { slices, .. }) => packing.slices(slices),
+            _ => Ok(()),
+        }
     }
 
     /// Packs every layer for [`crate::Engine::run_whole`], several at a time.
@@ -213,9 +220,23 @@ impl PackedModel {
         })
     }
 
-    /// Whether a layer can run: it is packed, or has no weights.
+    /// Whether a layer can run over any region: it is packed, or has no weights.
     pub fn is_packed(&self, layer: LayerId, algorithm: Algorithm) -> bool {
-        self.find(layer, algorithm).is_some()
+        let ids = self.graph.layer(layer).op.weight_ids();
+        self.lacking(layer, algorithm, &ids).is_empty()
+    }
+
+    /// Of some weights of a layer, all that have to be in the store when it is packed for them: none
+    /// where that was done.
+    pub fn lacking(&self, layer: LayerId, algorithm: Algorithm, ids: &[WeightId]) -> Vec<WeightId> {
+        match (self.layers[layer.index()][algorithm as usize].get(), &self.graph.layer(layer).op) {
+            (None, _) => ids.to_vec(),
+            (Some(Packed::Rows { slices: packed, .. }), Op::LinearRows { slices, .. }) => {
+                let missing = slices.iter().zip(packed).filter(|(_, slice)| slice.get().is_none());
+                missing.map(|(&id, _)| id).filter(|id| ids.contains(id)).collect()
+            }
+            (Some(_), _) => Vec::new(),
+        }
     }
 
     /// Memory that the packed weights take. Fully connected layers use the elements as they are
@@ -230,11 +251,11 @@ impl PackedModel {
             }
             Packed::Channels(all) => all.iter().map(|values| singles(values)).sum(),
             Packed::Linear { weights, bias } => {
-                let weights = match weights {
-                    LinearWeights::Single(weights) => singles(weights),
-                    LinearWeights::Half(weights) => weights.len() * size_of::<f16>(),
-                };
-                weights + bias.as_ref().map_or(0, |bias| singles(bias))
+                weights.bytes() + bias.as_ref().map_or(0, |bias| singles(bias))
+            }
+            Packed::Rows { slices, bias, .. } => {
+                let slices = slices.iter().filter_map(OnceLock::get).map(LinearWeights::bytes);
+                slices.sum::<usize>() + bias.as_ref().map_or(0, |bias| singles(bias))
             }
             Packed::Quant(product) => product.bytes(),
             Packed::Constant(piece) => piece.byte_len(),
@@ -252,6 +273,7 @@ impl PackedModel {
                 | Op::LayerNorm { .. }
                 | Op::PRelu { .. }
                 | Op::Linear { .. }
+                | Op::LinearRows { .. }
                 | Op::QConv { .. }
                 | Op::QLinear { .. }
                 | Op::Constant { .. }
@@ -301,14 +323,13 @@ impl Packing<'_> {
                 let inputs = input.and_then(|s| s.dims().last().copied()).unwrap_or(0);
                 let outputs = output.dims().last().copied().unwrap_or(0);
                 let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
-                let (weights, is_half) = self.rounded(*weights, inputs * outputs)?;
-                let weights = match is_half {
-                    true => {
-                        LinearWeights::Half(weights.iter().map(|&w| f16::from_f32(w)).collect())
-                    }
-                    false => LinearWeights::Single(weights),
-                };
-                Packed::Linear { weights, bias }
+                Packed::Linear { weights: self.linear(*weights, inputs * outputs)?, bias }
+            }
+            Op::LinearRows { slices, bias, .. } => {
+                let bias = bias.map(|b| self.vector(b, output.rows())).transpose()?;
+                let of_slice = self.graph.weight(slices[0]).dims[0];
+                let slices = slices.iter().map(|_| OnceLock::new()).collect();
+                Packed::Rows { slices, of_slice, bias }
             }
             Op::QConv { window, groups, product } => {
                 self.product(window, *groups, product, channels, output.channels())?
@@ -339,6 +360,30 @@ impl Packing<'_> {
         };
         self.check("weight elements", expected, values.len())?;
         Ok(values.clone())
+    }
+
+    /// The weights of a fully connected layer, of which there must be so many.
+    fn linear(&self, weights: WeightId, expected: usize) -> Result<LinearWeights, KernelError> {
+        let (weights, is_half) = self.rounded(weights, expected)?;
+        Ok(match is_half {
+            true => LinearWeights::Half(weights.iter().map(|&w| f16::from_f32(w)).collect()),
+            false => LinearWeights::Single(weights),
+        })
+    }
+
+    /// Packs the slices that are in the store.
+    fn slices(&self, packed: &[OnceLock<LinearWeights>]) -> Result<(), KernelError> {
+        let layer = self.graph.layer(self.layer);
+        let Op::LinearRows { slices, .. } = &layer.op else { return Ok(()) };
+        let inputs = self.graph.shape(layer.inputs[0]).elements();
+        for (&id, slot) in slices.iter().zip(packed) {
+            let info = self.graph.weight(id);
+            if slot.get().is_none() && self.weights.find(info.hash).is_some() {
+                // Two threads may both come here; the second result is dropped.
+                let _ = slot.set(self.linear(id, info.dims[0] * inputs)?);
+            }
+        }
+        Ok(())
     }
 
     /// As [`Packing::vector`], rounded to half floats where they are to be stored so; and whether.

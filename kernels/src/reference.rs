@@ -239,6 +239,17 @@ impl One<'_> {
                     math::activate_one(*activation, dot(x, w) + bias)
                 })
             }
+            Op::LinearRows { slices, bias, activation } => {
+                let x = input();
+                let logical = general::logical(x.all(), x.shape);
+                let x: Vec<f32> = logical.iter().copied().collect();
+                let rows = slices.iter().flat_map(|&slice| elements(slice).chunks(x.len()));
+                let rows: Vec<&[f32]> = rows.collect();
+                self.flat(|i| {
+                    let sum = dot(&x, rows[i]) + per_channel(*bias, i);
+                    math::activate_one(*activation, sum)
+                })
+            }
             Op::MatMul => self.mat_mul()?,
             Op::Softmax { axis, flattened } => self.softmax(*axis, *flattened),
             Op::Constant { value } => general::from_logical(self.shape, elements(*value)),

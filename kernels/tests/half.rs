@@ -15,10 +15,11 @@ use tiling::{Numerics, Region};
 
 /// The weights of convolutions and fully connected layers.
 fn products(model: &Model) -> Vec<WeightId> {
-    let weights = model.layers.iter().filter_map(|layer| match layer.op {
-        Op::Conv { weights, .. } | Op::ConvTranspose { weights, .. } => Some(weights),
-        Op::Linear { weights, .. } => Some(weights),
-        _ => None,
+    let weights = model.layers.iter().flat_map(|layer| match &layer.op {
+        Op::Conv { weights, .. } | Op::ConvTranspose { weights, .. } => vec![*weights],
+        Op::Linear { weights, .. } => vec![*weights],
+        Op::LinearRows { slices, .. } => slices.clone(),
+        _ => vec![],
     });
     weights.collect()
 }
@@ -86,7 +87,9 @@ fn mixed() -> LoadedModel {
     let (weights, bias) = (net.weight(&[19, 21 * 13 * 12]), Some(net.weight(&[19])));
     let c =
         net.layer(Op::Linear { weights, bias, activation }, &[flat], Shape::General(vec![1, 19]));
-    net.finish(&[b, c]).model
+    let slices = vec![net.weight(&[16, 19]), net.weight(&[3, 19])];
+    let d = net.layer(Op::LinearRows { slices, bias, activation }, &[c], spatial(1, 19, 1));
+    net.finish(&[b, c, d]).model
 }
 
 #[test]

@@ -192,6 +192,29 @@ proptest! {
     }
 
     #[test]
+    fn linear_rows(
+        sizes in (1usize..5, 1usize..4, 1usize..4),
+        outputs in 1usize..40,
+        of_slice in 1usize..20,
+        (is_general, has_bias) in (any::<bool>(), any::<bool>()),
+    ) {
+        let (channels, rows, cols) = sizes;
+        let inputs = channels * rows * cols;
+        let mut network = Network::new(4);
+        let shape = if is_general { general(&[1, inputs]) } else { spatial(channels, rows, cols) };
+        let input = network.input(shape);
+        let starts = (0..outputs).step_by(of_slice);
+        let slices = starts.map(|at| network.weight(&[of_slice.min(outputs - at), inputs]));
+        let op = Op::LinearRows {
+            slices: slices.collect(),
+            bias: has_bias.then(|| network.weight(&[outputs])),
+            activation: Activation::Relu,
+        };
+        let output = network.layer(op, &[input], spatial(1, outputs, 1));
+        network.finish(&[output]).run_one_layer();
+    }
+
+    #[test]
     fn per_channel(channels in 1usize..70, rows in 1usize..7, cols in 1usize..7) {
         let shape = spatial(channels, rows, cols);
         for is_affine in [true, false] {

@@ -228,6 +228,7 @@ impl Model {
                     self.shape(layer.output).elements() / self.weight(*weights).dims[0];
                 (self.weight(*weights).elements() * rows) as u64
             }
+            Op::LinearRows { slices, .. } => self.weight(slices[0]).dims[1] as u64,
             Op::MatMul => {
                 let inner = self.shape(layer.inputs[0]).dims().last().copied().unwrap_or(1);
                 (self.shape(layer.output).elements() * inner) as u64

@@ -365,6 +365,17 @@ pub enum Op {
         /// Applied last.
         activation: Activation,
     },
+    /// As `Linear` of one row, with the outputs as the rows of a map `(1, out, 1)`: a tile is some of
+    /// the outputs, and needs their weights alone. The input is one map of any shape, whose
+    /// elements count in logical order.
+    LinearRows {
+        /// `(rows, in)` each, from the first output on; as many rows in all but the last.
+        slices: Vec<WeightId>,
+        /// `(out)`.
+        bias: Option<WeightId>,
+        /// Applied last.
+        activation: Activation,
+    },
     /// Matrix product of two general maps, with ONNX broadcasting of the leading axes.
     MatMul,
     /// `exp(x - max) / sum` along one logical axis, or, flattened, along all axes from it on
@@ -452,6 +463,9 @@ impl Op {
             }
             Op::PRelu { slope } => [Some(*slope), None],
             Op::Constant { value } => [Some(*value), None],
+            Op::LinearRows { slices, bias, .. } => {
+                return slices.iter().copied().chain(*bias).collect();
+            }
             Op::QConv { product, .. } | Op::QLinear { product } => return product.weight_ids(),
             _ => [None, None],
         };

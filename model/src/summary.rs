@@ -35,6 +35,7 @@ impl Op {
             Op::Reshape => "Reshape",
             Op::Transpose { .. } => "Transpose",
             Op::Linear { .. } => "Linear",
+            Op::LinearRows { .. } => "LinearRows",
             Op::MatMul => "MatMul",
             Op::Softmax { .. } => "Softmax",
             Op::Constant { .. } => "Constant",
@@ -55,7 +56,8 @@ impl Op {
             | Op::ConvTranspose { activation, .. }
             | Op::ChannelAffine { activation, .. }
             | Op::Combine { activation, .. }
-            | Op::Linear { activation, .. } => Some(*activation),
+            | Op::Linear { activation, .. }
+            | Op::LinearRows { activation, .. } => Some(*activation),
             _ => None,
         }
     }
@@ -67,7 +69,8 @@ impl Op {
             | Op::ConvTranspose { activation, .. }
             | Op::ChannelAffine { activation, .. }
             | Op::Combine { activation, .. }
-            | Op::Linear { activation, .. } => Some(activation),
+            | Op::Linear { activation, .. }
+            | Op::LinearRows { activation, .. } => Some(activation),
             _ => None,
         }
     }
@@ -149,6 +152,9 @@ impl Model {
                 if *groups > 1 =>
             {
                 let _ = write!(text, " groups {groups}");
+            }
+            Op::LinearRows { slices, .. } => {
+                let _ = write!(text, " in {} slices", slices.len());
             }
             Op::Combine { kind, .. } | Op::QCombine { kind, .. } => {
                 let _ = write!(text, " {kind:?}");

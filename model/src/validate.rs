@@ -162,6 +162,7 @@ impl Model {
                 let weight = self.weight(*weights);
                 (output.elements() / weight.dims[0]) as u128 * weight.elements() as u128
             }
+            Op::LinearRows { slices, .. } => self.weight(slices[0]).dims[1] as u128,
             Op::MatMul => {
                 let inner = self.shape(layer.inputs[0]).dims().last().copied().unwrap_or(1);
                 output.elements() as u128 * inner as u128

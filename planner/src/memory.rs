@@ -1,9 +1,9 @@
 //! What fits where: on each device the weights of its stages, and beside them the tile that takes
 //! most, with what it reads, what it makes, and the arena of its schedule.
 
-use crate::cost::{Cut, bytes, peak_bytes, weight_bytes};
+use crate::cost::{Cut, bytes, peak_bytes, sliced_bytes, weight_bytes};
 use crate::{DeviceProfile, PlannerError};
-use model::{LayerId, MapId, Model, Shape};
+use model::{LayerId, MapId, Model, Op, Shape};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use tiling::{Grid, Locality, Numerics, Slot, Split, Stage, StageGeometry, locality};
@@ -19,6 +19,8 @@ pub(crate) struct Room<'a> {
     limited: bool,
     /// Bytes of the weights of all layers before each.
     weights: Vec<u64>,
+    /// The same of those layers alone whose weights lie in slices.
+    sliced: Vec<u64>,
     /// What tiles take whose schedule was made. It is looked up, never gone through.
     exact: RefCell<HashMap<(u32, u32, Split, usize), u64>>,
 }
@@ -35,13 +37,15 @@ pub(crate) struct Misfit {
 
 impl<'a> Room<'a> {
     pub(crate) fn new(model: &'a Model, devices: &'a [DeviceProfile], numerics: Numerics) -> Self {
-        let mut weights = vec![0];
+        let (mut weights, mut sliced) = (vec![0], vec![0]);
         for i in 0..model.layers.len() {
-            weights.push(weights[i] + weight_bytes(model, LayerId(i as u32)));
+            let layer = LayerId(i as u32);
+            weights.push(weights[i] + weight_bytes(model, layer));
+            sliced.push(sliced[i] + sliced_bytes(model, layer));
         }
         let limited = devices.iter().any(|device| device.memory_bytes.is_some());
         let exact = RefCell::default();
-        Self { model, devices, numerics, limited, weights, exact }
+        Self { model, devices, numerics, limited, weights, sliced, exact }
     }
 
     /// Whether some device may not be able to hold the whole model at once.
@@ -72,7 +76,11 @@ impl<'a> Room<'a> {
         let limits = limits.filter_map(|(i, device)| Some((i, device.memory_bytes?)));
         let misfits = limits.filter_map(|(device, given)| {
             let weights = stages.clone().filter(|(stage, _)| is_on(stage, device));
-            let weights = weights.map(|(stage, _)| self.stage_weights(stage)).sum::<u64>();
+            let weights = weights.map(|(stage, cut)| {
+                let read = tiles_on(stage, device).map(|tile| cut.slice_bytes[tile]).sum();
+                self.stage_weights(stage, read)
+            });
+            let weights = weights.sum::<u64>();
             let stages = stages.clone().enumerate().filter(|(_, (stage, _))| is_on(stage, device));
             let needs = stages.map(|(index, (stage, cut))| {
                 (weights + self.tiles(stage, cut, device, given.saturating_sub(weights)), index)
@@ -93,9 +101,10 @@ impl<'a> Room<'a> {
         let roomiest = (0..self.devices.len()).max_by_key(|&d| (given(d), std::cmp::Reverse(d)))?;
         let given = given(roomiest);
         let misfits = stages.enumerate().flat_map(|(index, (stage, cut))| {
-            let weights = self.stage_weights(stage);
-            let takes =
-                move |tile| weights + self.tile(stage, cut, tile, given.saturating_sub(weights));
+            let takes = move |tile: usize| {
+                let weights = self.stage_weights(stage, cut.slice_bytes[tile]);
+                weights + self.tile(stage, cut, tile, given.saturating_sub(weights))
+            };
             let needs = (0..stage.tiles()).map(takes);
             let misfit = move |needed| Misfit { stage: index, device: roomiest, needed, given };
             needs.filter(|&needed| needed > given).map(misfit).collect::<Vec<_>>()
@@ -103,15 +112,18 @@ impl<'a> Room<'a> {
         misfits.max_by_key(|misfit| misfit.needed)
     }
 
-    fn stage_weights(&self, stage: &Stage) -> u64 {
-        self.weights[stage.end_layer as usize] - self.weights[stage.first_layer as usize]
+    /// Bytes of a stage's weights for tiles that read so much of those in slices.
+    fn stage_weights(&self, stage: &Stage, slice_bytes: u64) -> u64 {
+        let of =
+            |before: &[u64]| before[stage.end_layer as usize] - before[stage.first_layer as usize];
+        let sliced = of(&self.sliced);
+        of(&self.weights) - sliced + slice_bytes.min(sliced)
     }
 
     /// What the tiles of a stage take on a device, one at a time.
     pub(crate) fn tiles(&self, stage: &Stage, cut: &Cut, device: usize, given: u64) -> u64 {
-        let placed = stage.placement.iter().enumerate();
-        let here = placed.filter(|(_, slot)| **slot == Slot::ANY || slot.0 as usize == device);
-        here.map(|(tile, _)| self.tile(stage, cut, tile, given)).max().unwrap_or(0)
+        let takes = |tile| self.tile(stage, cut, tile, given);
+        tiles_on(stage, device).map(takes).max().unwrap_or(0)
     }
 
     /// What a tile takes; more than that where it fits all the same, and less where it does not.
@@ -181,10 +193,22 @@ impl<'a> Room<'a> {
             tiles.map(|tile| self.exactly(stage, tile)).max().unwrap_or(0)
         };
         let least = stages.iter().map(takes).min().unwrap_or(0);
-        least + self.weights[layer + 1] - self.weights[layer]
+        // Of a layer in slices, a device may have as little as one.
+        let weights = match &model.layers[layer].op {
+            Op::LinearRows { slices, .. } => model.weight(slices[0]).bytes() as u64,
+            _ => self.weights[layer + 1] - self.weights[layer],
+        };
+        least + weights
     }
 }
 
 fn is_on(stage: &Stage, device: usize) -> bool {
-    stage.placement.iter().any(|slot| *slot == Slot::ANY || slot.0 as usize == device)
+    tiles_on(stage, device).next().is_some()
+}
+
+/// The tiles that a device may have.
+fn tiles_on(stage: &Stage, device: usize) -> impl Iterator<Item = usize> {
+    let placed = stage.placement.iter().enumerate();
+    let here = placed.filter(move |(_, slot)| **slot == Slot::ANY || slot.0 as usize == device);
+    here.map(|(tile, _)| tile)
 }

@@ -6,7 +6,7 @@
 //! still has room; the others go where the layer before them is, if they fit there. A layer whose maps
 //! do not fit beside its weights is cut into tiles that follow each other on the same device.
 
-use crate::cost::weight_bytes;
+use crate::cost::{sliced_bytes, weight_bytes};
 use crate::exact::Exact;
 use crate::profile::{layer_works, speeds};
 use crate::{DeviceProfile, square_grid};
@@ -46,7 +46,8 @@ pub(crate) fn plan(
         let heavy = weights(layer) * HEAVY > all;
         let first = before.filter(|_| !heavy);
         let choices = first.into_iter().chain(by_speed.iter().copied());
-        let stage = choices.into_iter().find_map(|device| packing.put(layer, device))?;
+        let stage = choices.into_iter().find_map(|device| packing.put(layer, device));
+        let stage = stage.or_else(|| packing.spread(layer))?;
         packing.stages[layer] = Some(stage);
     }
     let stages = packing.stages.into_iter().flatten().collect();
@@ -84,5 +85,36 @@ impl Packing<'_, '_> {
             }
         }
         None
+    }
+    /// Spreads a layer whose weights lie in slices over all devices, by the room that is left.
+    fn spread(&mut self, layer: usize) -> Option<Stage> {
+        let model = self.model;
+        if sliced_bytes(model, LayerId(layer as u32)) == 0 {
+            return None;
+        }
+        let left = |device: usize| {
+            let (weights, tile) = self.taken[device];
+            let given = self.devices[device].memory_bytes.unwrap_or(u64::MAX >> 8);
+            given.saturating_sub(weights + tile) >> 10
+        };
+        let devices: Vec<usize> = (0..self.devices.len()).filter(|&d| left(d) > 0).collect();
+        let most = devices.iter().map(|&d| left(d)).max()?;
+        // Thousandths of the roomiest.
+        let shares = devices.iter().map(|&d| (left(d) * 1000 / most).max(1) as u32).collect();
+        let grid = Grid { row_shares: shares, col_shares: vec![1] };
+        let placement = devices.iter().map(|&d| Slot(d as u32)).collect();
+        let stage = Stage::cut(layer..layer + 1, grid, placement);
+        let cut = self.exact.cut(&stage)?;
+        for (tile, &device) in devices.iter().enumerate() {
+            let given = self.devices[device].memory_bytes.unwrap_or(u64::MAX);
+            let (weights, largest) = self.taken[device];
+            let weights = weights + cut.slice_bytes[tile];
+            let takes = self.exact.tiles_bytes(&stage, device, given.checked_sub(weights)?)?;
+            if weights + takes.max(largest) > given {
+                return None;
+            }
+            self.taken[device] = (weights, takes.max(largest));
+        }
+        Some(stage)
     }
 }

@@ -36,6 +36,8 @@ fn a_plan_fits_the_memory_of_every_device() {
         ("zoo:tiny-yolov2@416x416", &[80, 60, 40][..]),
         ("zoo:unet@256x256", &[70, 70]),
         ("zoo:vgg16@224x224", &[450, 100, 90, 80]),
+        // Nobody holds the first fully connected layer, of 411 MB.
+        ("zoo:vgg16@224x224", &[230, 210, 200, 190]),
     ] {
         let model = model(name);
         let devices: Vec<DeviceProfile> =
@@ -63,12 +65,12 @@ fn a_device_that_is_too_small_is_passed_over() {
 #[test]
 fn what_fits_nowhere_is_named() {
     let model = model("zoo:vgg16@224x224");
-    let devices = [device("small", 8, Some(30), 5.0), device("larger", 8, Some(300), 5.0)];
+    let devices = [device("small", 8, Some(3), 5.0), device("larger", 8, Some(8), 5.0)];
     match made(&model, &devices, PlanOptions::default()) {
-        // 25088 x 4096 values of four bytes, on whichever device.
+        // A slice of 128 x 25088 values of four bytes, on whichever device.
         Err(PlannerError::NoRoom { layer, device, needed, given }) => {
-            assert_eq!((layer.as_str(), device.as_str(), given), ("fc6", "larger", 300 * MEGABYTE));
-            assert!((411 * MEGABYTE..415 * MEGABYTE).contains(&needed), "{needed}");
+            assert_eq!((layer.as_str(), device.as_str(), given), ("fc6", "larger", 8 * MEGABYTE));
+            assert!((12 * MEGABYTE..14 * MEGABYTE).contains(&needed), "{needed}");
         }
         other => panic!("{other:?}"),
     }

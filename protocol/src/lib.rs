@@ -31,7 +31,7 @@ pub use message::{
     Battery, Bundle, BundleKind, Delivery, Health, Hello, Member, Message, Orders, PieceHeader,
     Source, VERSION,
 };
-pub use survey::{Survey, Surveys};
+pub use survey::{Survey, Surveys, WeightSet};
 pub use worker::Worker;
 
 /// Nanoseconds since the driver started; monotonic.

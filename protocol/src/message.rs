@@ -2,12 +2,13 @@
 //! (a header and the tensors it names) and blobs (weights, graphs) on its bulk stream.
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
+use crate::survey::WeightSet;
 use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
 use tiling::{Plan, Rates, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +101,9 @@ pub enum Message {
         model: ModelHash,
         /// The plan.
         body: Plan,
-        /// Stages that this worker is placed in, so that it can fetch their weights early.
-        stages: Vec<u32>,
+        /// What the tiles placed on this worker read of the weights, so that it can fetch them
+        /// early.
+        weights: Vec<WeightSet>,
     },
     /// Coordinator to workers: no further task of this plan will come.
     Retire {

@@ -6,7 +6,9 @@ use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, BundleKind, CoordinatorConfig, FrameId, Hello, Message};
 use protocol::{PlanId, SECOND, WorkerId};
 use std::sync::Arc;
-use support::{Bench, MODEL, W0, W1, W2, expelled, model, scattered, task, told, yields};
+use support::{
+    Bench, MODEL, W0, W1, W2, expelled, model, scattered, task, told, weights_of, yields,
+};
 use tiling::{Numerics, Plan, Rates};
 
 fn config() -> CoordinatorConfig {
@@ -36,10 +38,11 @@ fn the_announcement_comes_before_the_first_task() {
     let mut bench = Bench::new(&[0, 1], config());
     bench.join(W0, 1);
     let outputs = bench.submit(0);
-    let Output::Send(W0, Message::Announce { plan, model, stages, .. }) = &outputs[0] else {
+    let Output::Send(W0, Message::Announce { plan, model, weights, .. }) = &outputs[0] else {
         panic!("{outputs:?}")
     };
-    assert_eq!((*plan, *model, stages.as_slice()), (PlanId(1), MODEL, [0, 1].as_slice()));
+    assert_eq!((*plan, *model), (PlanId(1), MODEL));
+    assert_eq!(*weights, [weights_of(0), weights_of(1)]);
     assert!(matches!(outputs[1], Output::SendBundle(W0, _)));
     // Once is enough.
     assert_eq!(bench.count(|o| matches!(o, Output::Send(_, Message::Announce { .. }))), 1);

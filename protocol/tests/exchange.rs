@@ -11,7 +11,7 @@ use protocol::{
 };
 use protocol::{PlanId, SECOND, TaskId, Worker, WorkerId};
 use std::sync::Arc;
-use support::{Bench, MODEL, W0, W1, W2, model, task};
+use support::{Bench, MODEL, W0, W1, W2, model, task, weights_of};
 use tiling::{Grid, Numerics, Plan, Rates, Slot, Stage};
 
 /// Both layers in two strips, on workers 0 and 1; what the first makes stays there.
@@ -182,12 +182,12 @@ impl Alone {
         let head = |message| Input::Message(Peer::Coordinator, message);
         alone.handle(head(Message::Welcome { worker: W0, oldest: None }));
         alone.handle(Input::PeerUp(W1));
-        let stages = vec![0, 1];
-        let announce = Message::Announce { plan: PlanId(1), model: MODEL, body: plan(), stages };
+        let weights = vec![weights_of(0), weights_of(1)];
+        let announce = Message::Announce { plan: PlanId(1), model: MODEL, body: plan(), weights };
         alone.handle(head(announce));
         alone.handle(Input::Opened(MODEL, model.clone()));
-        alone.handle(Input::Prepared(PlanId(1), 0));
-        alone.handle(Input::Prepared(PlanId(1), 1));
+        alone.handle(Input::Prepared(PlanId(1), weights_of(0)));
+        alone.handle(Input::Prepared(PlanId(1), weights_of(1)));
         alone
     }
 

@@ -2,15 +2,15 @@
 
 mod support;
 
-use model::{Model, WeightHash};
+use model::{LayerId, Model, WeightHash};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{
     Bundle, BundleKind, FrameId, Health, Hello, Message, Nanos, Orders, PlanId, SECOND, TaskId,
 };
-use protocol::{Worker, WorkerId};
+use protocol::{WeightSet, Worker, WorkerId};
 use std::sync::Arc;
-use support::{MODEL, W0, W1, headers, model, plan, task};
-use tiling::{Algorithm, Numerics, Rates, StageGeometry};
+use support::{MODEL, W0, W1, headers, model, plan, task, weights_of};
+use tiling::{Algorithm, LayerWeights, Numerics, Rates, StageGeometry};
 
 const HEAD: Peer = Peer::Coordinator;
 
@@ -42,7 +42,7 @@ impl Bench {
         let mut bench = Self::welcomed();
         bench.told(announce(vec![0]));
         bench.handle(Input::Opened(MODEL, bench.model.clone()));
-        bench.handle(Input::Prepared(PlanId(1), 0));
+        bench.handle(Input::Prepared(PlanId(1), weights_of(0)));
         bench
     }
 
@@ -74,7 +74,8 @@ impl Bench {
 }
 
 fn announce(stages: Vec<u32>) -> Message {
-    Message::Announce { plan: PlanId(1), model: MODEL, body: plan(&[0, 0, 0, 0]), stages }
+    let weights = stages.into_iter().map(weights_of).collect();
+    Message::Announce { plan: PlanId(1), model: MODEL, body: plan(&[0, 0, 0, 0]), weights }
 }
 
 fn executes(task: TaskId) -> Output {
@@ -108,17 +109,20 @@ fn from_the_announcement_to_the_result() {
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     let prepare = Output::Prepare {
         plan: PlanId(1),
-        stage: 0,
+        set: weights_of(0),
         model: MODEL,
-        layers: 0..1,
-        algorithms: vec![Algorithm::Direct],
+        weights: vec![LayerWeights {
+            layer: LayerId(0),
+            algorithm: Algorithm::Direct,
+            ids: bench.model.layers[0].op.weight_ids(),
+        }],
     };
     assert_eq!(outputs, std::slice::from_ref(&prepare));
     let weights = vec![bench.model.weights[0].hash];
     assert_eq!(bench.handle(Input::Missing(weights.clone())), wants(&weights));
     assert_eq!(bench.handle(Input::Blob(weights[0])), [prepare]);
     // Its last task starts, so it asks for more.
-    let outputs = bench.handle(Input::Prepared(PlanId(1), 0));
+    let outputs = bench.handle(Input::Prepared(PlanId(1), weights_of(0)));
     assert_eq!(outputs, [executes(task(0, 0, 3)), hungry()]);
     let outputs = bench.handle(Input::Executed { task: task(0, 0, 3), busy_ns: 9 });
     let [Output::SendBundle(Peer::Coordinator, result), Output::Drop(dropped, 1)] = &outputs[..]
@@ -139,8 +143,13 @@ fn a_bundle_that_overtakes_its_announcement_waits_for_it() {
     assert_eq!(bench.scatter(task(0, 0, 0)), [hungry()]);
     assert_eq!(bench.told(announce(Vec::new())), [Output::Open(MODEL)]);
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
-    assert!(matches!(outputs[..], [Output::Prepare { stage: 0, .. }]), "{outputs:?}");
-    assert!(bench.handle(Input::Prepared(PlanId(1), 0)).contains(&executes(task(0, 0, 0))));
+    assert!(
+        matches!(outputs[..], [Output::Prepare { set: WeightSet { stage: 0, .. }, .. }]),
+        "{outputs:?}"
+    );
+    assert!(
+        bench.handle(Input::Prepared(PlanId(1), weights_of(0))).contains(&executes(task(0, 0, 0)))
+    );
 }
 
 #[test]
@@ -336,8 +345,8 @@ fn a_plan_that_does_not_fit_its_model_ends_the_connection() {
     let mut bench = Bench::welcomed();
     let mut body = plan(&[0, 0, 0, 0]);
     body.stages.pop();
-    let (plan, stages) = (PlanId(1), vec![0]);
-    bench.told(Message::Announce { plan, model: MODEL, body, stages });
+    let (plan, weights) = (PlanId(1), vec![weights_of(0)]);
+    bench.told(Message::Announce { plan, model: MODEL, body, weights });
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     assert_eq!(disconnects(&outputs), [HEAD]);
 }

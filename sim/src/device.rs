@@ -8,7 +8,7 @@ use crate::job::{Job, Outcome};
 use crate::physics::Heat;
 use crate::scenario::{Sabotage, WorkerSpec};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{MapId, WeightHash};
+use model::{LayerId, MapId, WeightHash, WeightId};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{
     Bundle, BundleKind, FrameId, Hello, ModelHash, Nanos, PieceHeader, PlanId, Surveys,
@@ -52,7 +52,7 @@ pub(crate) struct Device {
     /// The plan of the task that ran last.
     ran: Option<PlanId>,
     packed_bytes: u64,
-    packed: BTreeSet<u32>,
+    packed: BTreeSet<(LayerId, WeightId)>,
     pub(crate) peak_bytes: u64,
     /// Other devices that it has a connection to, and which life of theirs.
     pub(crate) peers: BTreeMap<usize, u32>,
@@ -190,15 +190,15 @@ impl Cluster {
             Output::SendBundle(to, bundle) => self.send_held(i, to, bundle),
             Output::Open(hash) => self.open(i, hash),
             Output::Close(model) => self.devices[i].close(model),
-            Output::Prepare { plan, stage, model, layers, algorithms } => {
+            Output::Prepare { plan, set, model, weights } => {
                 let graph = self.scenario.model.graph.clone();
                 let device = &mut self.devices[i];
                 let packed = device.models.get(&model).cloned();
-                let missing = device.lacking(layers.clone(), &graph);
-                let weights = &self.scenario.model.weights;
-                device.pack(layers.zip(algorithms), &graph, packed.as_deref(), weights);
+                let missing = device.lacking(&weights, &graph);
+                let all = &self.scenario.model.weights;
+                device.pack(&weights, &graph, packed.as_deref(), all);
                 let outcome = if missing.is_empty() {
-                    Outcome::Prepared(plan, stage)
+                    Outcome::Prepared(plan, set)
                 } else {
                     Outcome::Missing(missing)
                 };
@@ -366,7 +366,7 @@ impl Cluster {
     /// Gives the machine what came of a job.
     pub(crate) fn job_done(&mut self, i: usize, outcome: Outcome, busy_ns: Nanos) {
         match outcome {
-            Outcome::Prepared(plan, stage) => self.device_handle(i, Input::Prepared(plan, stage)),
+            Outcome::Prepared(plan, set) => self.device_handle(i, Input::Prepared(plan, set)),
             Outcome::Missing(hashes) => self.device_handle(i, Input::Missing(hashes)),
             Outcome::Executed { task, outputs, .. } => {
                 self.devices[i].running_bytes = 0;

@@ -6,7 +6,7 @@ use crate::events::Event;
 use crate::record::try_of;
 use kernels::Pieces;
 use model::WeightHash;
-use protocol::{Nanos, PlanId, SECOND, TaskId};
+use protocol::{Nanos, PlanId, SECOND, TaskId, WeightSet};
 use timeline::{Activity, Span};
 
 /// Between two looks at the temperature of a device that computes.
@@ -16,7 +16,7 @@ const WARM_NS: Nanos = SECOND;
 /// in.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    Prepared(PlanId, u32),
+    Prepared(PlanId, WeightSet),
     Missing(Vec<WeightHash>),
     Executed { task: TaskId, attempt: u32, outputs: Pieces },
     Broke { task: TaskId, reason: String },

@@ -263,10 +263,15 @@ impl Drawing<'_> {
 
     fn classifier(&mut self, at: MapId) -> MapId {
         let elements = self.build.shape(at).elements();
-        let flat = self.layer_as(Op::Reshape, &[at], Some(Shape::General(vec![1, elements])));
-        let weights = self.weight(&[5, elements]);
         let bias = Some(self.weight(&[5]));
         let activation = Activation::None;
+        if self.below(2) == 0 {
+            let slices = [2, 2, 1].map(|rows| self.weight(&[rows, elements])).to_vec();
+            let rows = self.layer(Op::LinearRows { slices, bias, activation }, &[at]);
+            return self.layer(Op::Activate(Activation::Sigmoid), &[rows]);
+        }
+        let flat = self.layer_as(Op::Reshape, &[at], Some(Shape::General(vec![1, elements])));
+        let weights = self.weight(&[5, elements]);
         let linear = self.layer(Op::Linear { weights, bias, activation }, &[flat]);
         self.layer(Op::Softmax { axis: 1, flattened: false }, &[linear])
     }

@@ -16,5 +16,5 @@ pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};
 pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
 pub use schedule::{Order, Schedule};
-pub use stage::{StageGeometry, TileGeometry};
+pub use stage::{LayerWeights, StageGeometry, TileGeometry, weights_of};
 pub use work::{OperatorClass, Pace, Rates, Work, layer_work};

@@ -18,6 +18,10 @@ pub enum Locality {
 /// Whether a layer can be cut into tiles.
 pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
     let layer = model.layer(layer);
+    if let Op::LinearRows { .. } = layer.op {
+        // Each output sees its whole input, of whatever shape, and no other output.
+        return Locality::Local;
+    }
     let spatial = model.shape(layer.output).is_spatial()
         && layer.inputs.iter().all(|&map| model.shape(map).is_spatial());
     let local = match &layer.op {
@@ -49,6 +53,7 @@ pub fn locality(model: &Model, layer: model::LayerId) -> Locality {
         | Op::Reshape
         | Op::Transpose { .. }
         | Op::Linear { .. }
+        | Op::LinearRows { .. }
         | Op::QLinear { .. }
         | Op::MatMul => false,
     };
@@ -132,6 +137,7 @@ pub fn receptive_field(op: &Op, output: Region, output_shape: &Shape, input: &Sh
         | Op::Reshape
         | Op::Transpose { .. }
         | Op::Linear { .. }
+        | Op::LinearRows { .. }
         | Op::MatMul
         | Op::ConcatGeneral { .. }
         | Op::Softmax { .. } => whole,

@@ -6,7 +6,7 @@ use crate::receptive::{Locality, locality, receptive_field};
 use crate::region::{Region, Span};
 use crate::work::{Work, layer_work};
 use model::limits::ELEMENTS_MAX;
-use model::{LayerId, MapId, Model};
+use model::{LayerId, MapId, Model, Op, WeightId};
 use std::collections::BTreeMap;
 
 /// One tile: its region at every map of the fused group.
@@ -19,6 +19,33 @@ pub struct TileGeometry {
     pub layers: Vec<Region>,
     /// The regions of the stage's output maps that the tile is responsible for.
     pub outputs: Vec<(MapId, Region)>,
+}
+
+/// What is read of a layer's weights.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayerWeights {
+    /// The layer.
+    pub layer: LayerId,
+    /// How it is computed.
+    pub algorithm: Algorithm,
+    /// The tensors.
+    pub ids: Vec<WeightId>,
+}
+
+/// The weights that a region of a layer's output reads: all of the layer's, but of a layer in
+/// slices only those that make the region's rows.
+pub fn weights_of(model: &Model, layer: LayerId, region: Region) -> Vec<WeightId> {
+    let op = &model.layer(layer).op;
+    match op {
+        _ if region.is_empty() => Vec::new(),
+        Op::LinearRows { slices, bias, .. } => {
+            let rows = model.weight(slices[0]).dims[0];
+            let read = region.rows.start / rows..region.rows.end.div_ceil(rows);
+            let read = slices.get(read).unwrap_or_default();
+            read.iter().copied().chain(*bias).collect()
+        }
+        _ => op.weight_ids(),
+    }
 }
 
 /// A stage's boundary maps and tiles.
@@ -149,6 +176,18 @@ impl StageGeometry {
                 layer_work(model, layer, *algorithm, *region)
             })
             .sum()
+    }
+
+    /// The weights that one tile reads, layer by layer; layers that read none are left out.
+    pub fn tile_weights(&self, model: &Model, tile: usize) -> Vec<LayerWeights> {
+        let layers = self.tiles[tile].layers.iter().zip(&self.algorithms).enumerate();
+        layers
+            .map(|(i, (&region, &algorithm))| {
+                let layer = LayerId(self.first_layer.0 + i as u32);
+                LayerWeights { layer, algorithm, ids: weights_of(model, layer, region) }
+            })
+            .filter(|weights| !weights.ids.is_empty())
+            .collect()
     }
 
     /// Multiply-adds that one tile stands for: those of direct convolution.

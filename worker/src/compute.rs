@@ -3,17 +3,17 @@
 use crate::blobs::BlobCache;
 use crate::pace::Pace;
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
-use model::{LayerId, MapId, WeightHash, WeightStore};
-use protocol::{PlanId, TaskId};
+use model::{MapId, WeightHash, WeightStore};
+use protocol::{PlanId, TaskId, WeightSet};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
-use tiling::{Algorithm, StageGeometry};
+use tiling::{LayerWeights, StageGeometry};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What to compute.
 pub(crate) enum Job {
     /// Read the weights of some layers from the cache and pack them.
-    Prepare { plan: PlanId, stage: u32, model: Arc<PackedModel>, layers: Vec<(u32, Algorithm)> },
+    Prepare { plan: PlanId, set: WeightSet, model: Arc<PackedModel>, weights: Vec<LayerWeights> },
     /// Run a task.
     Execute {
         task: TaskId,
@@ -25,7 +25,7 @@ pub(crate) enum Job {
 
 /// What came of it.
 pub(crate) enum Outcome {
-    Prepared(PlanId, u32),
+    Prepared(PlanId, WeightSet),
     /// These blobs are not in the cache.
     Missing(Vec<WeightHash>),
     Executed {
@@ -61,9 +61,9 @@ pub(crate) fn start(
 
 fn run(engine: &Engine, cache: &BlobCache, pace: &Pace, job: Job) -> Outcome {
     match job {
-        Job::Prepare { plan, stage, model, layers } => {
-            match pace.run(None, || prepare(cache, &model, &layers)) {
-                missing if missing.is_empty() => Outcome::Prepared(plan, stage),
+        Job::Prepare { plan, set, model, weights } => {
+            match pace.run(None, || prepare(cache, &model, &weights)) {
+                missing if missing.is_empty() => Outcome::Prepared(plan, set),
                 missing => Outcome::Missing(missing),
             }
         }
@@ -96,20 +96,20 @@ fn execute(
     engine.run_tile(model, stage, task.tile as usize, inputs)
 }
 
-/// Packs the layers that are not packed yet, one at a time, so that raw weights never lie in
+/// Packs what is not packed yet, one layer at a time, so that raw weights never lie in
 /// memory together. Returns the hashes that the cache lacks; then nothing is lost, the rest stays
 /// packed.
-fn prepare(cache: &BlobCache, model: &PackedModel, layers: &[(u32, Algorithm)]) -> Vec<WeightHash> {
+fn prepare(cache: &BlobCache, model: &PackedModel, weights: &[LayerWeights]) -> Vec<WeightHash> {
     let graph = model.graph().clone();
     let mut missing = Vec::new();
-    for &(layer, algorithm) in layers {
-        let layer = LayerId(layer);
-        if model.is_packed(layer, algorithm) {
+    for LayerWeights { layer, algorithm, ids } in weights {
+        let wanted = model.lacking(*layer, *algorithm, ids);
+        if wanted.is_empty() {
             continue;
         }
         let mut store = WeightStore::default();
-        let wanted = graph.layer(layer).op.weight_ids().into_iter();
         let lacking: Vec<WeightHash> = wanted
+            .into_iter()
             .map(|id| graph.weight(id))
             .filter(|info| match cache.read(info.hash) {
                 Some(bytes) => {
@@ -122,7 +122,7 @@ fn prepare(cache: &BlobCache, model: &PackedModel, layers: &[(u32, Algorithm)]) 
             .collect();
         if lacking.is_empty() {
             // A layer that cannot be packed fails its tasks, with a reason that names it.
-            if let Err(error) = model.pack(layer, algorithm, &store) {
+            if let Err(error) = model.pack(*layer, *algorithm, &store) {
                 tracing::error!("{error}");
             }
         }

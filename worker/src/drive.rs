@@ -266,7 +266,7 @@ impl Driver {
 
     fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Prepared(plan, stage) => self.handle(Input::Prepared(plan, stage)),
+            Outcome::Prepared(plan, set) => self.handle(Input::Prepared(plan, set)),
             Outcome::Missing(hashes) => self.miss(hashes),
             Outcome::Executed { task, outputs, busy_ns } => {
                 self.handle_given(Input::Executed { task, busy_ns }, outputs);
@@ -289,16 +289,11 @@ impl Driver {
             Output::SendBundle(to, bundle) => self.send_bundle(to, bundle),
             Output::Open(hash) => self.open(hash),
             Output::Close(model) => self.models.retain(|(hash, _)| *hash != model),
-            Output::Prepare { plan, stage, model, layers, algorithms } => {
+            Output::Prepare { plan, set, model, weights } => {
                 let model = self.models.iter().find(|(hash, _)| *hash == model);
                 if let Some((_, model)) = model {
                     let model = model.clone();
-                    let _ = self.jobs.send(Job::Prepare {
-                        plan,
-                        stage,
-                        model,
-                        layers: layers.zip(algorithms).collect(),
-                    });
+                    let _ = self.jobs.send(Job::Prepare { plan, set, model, weights });
                 }
             }
             Output::Execute { task, attempt, plan } => self.execute(task, attempt, plan),

@@ -127,6 +127,9 @@ impl Writer<'_> {
             Op::Linear { weights, bias, .. } => {
                 self.linear(layer, *weights, *bias, inputs, output);
             }
+            Op::LinearRows { slices, bias, .. } => {
+                self.linear_rows(layer, slices, *bias, inputs, output);
+            }
             Op::MatMul => self.node("MatMul", name, inputs, output, vec![]),
             Op::Softmax { axis, flattened: false } => {
                 self.node("Softmax", name, inputs, output, vec![int("axis", *axis as i64)]);
@@ -330,6 +333,28 @@ impl Writer<'_> {
         let bias = self.weights(bias, None).collect();
         let inputs = [vec![product], bias].concat();
         self.node("Add", &format!("{name}/bias"), inputs, output, vec![]);
+    }
+
+    /// The layer that the slices were made of: the reader makes them again.
+    fn linear_rows(
+        &mut self,
+        layer: &Layer,
+        slices: &[WeightId],
+        bias: Option<WeightId>,
+        inputs: Vec<String>,
+        output: String,
+    ) {
+        let name = layer.name.as_str();
+        let shape = self.model.graph.shape(layer.output);
+        let (outputs, inner) = (shape.rows(), self.model.graph.weight(slices[0]).dims[1]);
+        let flat = self.unique(&format!("{output}/flat"));
+        self.reshape(&format!("{name}/flatten"), inputs, &[1, inner], flat.clone());
+        let product = self.unique(&format!("{output}/product"));
+        let inputs =
+            [Some(flat), Some(self.joined(slices)), bias.map(|b| self.weight_as(b, &[outputs]))];
+        let inputs = inputs.into_iter().flatten().collect();
+        self.node("Gemm", name, inputs, product.clone(), vec![int("transB", 1)]);
+        self.reshape(&format!("{name}/rows"), vec![product], &shape.dims(), output);
     }
 
     fn activation(&mut self, name: &str, activation: Activation, input: String, output: String) {

@@ -89,6 +89,18 @@ impl<'a> Writer<'a> {
         })
     }
 
+    /// Matrices on top of each other.
+    pub(super) fn joined(&mut self, slices: &[WeightId]) -> String {
+        let model = self.model;
+        self.once(format!("weights:{slices:?}"), |writer, name| {
+            let dims = |id: &WeightId| &model.graph.weight(*id).dims;
+            let rows = slices.iter().map(|id| dims(id)[0]).sum();
+            let bytes = slices.iter().flat_map(|&id| le_bytes(model.elements(id))).collect();
+            let dims = to_i64(&[rows, dims(&slices[0])[1]]);
+            writer.initializer(name, dims, DataType::FLOAT, bytes);
+        })
+    }
+
     pub(super) fn transposed(&mut self, id: WeightId) -> String {
         let model = self.model;
         self.once(format!("weight:{}:transposed", id.0), |writer, name| {

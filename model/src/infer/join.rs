@@ -97,6 +97,25 @@ pub(super) fn linear(input: &[usize], matrix: &[usize], bias: Option<&[usize]>) 
     Ok(Shape::from_dims(&[outer, &[out]].concat()))
 }
 
+/// One row of as many elements as the input has, whatever its shape.
+pub(super) fn linear_rows(input: &Shape, slices: &[&[usize]], bias: Option<&[usize]>) -> Inferred {
+    let is_slice = |slice: &&&[usize]| slice.len() == 2 && slice[0] > 0;
+    let is_even = slices.windows(2).all(|two| two[0].first() == slices[0].first());
+    let (Some(last), true, true) = (slices.last(), slices.iter().all(|s| is_slice(&s)), is_even)
+    else {
+        return Err(Mismatch::new("slices of as many rows each", format!("{slices:?}")));
+    };
+    let inner = input.elements();
+    if slices.iter().any(|slice| slice[1] != inner) || last[0] > slices[0][0] {
+        return Err(Mismatch::new(format!("slices of [_, {inner}]"), format!("{slices:?}")));
+    }
+    let out = slices.iter().map(|slice| slice[0]).fold(0, usize::saturating_add);
+    if let Some(bias) = bias {
+        expect_dims("a bias", bias, &[out])?;
+    }
+    Ok(Shape::Spatial { channels: 1, rows: out, cols: 1 })
+}
+
 pub(super) fn matmul(left: &[usize], right: &[usize]) -> Inferred {
     let ([outer_left @ .., rows, inner], [outer_right @ .., depth, cols]) = (left, right) else {
         return Err(Mismatch::new("two maps of 2 or more dims", format!("{left:?} and {right:?}")));

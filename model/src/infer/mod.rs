@@ -16,7 +16,7 @@ use crate::op::{Activation, CombineKind, Op, QProduct};
 use crate::quant::{Element, Quant};
 use crate::weights::{WeightId, WeightInfo};
 use crate::window::Axes;
-use join::{combine, concat, concat_general, linear, matmul};
+use join::{combine, concat, concat_general, linear, linear_rows, matmul};
 use window::{conv, conv_transpose, pool, resize};
 
 /// How shapes, weights and an operator contradict each other.
@@ -219,6 +219,13 @@ fn infer_unbounded(
             check_activation(activation)?;
             let bias = bias.map(|bias| dims_of(bias, weights)).transpose()?;
             linear(general(one(inputs)?)?, dims_of(*matrix, weights)?, bias)
+        }
+        Op::LinearRows { slices, bias, activation } => {
+            check_activation(activation)?;
+            let slices = slices.iter().map(|&slice| dims_of(slice, weights));
+            let slices = slices.collect::<Result<Vec<_>, _>>()?;
+            let bias = bias.map(|bias| dims_of(bias, weights)).transpose()?;
+            linear_rows(one(inputs)?, &slices, bias)
         }
         Op::MatMul => match inputs {
             [left, right] => matmul(general(left)?, general(right)?),

@@ -62,6 +62,7 @@ fn weights_mut(op: &mut Op) -> Vec<&mut WeightId> {
         Op::Conv { weights, bias, .. }
         | Op::ConvTranspose { weights, bias, .. }
         | Op::Linear { weights, bias, .. } => [weights].into_iter().chain(bias.as_mut()).collect(),
+        Op::LinearRows { slices, bias, .. } => slices.iter_mut().chain(bias.as_mut()).collect(),
         Op::ChannelAffine { scale, shift, .. } | Op::LayerNorm { scale, shift, .. } => {
             vec![scale, shift]
         }

@@ -11,6 +11,7 @@ mod pad;
 mod partial;
 mod pattern;
 mod quantize;
+mod rows;
 mod shuffle;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,10 @@ pub(crate) fn optimize(model: &mut Model, store: &mut WeightStore) {
         }
     }
     partial::run(model);
+    if rows::run(model, store) {
+        // Shapes between two such layers, and the weights from before.
+        dead::run(model, store);
+    }
 }
 
 /// Who writes and reads each map.

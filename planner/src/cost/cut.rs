@@ -13,10 +13,10 @@
 
 use super::region_bytes;
 use model::limits::ELEMENTS_MAX;
-use model::{LayerId, MapId, Model, Shape};
+use model::{LayerId, MapId, Model, Op, Shape};
 use tiling::{
     Algorithm, Grid, Locality, Numerics, Region, Span, StageGeometry, TileGeometry, Work,
-    layer_work, locality, receptive_field,
+    layer_work, locality, receptive_field, weights_of,
 };
 
 /// The tiles of a stage, from outside.
@@ -31,6 +31,8 @@ pub(crate) struct Cut {
     pub(crate) multiply_adds: Vec<u64>,
     /// For each tile, the bytes of all maps that it makes: never less than what it holds of them.
     pub(crate) made_bytes: Vec<u64>,
+    /// For each tile, the bytes that it reads of layers whose weights lie in slices.
+    pub(crate) slice_bytes: Vec<u64>,
 }
 
 impl Cut {
@@ -45,9 +47,14 @@ impl Cut {
             layers.map(|(&region, layer)| region_bytes(model, layer.output, region)).sum()
         };
         let made_bytes = geometry.tiles.iter().map(made).collect();
+        let slices = |tile: &TileGeometry| {
+            let layers = tile.layers.iter().zip(first..);
+            layers.map(|(&region, i)| slice_bytes(model, LayerId(i as u32), region)).sum()
+        };
+        let slice_bytes = geometry.tiles.iter().map(slices).collect();
         geometry.algorithms.clear();
         geometry.tiles.iter_mut().for_each(|tile| tile.layers.clear());
-        Self { borders: geometry, works, multiply_adds, made_bytes }
+        Self { borders: geometry, works, multiply_adds, made_bytes, slice_bytes }
     }
 }
 
@@ -136,6 +143,7 @@ pub(crate) fn walk(
         works: vec![Work::default(); tiles],
         multiply_adds: vec![0; tiles],
         made_bytes: vec![0; tiles],
+        slice_bytes: vec![0; tiles],
         regions: vec![Region::EMPTY; tiles],
     };
     let mut cuts = Vec::with_capacity(starts.len());
@@ -176,6 +184,7 @@ struct Walk<'a> {
     works: Vec<Work>,
     multiply_adds: Vec<u64>,
     made_bytes: Vec<u64>,
+    slice_bytes: Vec<u64>,
     /// Of the layer that was passed last, what each tile computes.
     regions: Vec<Region>,
 }
@@ -218,6 +227,7 @@ impl Walk<'_> {
             self.works[tile] += layer_work(model, id, algorithm, region);
             self.multiply_adds[tile] += each * region.positions() as u64;
             self.made_bytes[tile] += region_bytes(model, layer.output, region);
+            self.slice_bytes[tile] += slice_bytes(model, id, region);
             for &input in &layer.inputs {
                 let field = receptive_field(&layer.op, region, shape, model.shape(input));
                 let so_far = self.of_tile(tile, input);
@@ -270,6 +280,7 @@ impl Walk<'_> {
             works: self.works.clone(),
             multiply_adds: self.multiply_adds.clone(),
             made_bytes: self.made_bytes.clone(),
+            slice_bytes: self.slice_bytes.clone(),
         })
     }
 
@@ -278,6 +289,17 @@ impl Walk<'_> {
     fn is_in_vain(&self) -> bool {
         let all = self.regions.iter().copied().fold(Region::EMPTY, Region::hull);
         self.works.len() > 1 && self.regions.iter().all(|&region| region == all)
+    }
+}
+
+/// Bytes that a region reads of a layer whose weights lie in slices; none of any other.
+fn slice_bytes(model: &Model, layer: LayerId, region: Region) -> u64 {
+    match model.layer(layer).op {
+        Op::LinearRows { .. } => {
+            let ids = weights_of(model, layer, region).into_iter();
+            ids.map(|id| model.weight(id).bytes() as u64).sum()
+        }
+        _ => 0,
     }
 }
 
@@ -305,7 +327,9 @@ mod tests {
     #[test]
     fn a_walk_passes_every_stage() {
         let mut compared = 0;
-        for name in ["zoo:unet@64x64", "zoo:resnet50@64x64", "zoo:efficientnet-b0@64x64"] {
+        for name in
+            ["zoo:unet@64x64", "zoo:resnet50@64x64", "zoo:efficientnet-b0@64x64", "zoo:alexnet"]
+        {
             let model = open(name, &LoadOptions::default()).unwrap().graph;
             let reach = Reach::of(&model);
             let shares = |rows: &[u32], cols: &[u32]| {

@@ -2,7 +2,7 @@
 
 use super::{
     Cut, DeviceCost, Flow, Made, StageCost, TileLoad, bytes, layer_multiply_adds, loads, period,
-    read_once, take_from, weight_bytes,
+    read_once, sliced_bytes, take_from, weight_bytes,
 };
 use crate::profile::fastest;
 use crate::{DeviceProfile, Power};
@@ -61,7 +61,7 @@ pub(crate) fn plan(
 fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<Cut>]) -> Followed {
     let mut total = vec![DeviceCost::default(); devices.len()];
     let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
-    let mut weights = vec![BTreeSet::new(); devices.len()];
+    let mut weights = vec![Weights::default(); devices.len()];
     let made = stages.iter().zip(cuts).map(|(stage, cut)| Made { stage, cut });
     let made: Vec<Made<'_>> = made.collect();
     let mut flow = Flow::new(devices, &[]);
@@ -69,7 +69,7 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
     for (index, &Made { stage, cut }) in made.iter().enumerate() {
         let mut tiles = loads(model, devices, made[index]);
         take_from(model, &made[..index], cut, &mut tiles);
-        for tile in &tiles {
+        for (tile, slice_bytes) in tiles.iter().zip(&cut.slice_bytes) {
             let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
             for origin in foreign {
                 if let Some(holder) = total.get_mut(origin.device) {
@@ -82,7 +82,8 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
             load.busy_ns += tile.takes_ns;
             load.bytes_in += tile.bytes_in + tile.exchange_bytes();
             load.bytes_out += tile.bytes_out;
-            weights[tile.device].extend(stage.first_layer..stage.end_layer);
+            weights[tile.device].layers.extend(stage.first_layer..stage.end_layer);
+            weights[tile.device].slice_bytes += slice_bytes;
         }
         let (computed, gathered) = flow.stage(&tiles);
         let stays = stage.handover == Handover::Exchange && index + 1 < made.len();
@@ -94,8 +95,8 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
         costs.push(StageCost { duration_ns, ..stage_cost(model, cut, stage, &tiles) });
         ended_ns = ended_ns.max(end_ns);
     }
-    for ((load, layers), device) in total.iter_mut().zip(weights).zip(devices) {
-        load.weight_bytes = layers.into_iter().map(|l| weight_bytes(model, LayerId(l))).sum();
+    for ((load, weights), device) in total.iter_mut().zip(weights).zip(devices) {
+        load.weight_bytes = weights.bytes(model);
         load.energy_j = device.power.map(|power| energy_j(power, load, device));
     }
     Followed {
@@ -104,6 +105,24 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
         energy_j: None,
         stages: costs,
         devices: total,
+    }
+}
+
+/// What a device reads of the weights.
+#[derive(Clone, Default)]
+struct Weights {
+    layers: BTreeSet<u32>,
+    /// Of layers in slices, by each of its tiles.
+    slice_bytes: u64,
+}
+
+impl Weights {
+    fn bytes(&self, model: &Model) -> u64 {
+        let of = |bytes: fn(&Model, LayerId) -> u64| -> u64 {
+            self.layers.iter().map(|&layer| bytes(model, LayerId(layer))).sum()
+        };
+        let sliced = of(sliced_bytes);
+        of(weight_bytes) - sliced + self.slice_bytes.min(sliced)
     }
 }
 

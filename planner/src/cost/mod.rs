@@ -16,7 +16,7 @@ pub(crate) use follow::{Followed, plan as follow};
 
 use crate::profile::layer_works;
 use crate::{DeviceProfile, TurnedDown};
-use model::{LayerId, MapId, Model};
+use model::{LayerId, MapId, Model, Op};
 use serde::Serialize;
 use std::rc::Rc;
 use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Slot, StageGeometry};
@@ -215,6 +215,12 @@ pub(crate) fn layer_multiply_adds(model: &Model, layers: std::ops::Range<u32>) -
 pub(crate) fn weight_bytes(model: &Model, layer: LayerId) -> u64 {
     let ids = model.layer(layer).op.weight_ids();
     ids.into_iter().map(|id| model.weight(id).bytes() as u64).sum()
+}
+
+/// Bytes of a layer's weights where these lie in slices, of which a tile reads some; else none.
+pub(crate) fn sliced_bytes(model: &Model, layer: LayerId) -> u64 {
+    let is_sliced = matches!(model.layer(layer).op, Op::LinearRows { .. });
+    if is_sliced { weight_bytes(model, layer) } else { 0 }
 }
 
 /// What a tile holds at most on its device: its inputs, its outputs, and the arena that its

@@ -198,9 +198,9 @@ impl Coordinator {
         if self.workers.get(&id).is_none_or(|w| w.announced.contains_key(&plan.id)) {
             return;
         }
-        let stages = self.stages_to_prepare(id, plan);
-        for &stage in &stages {
-            self.commit_weights(now, id, plan, stage);
+        let weights = self.weights_to_prepare(id, plan);
+        for &set in &weights {
+            self.commit_weights(now, id, plan, set);
         }
         let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
@@ -214,7 +214,7 @@ impl Coordinator {
             plan: plan.id,
             model: plan.model_hash,
             body: plan.plan.clone(),
-            stages,
+            weights,
         };
         self.send(id, message);
     }
@@ -232,7 +232,7 @@ impl Coordinator {
         let (bytes, work) = (frame.input_bytes(task), frame.work(task));
         let multiply_adds = frame.multiply_adds(task);
         let plan = frame.plan().clone();
-        self.commit_weights(now, id, &plan, task.stage);
+        self.commit_weights(now, id, &plan, plan.weight_set(task.stage, task.tile));
         let travels = self.transfer(id, bytes);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);

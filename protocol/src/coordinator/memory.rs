@@ -2,8 +2,9 @@
 
 use super::{ActivePlan, Coordinator};
 use crate::ids::{TaskId, WorkerId};
+use crate::survey::{PackedWeight, WeightSet};
 use crate::{Nanos, SECOND};
-use model::LayerId;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The slowest reading and packing of weights for which a task is not called late.
@@ -22,13 +23,11 @@ impl Coordinator {
     fn need(&self, id: WorkerId, task: TaskId) -> Option<Need> {
         let worker = self.workers.get(&id).filter(|w| w.memory_bytes > 0)?;
         let plan = self.frames.get(&task.frame)?.plan();
-        let stage = plan.plan.stages.get(task.stage as usize)?;
-        let fresh = (stage.first_layer..stage.end_layer)
-            .filter(|&layer| !worker.layers.contains(&(plan.model_hash, layer)));
+        let set = plan.weight_set(task.stage, task.tile);
         Some(Need {
             inputs: plan.input_bytes(task.stage, task.tile),
             running: plan.running_bytes(task.stage, task.tile),
-            weights: fresh.map(|layer| layer_bytes(plan, layer)).sum(),
+            weights: fresh_bytes(plan, set, &worker.weights),
         })
     }
 
@@ -58,22 +57,17 @@ impl Coordinator {
         need.inputs + need.running + worker.packed_bytes + need.weights <= worker.memory_bytes
     }
 
-    /// Notes the weights that a worker will have for a stage.
+    /// Notes the weights that a worker will have.
     pub(super) fn commit_weights(
         &mut self,
         now: Nanos,
         id: WorkerId,
         plan: &Arc<ActivePlan>,
-        stage: u32,
+        set: WeightSet,
     ) {
-        let Some(body) = plan.plan.stages.get(stage as usize) else { return };
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let mut fresh = 0;
-        for layer in body.first_layer..body.end_layer {
-            if worker.layers.insert((plan.model_hash, layer)) {
-                fresh += layer_bytes(plan, layer);
-            }
-        }
+        let fresh = fresh_bytes(plan, set, &worker.weights);
+        worker.weights.extend(plan.weights(set).map(|(weight, _)| weight));
         worker.packed_bytes += fresh;
         let takes_ns = fresh.saturating_mul(SECOND) / PACK_BYTES_PER_S_MIN;
         worker.prepares_until_ns = worker.prepares_until_ns.max(now).saturating_add(takes_ns);
@@ -82,33 +76,30 @@ impl Coordinator {
     /// Whether a worker has the weights for a task, or will have them anyway.
     pub(super) fn has_weights(&self, id: WorkerId, task: TaskId) -> bool {
         let plan = self.frames.get(&task.frame).map(|f| f.plan());
-        let stage = plan.and_then(|p| Some((p, p.plan.stages.get(task.stage as usize)?)));
         let worker = self.workers.get(&id);
-        stage.zip(worker).is_some_and(|((plan, stage), worker)| {
-            let mut layers = stage.first_layer..stage.end_layer;
-            layers.all(|layer| {
-                layer_bytes(plan, layer) == 0 || worker.layers.contains(&(plan.model_hash, layer))
-            })
+        plan.zip(worker).is_some_and(|(plan, worker)| {
+            fresh_bytes(plan, plan.weight_set(task.stage, task.tile), &worker.weights) == 0
         })
     }
 
-    /// The stages of a plan that a worker shall prepare early: those it has tiles in, as long as
-    /// their weights fit beside a tile.
-    pub(super) fn stages_to_prepare(&self, id: WorkerId, plan: &Arc<ActivePlan>) -> Vec<u32> {
+    /// The weights of a plan that a worker shall prepare early: those of its tiles, as long as they
+    /// fit beside a tile.
+    pub(super) fn weights_to_prepare(
+        &self,
+        id: WorkerId,
+        plan: &Arc<ActivePlan>,
+    ) -> Vec<WeightSet> {
         let Some(worker) = self.workers.get(&id) else { return Vec::new() };
         let mut packed = worker.packed_bytes;
-        let mut stages = Vec::new();
-        for stage in plan.stages_of(id) {
-            let Some(body) = plan.plan.stages.get(stage as usize) else { continue };
-            let fresh = (body.first_layer..body.end_layer)
-                .filter(|&layer| !worker.layers.contains(&(plan.model_hash, layer)));
-            let weights: u64 = fresh.map(|layer| layer_bytes(plan, layer)).sum();
+        let mut sets = Vec::new();
+        for set in plan.weight_sets_of(id) {
+            let weights = fresh_bytes(plan, set, &worker.weights);
             if worker.memory_bytes == 0 || packed + weights <= worker.memory_bytes / 2 {
                 packed += weights;
-                stages.push(stage);
+                sets.push(set);
             }
         }
-        stages
+        sets
     }
 
     /// Why a plan cannot run on anybody who is there; none when it can.
@@ -120,10 +111,9 @@ impl Coordinator {
             return None;
         }
         for (stage, body) in plan.plan.stages.iter().enumerate() {
-            let weights: u64 =
-                (body.first_layer..body.end_layer).map(|layer| layer_bytes(plan, layer)).sum();
             for tile in 0..body.tiles() as u32 {
                 let stage = stage as u32;
+                let weights = fresh_bytes(plan, plan.weight_set(stage, tile), &BTreeSet::new());
                 let takes =
                     weights + plan.input_bytes(stage, tile) + plan.running_bytes(stage, tile);
                 if takes > most {
@@ -141,7 +131,8 @@ impl Coordinator {
     }
 }
 
-fn layer_bytes(plan: &ActivePlan, layer: u32) -> u64 {
-    let ids = plan.model.layer(LayerId(layer)).op.weight_ids();
-    ids.iter().map(|&id| plan.model.weight(id).bytes() as u64).sum()
+/// Bytes of a set's weights that are not among these.
+fn fresh_bytes(plan: &ActivePlan, set: WeightSet, packed: &BTreeSet<PackedWeight>) -> u64 {
+    let fresh = plan.weights(set).filter(|(weight, _)| !packed.contains(weight));
+    fresh.map(|(_, bytes)| bytes).sum()
 }

@@ -272,7 +272,7 @@ impl Coordinator {
             probation,
             full_until_ns: 0,
             memory_bytes: hello.memory_bytes,
-            layers: BTreeSet::new(),
+            weights: BTreeSet::new(),
             packed_bytes: 0,
             prepares_until_ns: 0,
             announced: BTreeMap::new(),

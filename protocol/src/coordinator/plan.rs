@@ -2,7 +2,7 @@
 
 use crate::ids::{ModelHash, PlanId, WorkerId};
 use crate::message::PieceHeader;
-use crate::survey::Survey;
+use crate::survey::{PackedWeight, Survey, WeightSet, packed_weights};
 use model::{MapId, Model};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,11 +124,29 @@ impl ActivePlan {
         self.model.inputs.iter().map(bytes).sum()
     }
 
-    /// The stages in which a worker has a tile.
-    pub fn stages_of(&self, worker: WorkerId) -> Vec<u32> {
+    /// The weights that a tile reads.
+    pub(super) fn weight_set(&self, stage: u32, tile: u32) -> WeightSet {
+        self.survey.weight_set(stage, tile)
+    }
+
+    /// The tensors of a set, with their bytes.
+    pub(super) fn weights(&self, set: WeightSet) -> impl Iterator<Item = (PackedWeight, u64)> {
+        let layers = self.survey.weights(set).unwrap_or_default();
+        packed_weights((self.model_hash, &self.model), layers)
+    }
+
+    /// What the tiles of a worker read, stage by stage.
+    pub fn weight_sets_of(&self, worker: WorkerId) -> Vec<WeightSet> {
         let stages = self.plan.stages.iter().enumerate();
-        let placed = stages.filter(|(_, s)| s.placement.iter().any(|&p| self.may_have(p, worker)));
-        placed.map(|(i, _)| i as u32).collect()
+        let tiles = stages.flat_map(|(stage, s)| {
+            let placed = s.placement.iter().enumerate();
+            let placed = placed.filter(|(_, slot)| self.may_have(**slot, worker));
+            placed.map(move |(tile, _)| self.weight_set(stage as u32, tile as u32))
+        });
+        let mut sets: Vec<WeightSet> = tiles.collect();
+        sets.sort_unstable();
+        sets.dedup();
+        sets
     }
 
     fn may_have(&self, slot: Slot, worker: WorkerId) -> bool {

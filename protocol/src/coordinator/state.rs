@@ -4,8 +4,9 @@ use super::learn::Learned;
 use super::link::Link;
 use super::load::Load;
 use super::{Coordinator, WorkerReport};
-use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
+use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::message::Health;
+use crate::survey::PackedWeight;
 use crate::{Nanos, SECOND};
 use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,8 +59,8 @@ pub(super) struct WorkerState {
     pub(super) full_until_ns: Nanos,
     /// Budget for inputs, the running tile and packed weights; zero for no limit.
     pub(super) memory_bytes: u64,
-    /// Layers whose weights it was made to prepare.
-    pub(super) layers: BTreeSet<(ModelHash, u32)>,
+    /// Weights that it was made to prepare.
+    pub(super) weights: BTreeSet<PackedWeight>,
     pub(super) packed_bytes: u64,
     /// Until when it may be busy reading and packing weights.
     pub(super) prepares_until_ns: Nanos,

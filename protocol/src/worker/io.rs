@@ -2,9 +2,10 @@
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Health, Member, Message};
+use crate::survey::WeightSet;
 use model::{MapId, Model, WeightHash};
 use std::sync::Arc;
-use tiling::Algorithm;
+use tiling::LayerWeights;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,8 +38,8 @@ pub enum Input {
     Missing(Vec<WeightHash>),
     /// A blob arrived and its hash is right.
     Blob(WeightHash),
-    /// The driver prepared the weights of a stage.
-    Prepared(PlanId, u32),
+    /// The driver prepared weights of a stage.
+    Prepared(PlanId, WeightSet),
     /// A task ended well; the driver holds its outputs until the outputs of this call are drained.
     Executed {
         /// The task.
@@ -77,18 +78,16 @@ pub enum Output {
     Open(ModelHash),
     /// Let go of a model and its packed weights: no plan computes it, and their memory is needed.
     Close(ModelHash),
-    /// Get the weights of a stage ready: answer `Prepared` or `Missing`.
+    /// Get weights of a stage ready: answer `Prepared` or `Missing`.
     Prepare {
         /// The plan.
         plan: PlanId,
-        /// The stage.
-        stage: u32,
+        /// The stage, and which of its tiles' weights.
+        set: WeightSet,
         /// The model.
         model: ModelHash,
-        /// The layers whose weights to pack.
-        layers: std::ops::Range<u32>,
-        /// How each of them is computed.
-        algorithms: Vec<Algorithm>,
+        /// What to pack.
+        weights: Vec<LayerWeights>,
     },
     /// Run a task on the inputs held for it: answer `Executed` or `Broke`.
     Execute {

@@ -6,18 +6,13 @@
 use super::{Output, Worker};
 use crate::ids::ModelHash;
 use crate::message::{Bundle, Message};
-use model::LayerId;
+use crate::survey::packed_weights;
 use std::collections::BTreeSet;
+use tiling::LayerWeights;
 
 impl Worker {
     fn budget(&self) -> Option<u64> {
         (self.hello.memory_bytes > 0).then_some(self.hello.memory_bytes)
-    }
-
-    fn layer_bytes(&self, model: ModelHash, layer: u32) -> u64 {
-        let Some(model) = self.models.get(&model) else { return 0 };
-        let ids = model.layer(LayerId(layer)).op.weight_ids();
-        ids.iter().map(|&id| model.weight(id).bytes() as u64).sum()
     }
 
     fn packed_bytes(&self) -> u64 {
@@ -26,27 +21,27 @@ impl Worker {
 
     /// Notes weights that are packed now. They stay when their plan ends, and even when the
     /// coordinator does: the driver keeps the model open.
-    pub(super) fn note_packed(&mut self, model: ModelHash, layers: std::ops::Range<u32>) {
-        for layer in layers {
-            let bytes = self.layer_bytes(model, layer);
-            self.packed.insert((model, layer), bytes);
-        }
+    pub(super) fn note_packed(&mut self, model: ModelHash, weights: &[LayerWeights]) {
+        let Some(graph) = self.models.get(&model) else { return };
+        self.packed.extend(packed_weights((model, graph), weights));
     }
 
     /// Gives up the weights of models that no plan computes, to make room.
     pub(super) fn close_unused(&mut self) {
         let used: BTreeSet<ModelHash> = self.plans.values().map(|p| p.model).collect();
-        let packed: BTreeSet<ModelHash> = self.packed.keys().map(|&(model, _)| model).collect();
+        let packed: BTreeSet<ModelHash> = self.packed.keys().map(|&(model, ..)| model).collect();
         for model in packed.difference(&used) {
-            self.packed.retain(|(of, _), _| of != model);
+            self.packed.retain(|(of, ..), _| of != model);
             self.outputs.push_back(Output::Close(*model));
         }
     }
 
-    /// Weights of these layers that are not packed yet.
-    pub(super) fn weight_bytes(&self, model: ModelHash, layers: std::ops::Range<u32>) -> u64 {
-        let fresh = layers.map(|l| (model, l)).filter(|key| !self.packed.contains_key(key));
-        fresh.map(|(model, layer)| self.layer_bytes(model, layer)).sum()
+    /// Bytes of weights that are not packed yet.
+    pub(super) fn weight_bytes(&self, model: ModelHash, weights: &[LayerWeights]) -> u64 {
+        let Some(graph) = self.models.get(&model) else { return 0 };
+        let all = packed_weights((model, graph), weights);
+        let fresh = all.filter(|(weight, _)| !self.packed.contains_key(weight));
+        fresh.map(|(_, bytes)| bytes).sum()
     }
 
     pub(super) fn running_bytes(&self, bundle: &Bundle) -> u64 {

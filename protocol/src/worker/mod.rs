@@ -23,7 +23,7 @@ pub use io::{Input, Output, Peer};
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Hello, Message};
-use crate::survey::{Survey, Surveys};
+use crate::survey::{PackedWeight, Survey, Surveys, WeightSet};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
 use kept::Kept;
 use model::{Model, WeightHash};
@@ -36,14 +36,22 @@ struct ActivePlan {
     model: ModelHash,
     body: Plan,
     survey: Option<Arc<Survey>>,
-    wanted_stages: BTreeSet<u32>,
-    prepared: BTreeSet<u32>,
-    preparing: BTreeSet<u32>,
+    /// Weights to prepare early, and the tasks that came.
+    wanted: BTreeSet<WeightSet>,
+    tasks: BTreeSet<(u32, u32)>,
+    prepared: BTreeSet<WeightSet>,
+    preparing: BTreeSet<WeightSet>,
 }
 
 impl ActivePlan {
     fn has_task(&self, stage: u32, tile: u32) -> bool {
         self.body.stages.get(stage as usize).is_some_and(|s| (tile as usize) < s.tiles())
+    }
+
+    /// Whether the weights of a task are here.
+    fn is_ready(&self, task: TaskId) -> bool {
+        let survey = self.survey.as_ref();
+        survey.is_some_and(|s| self.prepared.contains(&s.weight_set(task.stage, task.tile)))
     }
 }
 
@@ -66,8 +74,8 @@ pub struct Worker {
     peers: BTreeSet<WorkerId>,
     plans: BTreeMap<PlanId, ActivePlan>,
     models: BTreeMap<ModelHash, Arc<Model>>,
-    /// Layers whose weights are packed, with their bytes.
-    packed: BTreeMap<(ModelHash, u32), u64>,
+    /// Weights that are packed, with their bytes.
+    packed: BTreeMap<PackedWeight, u64>,
     missing: BTreeSet<WeightHash>,
     /// With the time of arrival.
     queue: VecDeque<(Nanos, Bundle)>,
@@ -201,10 +209,10 @@ impl Worker {
                     self.retry_after_blobs();
                 }
             }
-            Input::Prepared(plan, stage) => {
+            Input::Prepared(plan, set) => {
                 if let Some(plan) = self.plans.get_mut(&plan) {
-                    plan.preparing.remove(&stage);
-                    plan.prepared.insert(stage);
+                    plan.preparing.remove(&set);
+                    plan.prepared.insert(set);
                 }
             }
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
@@ -300,12 +308,13 @@ impl Worker {
                 }
             }
             Message::Roster(members) => self.outputs.push_back(Output::Members(members)),
-            Message::Announce { plan, model, body, stages } => {
+            Message::Announce { plan, model, body, weights } => {
                 let active = ActivePlan {
                     model,
                     body,
                     survey: None,
-                    wanted_stages: stages.into_iter().collect(),
+                    wanted: weights.into_iter().collect(),
+                    tasks: BTreeSet::new(),
                     prepared: BTreeSet::new(),
                     preparing: BTreeSet::new(),
                 };

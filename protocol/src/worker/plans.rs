@@ -3,6 +3,7 @@
 use super::{Output, Peer, Worker};
 use crate::ids::{ModelHash, PlanId};
 use crate::message::{Bundle, Message};
+use crate::survey::WeightSet;
 use model::WeightHash;
 use std::collections::BTreeSet;
 
@@ -23,47 +24,49 @@ impl Worker {
         if let Some(reason) = broken {
             return self.break_off(Peer::Coordinator, reason);
         }
-        self.prepare_stages();
+        self.prepare_weights();
     }
 
-    pub(super) fn prepare_stages(&mut self) {
+    pub(super) fn prepare_weights(&mut self) {
         let mut wanted = Vec::new();
-        for (&id, plan) in self.plans.iter().filter(|(_, plan)| plan.survey.is_some()) {
+        for (&id, plan) in &self.plans {
+            let Some(survey) = &plan.survey else { continue };
+            let of_tasks = plan.tasks.iter().map(|&(stage, tile)| survey.weight_set(stage, tile));
+            let sets: BTreeSet<WeightSet> = plan.wanted.iter().copied().chain(of_tasks).collect();
             let done =
-                |stage: &u32| plan.prepared.contains(stage) || plan.preparing.contains(stage);
-            wanted.extend(plan.wanted_stages.iter().filter(|s| !done(s)).map(|&s| (id, s)));
+                |set: &WeightSet| plan.prepared.contains(set) || plan.preparing.contains(set);
+            wanted.extend(sets.into_iter().filter(|set| !done(set)).map(|set| (id, set)));
         }
-        for (id, stage) in wanted {
-            self.prepare(id, stage);
+        for (id, set) in wanted {
+            self.prepare(id, set);
         }
     }
 
-    pub(super) fn prepare(&mut self, id: PlanId, stage: u32) {
+    pub(super) fn prepare(&mut self, id: PlanId, set: WeightSet) {
         let Some(plan) = self.plans.get(&id) else { return };
-        let (Some(survey), Some(body)) = (&plan.survey, plan.body.stages.get(stage as usize))
-        else {
-            return;
-        };
-        let layers = body.first_layer..body.end_layer;
-        let algorithms = survey.stages[stage as usize].algorithms.clone();
+        let Some(survey) = plan.survey.clone() else { return };
+        let Some(weights) = survey.weights(set) else { return };
         let model = plan.model;
-        let mut room = self.may_pack(self.weight_bytes(model, layers.clone()));
+        let mut room = self.may_pack(self.weight_bytes(model, weights));
         if !room {
             self.close_unused();
-            room = self.may_pack(self.weight_bytes(model, layers.clone()));
+            room = self.may_pack(self.weight_bytes(model, weights));
         }
         if !room {
             // What waits for these weights would wait for ever.
-            let refused = self.queue.iter().filter(|(_, b)| b.plan == id && b.task.stage == stage);
+            let waits =
+                |b: &Bundle| b.plan == id && survey.weight_set(b.task.stage, b.task.tile) == set;
+            let refused = self.queue.iter().filter(|(_, b)| waits(b));
             let refused: Vec<Bundle> = refused.map(|(_, bundle)| bundle.clone()).collect();
-            self.queue.retain(|(_, b)| b.plan != id || b.task.stage != stage);
+            self.queue.retain(|(_, b)| !waits(b));
             return refused.iter().for_each(|bundle| self.refuse(bundle));
         }
         if let Some(plan) = self.plans.get_mut(&id) {
-            plan.preparing.insert(stage);
+            plan.preparing.insert(set);
         }
-        self.note_packed(model, layers.clone());
-        self.outputs.push_back(Output::Prepare { plan: id, stage, model, layers, algorithms });
+        self.note_packed(model, weights);
+        let weights = weights.to_vec();
+        self.outputs.push_back(Output::Prepare { plan: id, set, model, weights });
     }
 
     pub(super) fn want(&mut self, hashes: Vec<WeightHash>) {
@@ -82,6 +85,6 @@ impl Worker {
             self.plans.values().filter(|p| p.survey.is_none()).map(|p| p.model).collect();
         self.outputs.extend(unopened.into_iter().map(Output::Open));
         self.plans.values_mut().for_each(|p| p.preparing.clear());
-        self.prepare_stages();
+        self.prepare_weights();
     }
 }

@@ -57,7 +57,7 @@ impl Worker {
         let mut unsound = None;
         for (_, bundle) in self.queue.iter().filter(|(_, b)| b.plan == id) {
             if plan.has_task(bundle.task.stage, bundle.task.tile) {
-                plan.wanted_stages.insert(bundle.task.stage);
+                plan.tasks.insert((bundle.task.stage, bundle.task.tile));
             } else {
                 unsound = Some(bundle.task);
             }
@@ -66,7 +66,7 @@ impl Worker {
             self.drop_queued(|b| b.task == task);
             return self.break_off(from, format!("sent {task}, which its plan lacks"));
         }
-        self.prepare_stages();
+        self.prepare_weights();
     }
 
     /// A bundle may overtake the announcement of its plan: they travel on two streams. Those of
@@ -146,8 +146,7 @@ impl Worker {
         while self.running.is_none() {
             let ready = self.queue.iter().position(|(_, b)| {
                 let plan = self.plans.get(&b.plan);
-                plan.is_some_and(|p| p.survey.is_some() && p.prepared.contains(&b.task.stage))
-                    && self.complete(b)
+                plan.is_some_and(|p| p.is_ready(b.task)) && self.complete(b)
             });
             let Some((since, bundle)) = ready.and_then(|i| self.queue.remove(i)) else { break };
             if !self.may_run(&bundle) && self.unsent_bytes > 0 {

@@ -5,7 +5,9 @@ use model::builder::Builder;
 use model::{Activation, MapId, Model, Op, Shape, WeightHash, Window};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
-use protocol::{Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WorkerId};
+use protocol::{
+    Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WeightSet, WorkerId,
+};
 use std::sync::Arc;
 use tiling::{Grid, Numerics, Plan, Rates, Region, Slot, Stage, StageGeometry};
 
@@ -182,4 +184,9 @@ pub fn told(outputs: &[Output], message: &Message) -> Vec<WorkerId> {
         _ => None,
     };
     outputs.iter().filter_map(one).collect()
+}
+
+/// All weights of a stage: its layers lie in one piece each.
+pub fn weights_of(stage: u32) -> WeightSet {
+    WeightSet { stage, index: 0 }
 }

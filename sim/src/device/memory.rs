@@ -2,10 +2,10 @@
 
 use super::{Device, Held};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{LayerId, MapId, Model, WeightHash, WeightStore};
+use model::{MapId, Model, WeightHash, WeightStore};
 use protocol::{Bundle, FrameId, ModelHash, TaskId};
 use std::sync::Arc;
-use tiling::Algorithm;
+use tiling::LayerWeights;
 
 impl Device {
     /// What counts against its memory budget.
@@ -60,10 +60,10 @@ impl Device {
         }
     }
 
-    /// The hashes of weights that it lacks for these layers.
-    pub(super) fn lacking(&self, layers: std::ops::Range<u32>, graph: &Model) -> Vec<WeightHash> {
-        let ids = layers.flat_map(|l| graph.layer(LayerId(l)).op.weight_ids());
-        let hashes = ids.map(|id| graph.weight(id).hash);
+    /// The hashes of weights that it lacks.
+    pub(super) fn lacking(&self, weights: &[LayerWeights], graph: &Model) -> Vec<WeightHash> {
+        let ids = weights.iter().flat_map(|layer| &layer.ids);
+        let hashes = ids.map(|&id| graph.weight(id).hash);
         hashes.filter(|hash| !self.blobs.contains(hash)).collect()
     }
 
@@ -76,22 +76,22 @@ impl Device {
     /// Packs what can be packed.
     pub(super) fn pack(
         &mut self,
-        layers: impl Iterator<Item = (u32, Algorithm)>,
+        weights: &[LayerWeights],
         graph: &Model,
         packed: Option<&PackedModel>,
         all: &WeightStore,
     ) {
-        for (layer, algorithm) in layers {
-            let ids = graph.layer(LayerId(layer)).op.weight_ids();
+        for LayerWeights { layer, algorithm, ids } in weights {
             if !ids.iter().all(|&id| self.blobs.contains(&graph.weight(id).hash)) {
                 continue;
             }
-            if self.packed.insert(layer) {
-                let bytes = ids.iter().map(|&id| graph.weight(id).bytes() as u64);
-                self.packed_bytes += bytes.sum::<u64>();
+            for &id in ids {
+                if self.packed.insert((*layer, id)) {
+                    self.packed_bytes += graph.weight(id).bytes() as u64;
+                }
             }
-            if let Some(packed) = packed.filter(|p| !p.is_packed(LayerId(layer), algorithm)) {
-                packed.pack(LayerId(layer), algorithm, all).expect("a simulated model is sound");
+            if let Some(packed) = packed.filter(|p| !p.is_packed(*layer, *algorithm)) {
+                packed.pack(*layer, *algorithm, all).expect("a simulated model is sound");
             }
         }
         self.note_peak();

@@ -74,6 +74,10 @@ impl Unit {
         };
         let (threads, cache_bytes) = match order {
             _ if self.locality == Locality::Whole => return Chunk { rows: all },
+            // Its rows are single values.
+            _ if matches!(model.layer(self.layer).op, Op::LinearRows { .. }) => {
+                return Chunk { rows: all };
+            }
             Order::LayerByLayer => return Chunk { rows: all },
             Order::RowByRow => return Chunk { rows: self.algorithm.outputs() },
             Order::DepthFirst { threads, cache_bytes } => (threads, cache_bytes),

@@ -255,7 +255,7 @@ pub fn layer_work(model: &Model, id: LayerId, algorithm: Algorithm, region: Regi
             work[Class::Weights] = bytes(*weights);
             work[Class::Maps] = written;
         }
-        Op::Linear { .. } => work[Class::Linear] = multiply_adds,
+        Op::Linear { .. } | Op::LinearRows { .. } => work[Class::Linear] = multiply_adds,
         Op::MatMul => {
             work[Class::Conv] = multiply_adds;
             work[Class::Maps] = written;
