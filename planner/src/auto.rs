@@ -42,13 +42,9 @@ pub(crate) fn plan(
         let fits = packing::plan(model, devices, options.numerics, &mut exact);
         starts = exact.ranked(&options, fits.into_iter().collect());
     }
-    let climb = |(_, start): (Score, Plan)| {
-        let stages = refined(model, devices, options, start.stages.clone(), &mut exact);
-        Some((exact.score(&options, &stages)?, start, stages))
-    };
-    let ends: Vec<_> = starts.into_iter().take(STARTS_MAX).filter_map(climb).collect();
-    let best = ends.into_iter().reduce(|best, other| if other.0 < best.0 { other } else { best });
-    let Some((_, best, stages)) = best else {
+    let starts: Vec<_> = starts.into_iter().take(STARTS_MAX).collect();
+    let ends = climbed(model, devices, options, &starts, &mut exact);
+    let Some((_, best, stages)) = ends.into_iter().next() else {
         return Err(exact.room().why_nothing_fits());
     };
     let changed = stages != best.stages;
@@ -60,7 +56,50 @@ pub(crate) fn plan(
     if options.objective == Objective::Energy {
         energy::in_time(options, &exact.follow(&stages).unwrap_or_else(|| unreachable!()))?;
     }
-    Ok(Plan { strategy, stages, ..best })
+    Ok(Plan { strategy, stages, numerics: best.numerics })
+}
+
+/// The best plans for one frame, best first, for a caller who judges by more than the cost model: made
+/// better by small changes, then the same as they were found, and one device.
+pub(crate) fn finalists(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+) -> Vec<Plan> {
+    let mut exact = Exact::new(model, devices, options.numerics);
+    let plans = latency(model, devices, options, &mut exact);
+    let mut starts = exact.ranked(&options, plans);
+    starts.truncate(STARTS_MAX);
+    let plan = |stages| Plan { strategy: "auto".into(), numerics: options.numerics, stages };
+    let ends = climbed(model, devices, options, &starts, &mut exact);
+    let ends: Vec<Plan> = ends.into_iter().map(|(.., stages)| plan(stages)).collect();
+    let local = local::plan(model, devices, options.numerics);
+    let local = exact.ranked(&options, vec![local]);
+    let found = starts.into_iter().chain(local).map(|(_, start)| plan(start.stages));
+    let mut all: Vec<Plan> = Vec::new();
+    for plan in ends.into_iter().chain(found) {
+        if !all.contains(&plan) {
+            all.push(plan);
+        }
+    }
+    all
+}
+
+/// Each plan made better by small changes, with its new stages, best first; of equals, the first.
+fn climbed<'p>(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+    starts: &'p [(Score, Plan)],
+    exact: &mut Exact<'_>,
+) -> Vec<(Score, &'p Plan, Vec<Stage>)> {
+    let climb = |(_, start): &'p (Score, Plan)| {
+        let stages = refined(model, devices, options, start.stages.clone(), exact);
+        Some((exact.score(&options, &stages)?, start, stages))
+    };
+    let mut ends: Vec<_> = starts.iter().filter_map(climb).collect();
+    ends.sort_by(|(a, ..), (b, ..)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    ends
 }
 
 /// Plans for one frame.

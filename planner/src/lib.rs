@@ -29,7 +29,7 @@ pub use advice::{TurnedDown, devices_used};
 pub use cost::{Bound, Cost, DeviceCost, StageCost};
 pub use explain::{RunnerUp, RunnerUpCost, Turning, runner_ups, turning};
 pub use profile::{DeviceProfile, Power, alone_ns, drifted, layers_ns, model_work};
-pub use refine::refine;
+pub use refine::{Verdict, refine};
 pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
@@ -285,11 +285,34 @@ pub fn plan(
     if let Some(handover) = options.handover {
         plan.stages.iter_mut().for_each(|stage| stage.handover = handover);
     }
-    let mut cost = Cost::of(model, devices, &plan)?;
-    if advice::is_due(strategy, devices.len(), &plan) {
+    let cost = cost_of(model, devices, strategy, options, &plan)?;
+    Ok((plan, cost))
+}
+
+/// What a plan that a strategy made should cost, with the advice that is due.
+///
+/// *Errors*: the plan does not fit the model.
+pub fn cost_of(
+    model: &Model,
+    devices: &[DeviceProfile],
+    strategy: Strategy,
+    options: PlanOptions,
+    plan: &Plan,
+) -> Result<Cost, PlannerError> {
+    let mut cost = Cost::of(model, devices, plan)?;
+    if advice::is_due(strategy, devices.len(), plan) {
         cost.turned_down = advice::turned_down(model, devices, options);
     }
-    Ok((plan, cost))
+    Ok(cost)
+}
+
+/// The plans for one frame that `auto` thinks best, best first, for a caller who judges by more than the
+/// cost model; none where only [`plan`] finds one, or none fits.
+pub fn finalists(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Vec<Plan> {
+    match model.layers.is_empty() || devices.is_empty() {
+        true => Vec::new(),
+        false => auto::finalists(model, devices, options),
+    }
 }
 
 /// What becomes of a plan when its devices are not as they were.
@@ -304,28 +327,25 @@ pub enum Again {
 /// Of what it would cost from now on, a plan must save so much to be worth a change, in thousandths.
 const GAIN_MIN_PER_MILLE: u64 = 100;
 
-/// Plans again for the same devices, of which something has changed.
-///
-/// *Errors*: as for [`plan`].
-pub fn plan_again(
+/// Whether a new plan is taken up, now that something has changed, or the known one stays. Both costs are
+/// those of the devices as they are now.
+pub fn again(
     model: &Model,
     devices: &[DeviceProfile],
-    strategy: Strategy,
     options: PlanOptions,
-    known: &Plan,
-) -> Result<Again, PlannerError> {
-    let (plan, cost) = self::plan(model, devices, strategy, options)?;
+    (known, now): (&Plan, Cost),
+    (plan, cost): (Plan, Cost),
+) -> Again {
     let sum = |cost: &Cost| match options.objective {
-        Objective::Latency => cost.makespan_ns as f64,
+        Objective::Latency => cost.predicted_ns() as f64,
         Objective::Throughput => cost.period_ns as f64,
         Objective::Energy => cost.energy_j.unwrap_or(f64::INFINITY),
     };
-    let now = Cost::of(model, devices, known)?;
     let worth = sum(&cost) < sum(&now) * (1000 - GAIN_MIN_PER_MILLE) as f64 / 1000.0;
     let late = options.deadline_ns.is_some_and(|deadline| now.makespan_ns > deadline);
     match worth || late || check_memory(model, devices, known).is_err() {
-        true => Ok(Again::Changes(plan, cost)),
-        false => Ok(Again::Stays(now)),
+        true => Again::Changes(plan, cost),
+        false => Again::Stays(now),
     }
 }
 

@@ -6,34 +6,42 @@
 //! to the caller: an exact estimate, or a simulation.
 
 use crate::cost::Reach;
+use crate::exact::Exact;
+use crate::{DeviceProfile, PlanOptions};
 use model::Model;
 use tiling::{Grid, Handover, Plan, Slot, Split, Stage};
 
-/// Makes a plan better by small changes. `evaluate` says how good a plan is, less is better, and none
-/// where it is no plan; it is asked so often at most.
+/// Makes a plan better by small changes that fit the memory of its devices. `judge` says how good a
+/// plan is; less is better.
 ///
 /// The same arguments give the same plan.
-pub fn refine(
+pub fn refine<S: PartialOrd>(
     model: &Model,
-    devices: usize,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
     plan: Plan,
-    evaluations_max: usize,
-    mut evaluate: impl FnMut(&Plan) -> Option<f64>,
+    mut judge: impl FnMut(&Plan) -> Verdict<S>,
 ) -> Plan {
     let Plan { strategy, numerics, stages } = plan;
-    let mut asked = 0;
-    let moves = Moves { reach: &Reach::of(model), model, devices, handover: None };
+    let (reach, handover) = (&Reach::of(model), options.handover);
+    let moves = Moves { reach, model, devices: devices.len(), handover };
+    let mut exact = Exact::new(model, devices, numerics);
+    let limited = devices.iter().any(|device| device.memory_bytes.is_some());
     let stages = moves.climb(stages, |stages| {
-        asked += 1;
-        let plan = || Plan { strategy: strategy.clone(), numerics, stages: stages.to_vec() };
-        if asked > evaluations_max { Verdict::Enough } else { Verdict::of(evaluate(&plan())) }
+        if limited && exact.follow(stages).is_none() {
+            return Verdict::NoPlan;
+        }
+        judge(&Plan { strategy: strategy.clone(), numerics, stages: stages.to_vec() })
     });
     Plan { strategy, numerics, stages }
 }
 
 /// What is thought of a change.
-pub(crate) enum Verdict<S> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<S> {
+    /// So good; less is better.
     Is(S),
+    /// It is no plan.
     NoPlan,
     /// The search is to end.
     Enough,
@@ -305,7 +313,7 @@ mod tests {
     #[test]
     fn small_changes_make_a_plan_better() {
         let model = open("zoo:tiny-yolov2@224x224", &LoadOptions::default()).unwrap().graph;
-        let devices = [device(12), device(4)];
+        let (devices, options) = ([device(12), device(4)], PlanOptions::EXACT);
         let grid = Grid { row_shares: vec![1, 1], col_shares: vec![1] };
         let layers = model.layers.len();
         let stages = vec![Stage::cut(0..layers, grid, vec![Slot(0), Slot(1)])];
@@ -313,9 +321,12 @@ mod tests {
         let takes = |plan: &Plan| Some(Cost::estimate(&model, &devices, plan).ok()?.makespan_ns);
         let climb = |most: usize| {
             let mut asked = 0;
-            let plan = refine(&model, 2, start.clone(), most, |plan| {
+            let plan = refine(&model, &devices, options, start.clone(), |plan| {
+                if asked == most {
+                    return Verdict::Enough;
+                }
                 asked += 1;
-                takes(plan).map(|ns| ns as f64)
+                Verdict::of(takes(plan))
             });
             (takes(&plan).unwrap(), plan, asked)
         };
@@ -327,7 +338,7 @@ mod tests {
         let (few, _, asked) = climb(20);
         assert!(asked <= 20 && best <= few && few <= before);
         // What nothing is better than stays.
-        assert_eq!(refine(&model, 2, plan.clone(), 2000, |_| Some(1.0)), plan);
+        assert_eq!(refine(&model, &devices, options, plan.clone(), |_| Verdict::Is(1)), plan);
     }
 
     #[test]

@@ -156,7 +156,9 @@ fn a_plan_stays_until_another_is_well_worth_the_weights() {
     let options = PlanOptions::EXACT;
     let (known, _) = plan(&model, &devices, Strategy::Auto, options).unwrap();
     let again = |devices: &[DeviceProfile]| {
-        planner::plan_again(&model, devices, Strategy::Auto, options, &known).unwrap()
+        let made = plan(&model, devices, Strategy::Auto, options).unwrap();
+        let now = planner::cost_of(&model, devices, Strategy::Auto, options, &known).unwrap();
+        planner::again(&model, devices, options, (&known, now), made)
     };
     devices[1].rates = Rates::typical(9_500_000_000);
     let Again::Stays(cost) = again(&devices) else { panic!("a little slower") };

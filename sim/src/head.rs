@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use crate::events::{End, Event, Parcel, Sender};
 use crate::invariants::Violation;
 use crate::outcome::FrameOutcome;
+use crate::rehearsal::Wish;
 use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
@@ -433,17 +434,19 @@ impl Cluster {
             options.handover = Some(Handover::Gather);
         }
         let known = self.head.planned.take().map(|p| p.plan).filter(|p| p.slots == slots);
-        let planned = match known {
-            None => planner::plan(&model.graph, profiles, strategy, options),
-            Some(known) => {
-                match planner::plan_again(&model.graph, profiles, strategy, options, &known.plan) {
-                    Ok(Again::Stays(_)) => return Ok(known),
-                    Ok(Again::Changes(plan, cost)) => Ok((plan, cost)),
-                    Err(error) => Err(error),
-                }
-            }
+        let rehearsed = self.scenario.rehearsed;
+        let wish = Wish { graph: &model.graph, devices: profiles, strategy, options, rehearsed };
+        let plan = match (known, self.scenario.plan.clone()) {
+            (Some(known), Some(_)) => return Ok(known),
+            (None, Some(plan)) => Ok(plan),
+            (None, None) => wish.plan().map(|(plan, _)| plan),
+            (Some(known), None) => match wish.again(&known.plan) {
+                Ok(Again::Stays(_)) => return Ok(known),
+                Ok(Again::Changes(plan, _)) => Ok(plan),
+                Err(error) => Err(error),
+            },
         };
-        let (plan, _) = planned.map_err(|e| Violation::Plan(e.to_string()))?;
+        let plan = plan.map_err(|e| Violation::Plan(e.to_string()))?;
         self.head.next_plan += 1;
         self.head.last_plan = Some(plan.clone());
         let id = PlanId(self.head.incarnation << 32 | self.head.next_plan);

@@ -39,6 +39,7 @@ pub mod physics;
 mod queue;
 mod random;
 mod record;
+pub mod rehearsal;
 pub mod report;
 mod scenario;
 pub mod soak;

@@ -5,7 +5,7 @@ use kernels::Pieces;
 use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
-use tiling::Rates;
+use tiling::{Plan, Rates};
 
 /// A worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,6 +154,10 @@ pub struct Scenario {
     pub strategy: Strategy,
     /// Settings of the strategy.
     pub options: PlanOptions,
+    /// A plan for all workers that was made before; the strategy makes one where there is none.
+    pub plan: Option<Plan>,
+    /// Whether the plans of `auto` are played through first, as the coordinator does.
+    pub rehearsed: bool,
     /// How the coordinator is set.
     pub machine: CoordinatorConfig,
     /// The coordinator's link.
@@ -190,6 +194,8 @@ impl Scenario {
             frame_interval_ns: 1_000_000,
             strategy: Strategy::DeepThings,
             options: PlanOptions::EXACT,
+            plan: None,
+            rehearsed: false,
             machine: CoordinatorConfig::default(),
             head_link: LinkSpec::unlimited(),
             workers,

@@ -12,6 +12,7 @@ use planner::{Cost, DeviceProfile, PlannerError};
 use sim::WorkerSpec;
 use sim::files::ClusterFile;
 use sim::physics::Power;
+use sim::rehearsal::Wish;
 use std::path::Path;
 use std::time::Duration;
 use tiling::{Plan, PlanError, Rates};
@@ -25,8 +26,9 @@ pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Fai
         // A mistake shows here rather than after the search.
         write(path, "")?;
     }
-    let (plan, cost) =
-        planner::plan(&model.graph, &devices, strategy, options).map_err(bad_plan)?;
+    let graph = &model.graph;
+    let wish = Wish { graph, devices: &devices, strategy, options, rehearsed: true };
+    let (plan, cost) = wish.plan().map_err(bad_plan)?;
     planner::check_memory(&model.graph, &devices, &plan).map_err(bad_plan)?;
     let cluster = match &arguments.on {
         Some(cluster) => format!(" of {cluster}"),
@@ -61,7 +63,7 @@ pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<Str
     Some(format!(
         "One device is predicted to be fastest, {}: shared by {devices}, a frame would take {}, of \
          which {} are to be moved.",
-        time(cost.makespan_ns),
+        time(cost.predicted_ns()),
         time(turned_down.makespan_ns),
         table::bytes(turned_down.moved_bytes),
     ))

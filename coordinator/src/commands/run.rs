@@ -412,7 +412,7 @@ impl Report {
             makespan_ms: makespans.iter().copied().map(ms).collect(),
             total_ms: ms(took),
             frames_per_s: makespans.len() as f64 / took.as_secs_f64().max(1e-9),
-            predicted_makespan_ms: predicted.makespan_ns as f64 / 1e6,
+            predicted_makespan_ms: predicted.predicted_ns() as f64 / 1e6,
             predicted_one_device_ms: predicted.one_device_ns as f64 / 1e6,
             redundancy: predicted.redundancy(),
             one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),

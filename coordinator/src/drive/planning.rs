@@ -7,6 +7,7 @@ use kernels::Pieces;
 use model::WeightHash;
 use planner::{Again, Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, PlanId, WorkerId, WorkerProfile, WorkerReport};
+use sim::rehearsal::Wish;
 use std::sync::Arc;
 use tiling::{Grid, Handover, Numerics, Plan};
 
@@ -119,9 +120,9 @@ impl Driver {
                     return Ok((known.plan.clone(), known.cost.clone()));
                 };
                 let known = self.planned.remove(at);
-                let again =
-                    planner::plan_again(graph, &devices, strategy, options, &known.plan.plan);
-                match again.map_err(|e| e.to_string())? {
+                let rehearsed = true;
+                let wish = Wish { graph, devices: &devices, strategy, options, rehearsed };
+                match wish.again(&known.plan.plan).map_err(|e| e.to_string())? {
                     Again::Stays(cost) => {
                         tracing::info!("the plan stays, no other is much better: {change}");
                         let plan = known.plan.clone();
@@ -136,8 +137,9 @@ impl Driver {
             }
         }
         let made = match &wanted {
-            Wanted::Strategy(strategy, options) => {
-                planner::plan(graph, &devices, *strategy, *options)
+            &Wanted::Strategy(strategy, options) => {
+                let rehearsed = true;
+                Wish { graph, devices: &devices, strategy, options, rehearsed }.plan()
             }
             Wanted::Band { grid, row, numerics } => {
                 planner::band(graph, &devices, grid, *row, *numerics)

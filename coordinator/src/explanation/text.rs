@@ -60,6 +60,9 @@ pub(crate) fn print(facts: &Explanation) {
     };
     say!("one device  {:>10}{sent}", time(cost.one_device_ns));
     say!("this plan   {:>10}", time(cost.makespan_ns));
+    if let Some(ns) = cost.rehearsed_ns {
+        say!("simulated   {:>10}  with words, queues and stealing", time(ns));
+    }
     let over = (cost.over_bound() - 1.0) * 100.0;
     say!("lower bound {:>10}  (this plan is {over:.0} % above it)", time(cost.bound_ns));
     let frames = 1e9 / cost.period_ns.max(1) as f64;

@@ -26,6 +26,8 @@ use tiling::{Handover, Order, Plan, PlanError, Region, Schedule, Slot, StageGeom
 pub struct Cost {
     /// First scatter to last gather of one frame.
     pub makespan_ns: u64,
+    /// The same by a simulation of the scheduler, where somebody played the plan through.
+    pub rehearsed_ns: Option<u64>,
     /// From the end of one frame to that of the next in a stream of them, at the least: what the
     /// busiest processor or link needs for each.
     pub period_ns: u64,
@@ -107,6 +109,11 @@ impl Cost {
         self.multiply_adds as f64 / (self.model_multiply_adds as f64).max(1.0)
     }
 
+    /// The best word on how long one frame takes.
+    pub fn predicted_ns(&self) -> u64 {
+        self.rehearsed_ns.unwrap_or(self.makespan_ns)
+    }
+
     /// Bytes that a frame moves, to devices, between them and back.
     pub fn moved_bytes(&self) -> u64 {
         let of =
@@ -155,6 +162,7 @@ impl Cost {
         let bound = Bound::of(model, devices, &works);
         Ok(Cost {
             makespan_ns: followed.makespan_ns,
+            rehearsed_ns: None,
             period_ns: followed.period_ns,
             bound_ns: bound.ns(),
             bound,

@@ -237,6 +237,7 @@ impl ScenarioFile {
                 objective: self.objective,
                 deadline_ns: self.deadline_s.map(nanos),
             },
+            rehearsed: true,
             machine: CoordinatorConfig {
                 stealing: self.stealing,
                 frames_in_flight_max: self.frames_in_flight.max(1),
