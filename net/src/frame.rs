@@ -89,7 +89,7 @@ impl BulkHeader {
     /// Bytes that follow; none when the header is absurd.
     pub(crate) fn byte_len(&self) -> Option<usize> {
         match self {
-            BulkHeader::Bundle(bundle) => bundle.byte_len(),
+            BulkHeader::Bundle(bundle) => bundle.wire_len(),
             BulkHeader::Blob { bytes, .. } => usize::try_from(*bytes).ok(),
         }
     }

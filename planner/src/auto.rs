@@ -90,7 +90,7 @@ pub(crate) fn latency(
     }
     let search = Search::new(model, devices, options.numerics, Space::All);
     let found = search.run(&worlds).into_iter().flatten();
-    let plan = |stages| Plan { strategy: "auto".into(), numerics: options.numerics, stages };
+    let plan = |stages| Plan::new("auto", options.numerics, stages);
     plans.extend(found.map(plan));
     plans
 }

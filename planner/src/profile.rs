@@ -2,10 +2,15 @@
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Numerics, Pace, Rates, Slot, StageGeometry, Work, layer_work};
+use tiling::{Numerics, Pace, Rates, Shares, Slot, StageGeometry, Wire, Work, layer_work};
 
 /// What a device of which nothing is known is taken to compute: a small board.
 const SMALL_BOARD_PER_S: u64 = 5_000_000_000;
+
+/// Links that carry more get values as they are. One core of a Pi 4 encodes and decodes about as many
+/// bytes, a desktop's several times as many (`kernels/benches/wire.rs`), and half of them are saved where
+/// anything is.
+const ENCODED_BELOW_BYTES_PER_S: u64 = 200_000_000;
 
 /// What is known of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +33,9 @@ pub struct DeviceProfile {
     pub memory_bytes: Option<u64>,
     /// What it draws, where that is known.
     pub power: Option<Power>,
+    /// What part of each map's bytes travels to it and from it.
+    #[serde(skip)]
+    pub shares: Shares,
 }
 
 /// What a device draws.
@@ -52,6 +60,7 @@ impl DeviceProfile {
             same_machine: false,
             memory_bytes: None,
             power: None,
+            shares: Shares::default(),
         }
     }
 
@@ -65,6 +74,18 @@ impl DeviceProfile {
             same_machine: true,
             ..Self::wired(name, rates)
         }
+    }
+
+    /// Whether what it gets and sends is encoded: where a wire lets that be decided by the link, if
+    /// that is slower than encoding.
+    pub fn encodes(&self, wire: Wire) -> bool {
+        wire.encodes(!self.same_machine && self.link_bytes_per_s < ENCODED_BELOW_BYTES_PER_S)
+    }
+
+    /// The same where maps that are encoded take these shares of their bytes.
+    pub fn sharing(self, wire: Wire, shares: &Shares) -> Self {
+        let shares = if self.encodes(wire) { shares.clone() } else { Shares::default() };
+        Self { shares, ..self }
     }
 
     /// What a unit of each class takes: as measured, or as on a small board.
@@ -102,6 +123,9 @@ pub fn drifted(before: &[DeviceProfile], now: &[DeviceProfile], work: &Work) -> 
         let (old, new) = (before.link_bytes_per_s, now.link_bytes_per_s);
         if apart(old, new, LINK_DRIFT_MAX) {
             return Some(format!("the link of {name} carries {new} B/s in place of {old}"));
+        }
+        if before.shares.differ(&now.shares) {
+            return Some(format!("maps take other bytes than were expected on the way to {name}"));
         }
         let (old, new) = (before.round_trip_ns, now.round_trip_ns);
         let far = old.abs_diff(new) > ROUND_TRIP_DRIFT_MAX_NS && apart(old, new, LINK_DRIFT_MAX);

@@ -20,15 +20,18 @@ pub fn refine(
     evaluations_max: usize,
     mut evaluate: impl FnMut(&Plan) -> Option<f64>,
 ) -> Plan {
-    let Plan { strategy, numerics, stages } = plan;
+    let Plan { strategy, numerics, wire, stages } = plan;
     let mut asked = 0;
     let moves = Moves { reach: &Reach::of(model), model, devices, handover: None };
     let stages = moves.climb(stages, |stages| {
         asked += 1;
-        let plan = || Plan { strategy: strategy.clone(), numerics, stages: stages.to_vec() };
+        let plan = || {
+            let (strategy, stages) = (strategy.clone(), stages.to_vec());
+            Plan { strategy, numerics, wire, stages }
+        };
         if asked > evaluations_max { Verdict::Enough } else { Verdict::of(evaluate(&plan())) }
     });
-    Plan { strategy, numerics, stages }
+    Plan { strategy, numerics, wire, stages }
 }
 
 /// What is thought of a change.
@@ -309,7 +312,7 @@ mod tests {
         let grid = Grid { row_shares: vec![1, 1], col_shares: vec![1] };
         let layers = model.layers.len();
         let stages = vec![Stage::cut(0..layers, grid, vec![Slot(0), Slot(1)])];
-        let start = Plan { strategy: "equal".into(), numerics: Numerics::Exact, stages };
+        let start = Plan::new("equal", Numerics::Exact, stages);
         let takes = |plan: &Plan| Some(Cost::estimate(&model, &devices, plan).ok()?.makespan_ns);
         let climb = |most: usize| {
             let mut asked = 0;

@@ -14,13 +14,17 @@ use sim::files::ClusterFile;
 use sim::physics::Power;
 use std::path::Path;
 use std::time::Duration;
-use tiling::{Plan, PlanError, Rates};
+use tiling::{Plan, PlanError, Rates, Shares};
 
 pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Failure> {
     arguments.strategy.check()?;
     let model = open_model(&arguments.model, arguments.input_size)?;
     let devices = devices(context, &arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len())?;
+    let pictures = Shares::of_pictures(&model.graph);
+    let shares = Shares::expected(&model.graph, options.wire, pictures);
+    let devices: Vec<_> =
+        devices.into_iter().map(|device| device.sharing(options.wire, &shares)).collect();
     if let Some(path) = &arguments.html {
         // A mistake shows here rather than after the search.
         write(path, "")?;
