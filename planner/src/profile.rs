@@ -181,6 +181,7 @@ pub(crate) fn layer_works(model: &Model, numerics: Numerics) -> Vec<Work> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{PlanOptions, Strategy, plan};
     use tiling::OperatorClass;
 
     #[test]
@@ -200,6 +201,31 @@ mod tests {
         assert!(after(&|d| d.rates = d.rates.scaled(|_| 0.7)).unwrap().contains("ms in place"));
         assert!(after(&|d| d.link_bytes_per_s /= 3).unwrap().contains("link of d"));
         assert!(after(&|d| d.round_trip_ns = 50_000_000).unwrap().contains("round trip"));
+    }
+
+    #[test]
+    fn slow_links_get_encoded_pieces_and_what_these_take_counts() {
+        let model = model::open("zoo:unet@32x32", &model::LoadOptions::default()).unwrap().graph;
+        let wired = DeviceProfile::wired("d", Rates::typical(1_000_000_000));
+        let here = DeviceProfile::same_machine("h", Rates::typical(1_000_000_000));
+        assert_eq!([Wire::Auto, Wire::Raw].map(|wire| wired.encodes(wire)), [true, false]);
+        assert_eq!([Wire::Auto, Wire::F16].map(|wire| here.encodes(wire)), [false, true]);
+        let cost = |wire| {
+            let shares = Shares::expected(&model, wire, Shares::of_pictures(&model));
+            let devices = [wired.clone().sharing(wire, &shares)];
+            let options = PlanOptions { wire, ..PlanOptions::EXACT };
+            plan(&model, &devices, Strategy::Local, options).unwrap().1
+        };
+        let [raw, auto] = [Wire::Raw, Wire::Auto].map(cost);
+        let input = model.inputs[0];
+        let bytes = (model.shape(input).elements() * 4) as u64;
+        assert_eq!(raw.stages[0].scatter_bytes, bytes);
+        assert_eq!(auto.stages[0].scatter_bytes, (bytes * 255).div_ceil(1000));
+        assert!(auto.makespan_ns < raw.makespan_ns);
+        let expected = Shares::expected(&model, Wire::Auto, Shares::of_pictures(&model));
+        let now = wired.clone().sharing(Wire::Auto, &expected);
+        let why = drifted(std::slice::from_ref(&wired), &[now], &Work::default());
+        assert!(why.unwrap().contains("other bytes"));
     }
 
     #[test]

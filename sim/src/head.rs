@@ -419,7 +419,8 @@ impl Cluster {
         let maps = match &self.scenario.payload {
             Payload::Values(frames) => {
                 let inputs = frames[frame].to_vec();
-                inputs_for(&self.scenario.model.graph, plan.plan.wire, inputs).into_iter().collect()
+                let (inputs, _) = inputs_for(&self.scenario.model.graph, plan.plan.wire, inputs);
+                inputs.into_iter().collect()
             }
             Payload::Sizes(_) => Maps::new(),
         };

@@ -66,7 +66,7 @@ pub fn tiled(
     bend: impl Fn(&mut StageGeometry),
 ) -> Result<Maps, KernelError> {
     let graph = &built.model.graph;
-    let inputs = inputs_for(graph, plan.wire, built.frames[frame].clone());
+    let (inputs, _) = inputs_for(graph, plan.wire, built.frames[frame].clone());
     let mut maps: BTreeMap<MapId, Piece> =
         inputs.iter().map(|(map, piece)| (*map, Piece::clone(piece))).collect();
     for (i, stage) in plan.stages.iter().enumerate() {

@@ -114,3 +114,25 @@ impl Shares {
         maps.into_iter().any(|m| self.per_mille(m).abs_diff(other.per_mille(m)) > 100)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{LoadOptions, open};
+
+    #[test]
+    fn what_is_expected_of_a_model() {
+        let model = open("zoo:unet@32x32", &LoadOptions::default()).unwrap().graph;
+        let (input, output, made) = (model.inputs[0], model.outputs[0], model.layers[0].output);
+        let of = |wire| Shares::expected(&model, wire, Shares::of_pictures(&model));
+        let maps = |shares: &Shares| [input, made, output].map(|map| shares.of(map, 10_000));
+        assert_eq!(maps(&Shares::default()), [10_000; 3]);
+        assert_eq!(maps(&of(Wire::Auto)), [2550, 10_000, 10_000]);
+        // The outputs are what people read, and are not rounded.
+        assert_eq!(maps(&of(Wire::F16)), [2550, 5000, 10_000]);
+        let seen = Shares::expected(&model, Wire::Auto, [(made, 1), (output, 4000)]);
+        assert_eq!(maps(&seen), [10_000, 310, 10_000]);
+        assert!(seen.differ(&of(Wire::Auto)) && !seen.differ(&seen.clone()));
+        assert!(seen.of(made, u64::MAX) < u64::MAX / 30, "no overflow on the way");
+    }
+}

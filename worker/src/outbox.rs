@@ -31,7 +31,7 @@ pub struct Packed {
 }
 
 enum Job {
-    Encode(PeerId, Bundle, Vec<Held>),
+    Encode(PeerId, Box<Bundle>, Vec<Held>),
     Shutdown,
 }
 
@@ -57,7 +57,7 @@ impl Outbox {
             for job in queue {
                 let command = match job {
                     Job::Encode(to, bundle, pieces) => {
-                        let (bundle, payload) = encoded(bundle, pieces);
+                        let (bundle, payload) = encoded(*bundle, pieces);
                         packed(Packed { to, bundle: bundle.clone() });
                         Command::SendBundle(to, bundle, payload)
                     }
@@ -75,7 +75,7 @@ impl Outbox {
     pub fn send(&self, to: PeerId, bundle: Bundle, pieces: Vec<Held>, encode: bool) {
         let bundle = Bundle { forms: Vec::new(), ..bundle };
         if encode && !bundle.pieces.is_empty() {
-            let _ = self.jobs.send(Job::Encode(to, bundle, pieces));
+            let _ = self.jobs.send(Job::Encode(to, Box::new(bundle), pieces));
             return;
         }
         let mut payload = Payload::new();

@@ -139,7 +139,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         report.print(&reports);
     }
     match report.check {
-        Some(check) if !check.passes(options.numerics) => Err(Failure::run(anyhow!(
+        Some(check) if !check.passes(options.numerics, options.wire) => Err(Failure::run(anyhow!(
             "the answer differs from one device by up to {:e}",
             check.max_difference
         ))),
@@ -464,7 +464,7 @@ impl Report {
             Some(Check { identical: true, .. }) => say!("bit-identical to one device: yes"),
             Some(Check { relative, .. }) => say!(
                 "differs from the exact answer of one device by {relative:.1e} of the largest value \
-                 (`--numerics exact` gives equal bits)"
+                 (`--numerics exact` without `--wire f16` gives equal bits)"
             ),
             None => {}
         }

@@ -9,6 +9,7 @@ pub(crate) use planning::Work;
 use crate::cluster::{Answer, Device, HostedModel, Progress};
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
+use kernels::wire::{Saturated, inputs_for};
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::Cost;
@@ -353,7 +354,12 @@ impl Driver {
         let tiles: usize = plan.plan.stages.iter().map(|s| s.tiles()).sum();
         self.progress.tiles_expected.fetch_add(tiles as u64, Ordering::Relaxed);
         let graph = &work.model.loaded.graph;
-        let inputs = kernels::wire::inputs_for(graph, plan.plan.wire, work.inputs);
+        let (inputs, Saturated(beyond)) = inputs_for(graph, plan.plan.wire, work.inputs);
+        if beyond > 0 {
+            tracing::warn!(
+                "{beyond} values of the input lie beyond half floats and became their ends"
+            );
+        }
         let frame = FrameState {
             maps: FrameMaps::new(inputs, plan.geometry()),
             model: work.model,

@@ -35,16 +35,18 @@ pub fn round_outputs(model: &Model, wire: Wire, outputs: &mut [(MapId, Piece)]) 
 }
 
 /// The inputs of a model as a plan's wire wants them.
-pub fn inputs_for(model: &Model, wire: Wire, inputs: Pieces) -> Pieces {
+pub fn inputs_for(model: &Model, wire: Wire, inputs: Pieces) -> (Pieces, Saturated) {
+    let mut saturated = 0;
     let rounded = |(map, piece): (MapId, Arc<Piece>)| {
         if !is_rounded(model, wire, map) {
             return (map, piece);
         }
         let mut piece = Piece::clone(&piece);
-        round_to_half(piece.values_mut());
+        saturated += round_to_half(piece.values_mut()).0;
         (map, Arc::new(piece))
     };
-    inputs.into_iter().map(rounded).collect()
+    let inputs = inputs.into_iter().map(rounded).collect();
+    (inputs, Saturated(saturated))
 }
 
 fn is_rounded(model: &Model, wire: Wire, map: MapId) -> bool {

@@ -24,7 +24,7 @@ fn photograph(rows: usize, cols: usize) -> Piece {
 
 /// A map after a ReLU: one value in `zero_in` is not zero.
 fn sparse(rows: usize, cols: usize, channels: usize, zero_in: usize) -> Piece {
-    let of = |i: usize| if i * 31 % zero_in == 0 { (i as f32).sin() + 2.0 } else { 0.0 };
+    let of = |i: usize| if (i * 31).is_multiple_of(zero_in) { (i as f32).sin() + 2.0 } else { 0.0 };
     piece(rows, cols, channels, (0..rows * cols * channels).map(of).collect())
 }
 

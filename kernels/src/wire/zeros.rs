@@ -74,7 +74,7 @@ impl<'a, T: Bits> Packed<'a, T> {
             return Err("its mask counts other values than there are");
         }
         let last = masks.last().map_or(0, |mask| u32::from_le_bytes(*mask));
-        if len % WORD != 0 && last >> (len % WORD) != 0 {
+        if !len.is_multiple_of(WORD) && last >> (len % WORD) != 0 {
             return Err("its mask has bits beyond its values");
         }
         Ok(Self { masks, values, kind: std::marker::PhantomData })
