@@ -7,9 +7,9 @@ use tiling::{Numerics, Pace, Rates, Shares, Slot, StageGeometry, Wire, Work, lay
 /// What a device of which nothing is known is taken to compute: a small board.
 const SMALL_BOARD_PER_S: u64 = 5_000_000_000;
 
-/// Links that carry more get values as they are. One core of a Pi 4 encodes and decodes about as many
-/// bytes, a desktop's several times as many (`kernels/benches/wire.rs`), and half of them are saved where
-/// anything is.
+/// Links that carry more get values as they are. An estimate, not measured on a small board: encoding and
+/// decoding read and write each value a few times, and save half of the bytes where they save any.
+/// `kernels/benches/wire.rs` measures it for the machine that it runs on.
 const ENCODED_BELOW_BYTES_PER_S: u64 = 200_000_000;
 
 /// What is known of a device.
