@@ -84,6 +84,13 @@ impl Tracer {
         }
     }
 
+    /// What was sent with an attempt was encoded to so many bytes.
+    pub(crate) fn packed(&mut self, task: TaskId, attempt: u32, bytes: u64) {
+        if let Some(issued) = self.issued.get_mut(&(task, attempt)) {
+            issued.bytes = bytes;
+        }
+    }
+
     /// A result arrived.
     pub(crate) fn result(&mut self, bundle: &Bundle) {
         let BundleKind::Result { busy_ns, waited_ns } = bundle.kind else { return };
@@ -92,7 +99,7 @@ impl Tracer {
         if self.timeline.spans.len() + 3 > SPANS_MAX {
             return;
         }
-        let out = bundle.byte_len().unwrap_or(0) as u64;
+        let out = bundle.wire_len().unwrap_or(0) as u64;
         let all_ns = now_ns.saturating_sub(issued.at_ns);
         // The numbers come over the wire.
         let busy_ns = busy_ns.min(all_ns);
@@ -142,6 +149,7 @@ mod tests {
             task,
             attempt: 1,
             pieces: Vec::new(),
+            forms: Vec::new(),
             orders: Orders::default(),
         };
         tracer.output(&Output::SendBundle(WorkerId(1), bundle.clone()));

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tiling::{Grid, Handover, Numerics};
+use tiling::{Grid, Handover, Numerics, Wire};
 use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +104,69 @@ async fn a_killed_worker_costs_its_tiles_and_nothing_else() {
     let (reports, reassigned) = cluster.reports().await.unwrap();
     assert_eq!(reports.values().filter(|r| !r.alive).count(), 1);
     assert!(reassigned > 0, "the dead worker held tasks");
+}
+
+/// What travels in fewer bytes gives the bits of one device all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn encoded_pieces_give_the_same_bits_in_fewer_bytes() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@128x128");
+    let (cluster, _locals) = with_locals(3, state.path()).await;
+    let mut moved = Vec::new();
+    for wire in [Wire::Raw, Wire::Lossless] {
+        let mut job = problem.job((2, 2));
+        job.options = PlanOptions { wire, ..job.options };
+        problem.check(&cluster.submit(job).await.unwrap());
+        let (reports, _) = cluster.reports().await.unwrap();
+        moved.push(reports.values().map(|r| (r.bytes_in, r.bytes_out)).fold((0, 0), sum));
+    }
+    let sent = |i: usize| [moved[i].0, moved[i].1];
+    let [first_in, first_out] = sent(0);
+    let [both_in, both_out] = sent(1);
+    // The input is a byte a value, and what the first stage makes is zeros in good part.
+    assert!((both_in - first_in) * 10 < first_in * 8, "{moved:?}");
+    assert!(both_out - first_out <= first_out, "{moved:?}");
+}
+
+fn sum(a: (u64, u64), b: (u64, u64)) -> (u64, u64) {
+    (a.0 + b.0, a.1 + b.1)
+}
+
+/// With half floats on the wire the answer depends on the stages alone: one worker, four, and three of
+/// which one is killed give the same bits.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_floats_give_one_answer_whoever_computes() {
+    let problem = Problem::new("zoo:unet@128x128");
+    let job = || {
+        let job = problem.job((4, 4));
+        let options = PlanOptions { wire: Wire::F16, fused_layers: Some(4), ..job.options };
+        Job { options, ..job }
+    };
+    let mut answers = Vec::new();
+    for count in [1, 4] {
+        let state = tempfile::tempdir().unwrap();
+        let (cluster, _locals) = with_locals(count, state.path()).await;
+        answers.push(cluster.submit(job()).await.unwrap().outputs);
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (cluster, locals) = with_locals(3, state.path()).await;
+    let victim = locals.process_ids()[0];
+    signal(victim, "-STOP");
+    let (answer, ()) = tokio::join!(cluster.submit(job()), async {
+        tiles(&cluster, 1).await;
+        signal(victim, "-KILL");
+    });
+    answers.push(answer.unwrap().outputs);
+    let (_, reassigned) = cluster.reports().await.unwrap();
+    assert!(reassigned > 0, "the dead worker held tasks");
+    let bytes =
+        |i: usize| answers[i].iter().map(|(_, p)| p.as_bytes().to_vec()).collect::<Vec<_>>();
+    assert!(bytes(0) == bytes(1) && bytes(0) == bytes(2), "who computed it changed the answer");
+    let (ours, exact) = (&answers[0][0].1, &problem.expected[0].1);
+    let pairs = || ours.values().iter().zip(exact.values());
+    let apart = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = pairs().map(|(_, b)| b.abs()).fold(0.0, f32::max);
+    assert!(apart > 0.0 && apart < largest / 100.0, "{apart} of {largest}");
 }
 
 /// Maps stay on the workers; one of them is killed with what it kept.

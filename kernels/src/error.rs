@@ -2,7 +2,7 @@
 
 use crate::simd::Isa;
 use model::{Element, WeightHash};
-use tiling::Region;
+use tiling::{Encoding, Region};
 
 /// Why a kernel refused; the fault is in what it was given, not in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,18 @@ pub enum KernelError {
         expected: usize,
         /// Number of values.
         got: usize,
+    },
+    /// An encoded piece contradicts itself or its header.
+    #[error("a piece of {region} with {channels} channels, encoded as {encoding:?}: {what}")]
+    Encoded {
+        /// The region.
+        region: Region,
+        /// Its channels.
+        channels: usize,
+        /// How it came.
+        encoding: Encoding,
+        /// What is wrong.
+        what: &'static str,
     },
     /// A piece of another map, by its channels.
     #[error("map `{map}` has {expected} channels, got a piece with {got}")]

@@ -40,6 +40,7 @@ mod spatial;
 mod team;
 mod threads;
 mod view;
+pub mod wire;
 
 use model::MapId;
 use std::sync::Arc;

@@ -89,7 +89,7 @@ impl BulkHeader {
     /// Bytes that follow; none when the header is absurd.
     pub(crate) fn byte_len(&self) -> Option<usize> {
         match self {
-            BulkHeader::Bundle(bundle) => bundle.byte_len(),
+            BulkHeader::Bundle(bundle) => bundle.wire_len(),
             BulkHeader::Blob { bytes, .. } => usize::try_from(*bytes).ok(),
         }
     }
@@ -158,6 +158,38 @@ mod tests {
             element: model::Element::F32,
         };
         assert_eq!(piece.byte_len(), None);
+    }
+
+    /// What a header says of its pieces' forms is checked before anything is asked for.
+    #[test]
+    fn forms_that_contradict_their_pieces_have_no_length() {
+        use tiling::Encoding::{Raw, Zeros};
+        let piece = protocol::PieceHeader {
+            map: model::MapId(0),
+            region: tiling_region(4),
+            channels: 2,
+            element: model::Element::F32,
+        };
+        let form = |encoding, bytes| protocol::Form { encoding, bytes };
+        let length = |forms: Vec<protocol::Form>| {
+            let bundle = Bundle {
+                kind: protocol::BundleKind::Exchange,
+                plan: protocol::PlanId(0),
+                task: protocol::TaskId { frame: protocol::FrameId(0), stage: 0, tile: 0 },
+                attempt: 0,
+                pieces: vec![piece, piece],
+                forms,
+                orders: protocol::Orders::default(),
+            };
+            BulkHeader::Bundle(bundle).byte_len()
+        };
+        assert_eq!(length(Vec::new()), Some(2 * 128));
+        assert_eq!(length(vec![form(Raw, 128), form(Zeros, 20)]), Some(148));
+        // One form for two pieces, more bytes than the values have, raw values of another length.
+        assert_eq!(length(vec![form(Raw, 128)]), None);
+        assert_eq!(length(vec![form(Raw, 128), form(Zeros, 129)]), None);
+        assert_eq!(length(vec![form(Raw, 127), form(Zeros, 20)]), None);
+        assert_eq!(length(vec![form(Raw, 128), form(Zeros, u64::MAX)]), None);
     }
 
     fn tiling_region(end: usize) -> tiling::Region {

@@ -39,8 +39,8 @@ async fn carry(
         let event = match command {
             Command::Send(_, message) => Event::Message(from, message, Permit(None)),
             Command::SendBundle(_, bundle, payload) => {
-                let sizes = bundle.pieces.iter().map(|p| p.byte_len().unwrap_or(0));
-                let pieces = split(payload, sizes);
+                let sizes = bundle.wire_lens().unwrap_or_default();
+                let pieces = split(payload, sizes.into_iter());
                 Event::Bundle(from, bundle, pieces, Permit(None))
             }
             Command::SendBlob(_, hash, payload) => {

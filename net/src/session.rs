@@ -288,12 +288,17 @@ impl BulkReader {
                 if self.bundle.is_some() {
                     return Err(NetError::Breach("a bundle inside a bundle".into()));
                 }
+                // Room is made for the values as they will be decoded, which no header says to be
+                // fewer than what travels.
+                let bytes = header.byte_len().filter(|&b| b <= limit).ok_or_else(|| {
+                    NetError::Breach(format!("encoded more than the {limit} bytes allowed"))
+                })?;
                 let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
                 // Waiting here stops the credit, and so the sender, until the driver took the
                 // bundles before this one.
                 let permit = self.room.clone().acquire_many_owned(units).await.ok();
-                let sizes = header.pieces.iter().map(|p| p.byte_len().unwrap_or(0));
-                let pieces = sizes.map(|bytes| vec![0; bytes]).collect();
+                let sizes = header.wire_lens().unwrap_or_default();
+                let pieces = sizes.into_iter().map(|bytes| vec![0; bytes]).collect();
                 let permit = Permit(permit);
                 self.bundle = Some(IncomingBundle { header, pieces, piece: 0, offset: 0, permit });
                 self.close_bundle();

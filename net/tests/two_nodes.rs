@@ -49,6 +49,7 @@ fn bundle(rows: usize, channels: u32) -> Bundle {
         task: TaskId { frame: FrameId(1), stage: 0, tile: 0 },
         attempt: 1,
         pieces: vec![piece(0), piece(1)],
+        forms: Vec::new(),
         orders: protocol::Orders::default(),
     }
 }

@@ -17,5 +17,5 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     let world = World { devices, handover: Some(Handover::Gather), limit_ns };
     let found = search.run(&[world]).pop().flatten();
     let stages = found.unwrap_or(local.stages);
-    Plan { strategy: "aofl".into(), numerics: options.numerics, stages }
+    Plan::new("aofl", options.numerics, stages)
 }

@@ -56,7 +56,7 @@ pub(crate) fn plan(
     if options.objective == Objective::Energy {
         energy::in_time(options, &exact.follow(&stages).unwrap_or_else(|| unreachable!()))?;
     }
-    Ok(Plan { strategy, stages, numerics: best.numerics })
+    Ok(Plan { strategy, numerics: best.numerics, wire: best.wire, stages })
 }
 
 /// The best plans for one frame, best first, for a caller who judges by more than the cost model: made
@@ -70,7 +70,8 @@ pub(crate) fn finalists(
     let plans = latency(model, devices, options, &mut exact);
     let mut starts = exact.ranked(&options, plans);
     starts.truncate(STARTS_MAX);
-    let plan = |stages| Plan { strategy: "auto".into(), numerics: options.numerics, stages };
+    let PlanOptions { numerics, wire, .. } = options;
+    let plan = |stages| Plan { strategy: "auto".into(), numerics, wire, stages };
     let ends = climbed(model, devices, options, &starts, &mut exact);
     let ends: Vec<Plan> = ends.into_iter().map(|(.., stages)| plan(stages)).collect();
     let local = local::plan(model, devices, options.numerics);
@@ -129,7 +130,7 @@ pub(crate) fn latency(
     }
     let search = Search::new(model, devices, options.numerics, Space::All);
     let found = search.run(&worlds).into_iter().flatten();
-    let plan = |stages| Plan { strategy: "auto".into(), numerics: options.numerics, stages };
+    let plan = |stages| Plan::new("auto", options.numerics, stages);
     plans.extend(found.map(plan));
     plans
 }

@@ -20,7 +20,7 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
         stage.exchanging()
     };
     let stages = works.iter().enumerate().map(stage).collect();
-    Plan { strategy: "coedge".into(), numerics: options.numerics, stages }
+    Plan::new("coedge", options.numerics, stages)
 }
 
 /// How often in a thousand seconds each device could get the input and do the work.

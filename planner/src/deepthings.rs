@@ -103,7 +103,7 @@ fn fused(
         let device = fastest(devices, &late.iter().copied().sum());
         stages.push(Stage::whole(depth..works.len(), device));
     }
-    Plan { strategy: "deepthings".into(), numerics: options.numerics, stages }
+    Plan::new("deepthings", options.numerics, stages)
 }
 
 /// Gives neighbouring tiles to the same device, in numbers that follow the speeds at some work.

@@ -37,7 +37,7 @@ pub(crate) fn plans(
     thrifty.sort_by(|a, b| alone_j(a).total_cmp(&alone_j(b)));
     let on = |&device: &usize| {
         let stages = vec![Stage::whole(0..model.layers.len(), Slot(device as u32))];
-        Plan { strategy: "auto".into(), numerics: options.numerics, stages }
+        Plan::new("auto", options.numerics, stages)
     };
     let mut plans: Vec<Plan> = thrifty.iter().map(on).collect();
     let first = plans.first().and_then(|plan| exact.follow(&plan.stages));

@@ -258,7 +258,7 @@ fn sharing(
     let shares = |(devices, found): (&Vec<DeviceProfile>, &[Option<Vec<Stage>>])| {
         let plan = |stages: &Vec<Stage>| {
             let (strategy, stages) = (String::new(), stages.clone());
-            Plan { strategy, numerics, stages }
+            Plan::new(strategy, numerics, stages)
         };
         let takes = |plan: &Plan| {
             Cost::estimate(model, devices, plan).map_or(u64::MAX, |cost| cost.makespan_ns)

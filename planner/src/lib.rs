@@ -34,7 +34,7 @@ pub use stream::{StreamGrid, StreamLimits, band, stream_grid};
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Grid, Handover, Locality, Numerics, Plan, PlanError, locality};
+use tiling::{Grid, Handover, Locality, Numerics, Plan, PlanError, Wire, locality};
 
 /// Which plan a person asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,8 @@ pub struct PlanOptions {
     pub objective: Objective,
     /// When a frame must have ended, for [`Objective::Energy`].
     pub deadline_ns: Option<u64>,
+    /// What may become of values between devices.
+    pub wire: Wire,
 }
 
 impl PlanOptions {
@@ -133,6 +135,7 @@ impl PlanOptions {
         handover: None,
         objective: Objective::Latency,
         deadline_ns: None,
+        wire: Wire::Auto,
     };
 }
 
@@ -282,6 +285,7 @@ pub fn plan(
         Strategy::CoEdge => coedge::plan(model, devices, options),
         Strategy::Pico => pico::plan(model, devices, options),
     };
+    plan.wire = options.wire;
     if let Some(handover) = options.handover {
         plan.stages.iter_mut().for_each(|stage| stage.handover = handover);
     }

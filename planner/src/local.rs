@@ -7,7 +7,7 @@ use model::Model;
 use tiling::{Numerics, Plan, Slot, Stage};
 
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], numerics: Numerics) -> Plan {
-    let of = |stages| Plan { strategy: "local".into(), numerics, stages };
+    let of = |stages| Plan::new("local", numerics, stages);
     if model.layers.is_empty() {
         return of(Vec::new());
     }

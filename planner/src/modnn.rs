@@ -17,7 +17,7 @@ pub(crate) fn plan(
         Locality::Local => strips(model, &speeds(devices, work), i),
     };
     let stages = works.iter().enumerate().map(stage).collect();
-    Ok(Plan { strategy: "modnn".into(), numerics: options.numerics, stages })
+    Ok(Plan::new("modnn", options.numerics, stages))
 }
 
 fn strips(model: &Model, speeds: &[u64], layer: usize) -> Stage {

@@ -18,5 +18,5 @@ pub(crate) fn plan(
     let layers = model.layers.len();
     let stages =
         if layers == 0 { Vec::new() } else { vec![Stage::whole(0..layers, Slot(best as u32))] };
-    Ok(Plan { strategy: "offload".into(), numerics: options.numerics, stages })
+    Ok(Plan::new("offload", options.numerics, stages))
 }

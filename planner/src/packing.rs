@@ -51,7 +51,7 @@ pub(crate) fn plan(
         packing.stages[layer] = Some(stage);
     }
     let stages = packing.stages.into_iter().flatten().collect();
-    Some(Plan { strategy: "auto".into(), numerics, stages })
+    Some(Plan::new("auto", numerics, stages))
 }
 
 struct Packing<'a, 'b> {

@@ -58,7 +58,7 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     }
     let best = ways.pop().into_iter().flatten().flatten().min_by_key(|way| way.period_ns);
     let stages = best.map(|way| way.stages).unwrap_or_default();
-    Plan { strategy: "pico".into(), numerics: options.numerics, stages }
+    Plan::new("pico", options.numerics, stages)
 }
 
 /// Some devices, and how they share a stage: strips by speed, or whole on a group of one.
@@ -91,6 +91,6 @@ impl Group {
 /// What a stage by itself takes, both ways included.
 fn takes(model: &Model, devices: &[DeviceProfile], stage: &Stage, cut: &Cut) -> u64 {
     let mut tiles = loads(model, devices, Made { stage, cut });
-    take_from(model, &[], cut, &mut tiles);
+    take_from(model, devices, &[], cut, &mut tiles);
     Flow::new(devices, &[]).stage(&tiles).1
 }

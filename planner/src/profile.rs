@@ -2,10 +2,15 @@
 
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
-use tiling::{Numerics, Pace, Rates, Slot, StageGeometry, Work, layer_work};
+use tiling::{Numerics, Pace, Rates, Shares, Slot, StageGeometry, Wire, Work, layer_work};
 
 /// What a device of which nothing is known is taken to compute: a small board.
 const SMALL_BOARD_PER_S: u64 = 5_000_000_000;
+
+/// Links that carry more get values as they are. An estimate, not measured on a small board: encoding and
+/// decoding read and write each value a few times, and save half of the bytes where they save any.
+/// `kernels/benches/wire.rs` measures it for the machine that it runs on.
+const ENCODED_BELOW_BYTES_PER_S: u64 = 200_000_000;
 
 /// What is known of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +33,9 @@ pub struct DeviceProfile {
     pub memory_bytes: Option<u64>,
     /// What it draws, where that is known.
     pub power: Option<Power>,
+    /// What part of each map's bytes travels to it and from it.
+    #[serde(skip)]
+    pub shares: Shares,
 }
 
 /// What a device draws.
@@ -52,6 +60,7 @@ impl DeviceProfile {
             same_machine: false,
             memory_bytes: None,
             power: None,
+            shares: Shares::default(),
         }
     }
 
@@ -65,6 +74,18 @@ impl DeviceProfile {
             same_machine: true,
             ..Self::wired(name, rates)
         }
+    }
+
+    /// Whether what it gets and sends is encoded: where a wire lets that be decided by the link, if
+    /// that is slower than encoding.
+    pub fn encodes(&self, wire: Wire) -> bool {
+        wire.encodes(!self.same_machine && self.link_bytes_per_s < ENCODED_BELOW_BYTES_PER_S)
+    }
+
+    /// The same where maps that are encoded take these shares of their bytes.
+    pub fn sharing(self, wire: Wire, shares: &Shares) -> Self {
+        let shares = if self.encodes(wire) { shares.clone() } else { Shares::default() };
+        Self { shares, ..self }
     }
 
     /// What a unit of each class takes: as measured, or as on a small board.
@@ -102,6 +123,9 @@ pub fn drifted(before: &[DeviceProfile], now: &[DeviceProfile], work: &Work) -> 
         let (old, new) = (before.link_bytes_per_s, now.link_bytes_per_s);
         if apart(old, new, LINK_DRIFT_MAX) {
             return Some(format!("the link of {name} carries {new} B/s in place of {old}"));
+        }
+        if before.shares.differ(&now.shares) {
+            return Some(format!("maps take other bytes than were expected on the way to {name}"));
         }
         let (old, new) = (before.round_trip_ns, now.round_trip_ns);
         let far = old.abs_diff(new) > ROUND_TRIP_DRIFT_MAX_NS && apart(old, new, LINK_DRIFT_MAX);
@@ -157,6 +181,7 @@ pub(crate) fn layer_works(model: &Model, numerics: Numerics) -> Vec<Work> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{PlanOptions, Strategy, plan};
     use tiling::OperatorClass;
 
     #[test]
@@ -176,6 +201,31 @@ mod tests {
         assert!(after(&|d| d.rates = d.rates.scaled(|_| 0.7)).unwrap().contains("ms in place"));
         assert!(after(&|d| d.link_bytes_per_s /= 3).unwrap().contains("link of d"));
         assert!(after(&|d| d.round_trip_ns = 50_000_000).unwrap().contains("round trip"));
+    }
+
+    #[test]
+    fn slow_links_get_encoded_pieces_and_what_these_take_counts() {
+        let model = model::open("zoo:unet@32x32", &model::LoadOptions::default()).unwrap().graph;
+        let wired = DeviceProfile::wired("d", Rates::typical(1_000_000_000));
+        let here = DeviceProfile::same_machine("h", Rates::typical(1_000_000_000));
+        assert_eq!([Wire::Auto, Wire::Raw].map(|wire| wired.encodes(wire)), [true, false]);
+        assert_eq!([Wire::Auto, Wire::F16].map(|wire| here.encodes(wire)), [false, true]);
+        let cost = |wire| {
+            let shares = Shares::expected(&model, wire, Shares::of_pictures(&model));
+            let devices = [wired.clone().sharing(wire, &shares)];
+            let options = PlanOptions { wire, ..PlanOptions::EXACT };
+            plan(&model, &devices, Strategy::Local, options).unwrap().1
+        };
+        let [raw, auto] = [Wire::Raw, Wire::Auto].map(cost);
+        let input = model.inputs[0];
+        let bytes = (model.shape(input).elements() * 4) as u64;
+        assert_eq!(raw.stages[0].scatter_bytes, bytes);
+        assert_eq!(auto.stages[0].scatter_bytes, (bytes * 255).div_ceil(1000));
+        assert!(auto.makespan_ns < raw.makespan_ns);
+        let expected = Shares::expected(&model, Wire::Auto, Shares::of_pictures(&model));
+        let now = wired.clone().sharing(Wire::Auto, &expected);
+        let why = drifted(std::slice::from_ref(&wired), &[now], &Work::default());
+        assert!(why.unwrap().contains("other bytes"));
     }
 
     #[test]

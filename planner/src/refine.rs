@@ -22,7 +22,7 @@ pub fn refine<S: PartialOrd>(
     plan: Plan,
     mut judge: impl FnMut(&Plan) -> Verdict<S>,
 ) -> Plan {
-    let Plan { strategy, numerics, stages } = plan;
+    let Plan { strategy, numerics, wire, stages } = plan;
     let (reach, handover) = (&Reach::of(model), options.handover);
     let moves = Moves { reach, model, devices: devices.len(), handover };
     let mut exact = Exact::new(model, devices, numerics);
@@ -31,9 +31,10 @@ pub fn refine<S: PartialOrd>(
         if limited && exact.follow(stages).is_none() {
             return Verdict::NoPlan;
         }
-        judge(&Plan { strategy: strategy.clone(), numerics, stages: stages.to_vec() })
+        let (strategy, stages) = (strategy.clone(), stages.to_vec());
+        judge(&Plan { strategy, numerics, wire, stages })
     });
-    Plan { strategy, numerics, stages }
+    Plan { strategy, numerics, wire, stages }
 }
 
 /// What is thought of a change.
@@ -317,7 +318,7 @@ mod tests {
         let grid = Grid { row_shares: vec![1, 1], col_shares: vec![1] };
         let layers = model.layers.len();
         let stages = vec![Stage::cut(0..layers, grid, vec![Slot(0), Slot(1)])];
-        let start = Plan { strategy: "equal".into(), numerics: Numerics::Exact, stages };
+        let start = Plan::new("equal", Numerics::Exact, stages);
         let takes = |plan: &Plan| Some(Cost::estimate(&model, &devices, plan).ok()?.makespan_ns);
         let climb = |most: usize| {
             let mut asked = 0;

@@ -8,5 +8,5 @@ use tiling::{Plan, Slot, Stage};
 pub(crate) fn plan(model: &Model, options: PlanOptions) -> Plan {
     let layers = model.layers.len();
     let stages = if layers == 0 { Vec::new() } else { vec![Stage::whole(0..layers, Slot::ANY)] };
-    Plan { strategy: "replicate".into(), numerics: options.numerics, stages }
+    Plan::new("replicate", options.numerics, stages)
 }

@@ -24,7 +24,7 @@ pub(crate) fn plan(
         let near = near.map(|stage| if cut < layers { stage.exchanging() } else { stage });
         let far = (cut < layers).then(|| Stage::whole(cut..layers, Slot(there as u32)));
         let stages = near.into_iter().chain(far).collect();
-        Plan { strategy: "split".into(), numerics: options.numerics, stages }
+        Plan::new("split", options.numerics, stages)
     };
     let mut exact = Exact::new(model, devices, options.numerics);
     let ranked = exact.ranked(&PlanOptions::EXACT, (0..=layers).map(at).collect());

@@ -116,7 +116,7 @@ fn of_band(
 ) -> Plan {
     let split = Split::Band { grid, row: row as u32 };
     let stage = Stage::of(0..model.layers.len(), split, placement);
-    Plan { strategy: "stream".into(), numerics, stages: vec![stage] }
+    Plan::new("stream", numerics, vec![stage])
 }
 
 /// Tiles of about 16 rows and columns of the smallest output: below that the halo is nearly all.

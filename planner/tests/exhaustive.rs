@@ -103,8 +103,8 @@ fn exhaustive(model: &Model, devices: &[DeviceProfile]) -> u64 {
     while let Some(so_far) = open.pop() {
         let first = so_far.last().map_or(0, |stage| stage.end_layer);
         if first == layers {
-            let strategy = "exhaustive".into();
-            let plan = Plan { strategy, numerics: Numerics::Exact, stages: so_far };
+            let strategy = "exhaustive";
+            let plan = Plan::new(strategy, Numerics::Exact, so_far);
             // Cuts that do not fit are no plans.
             let cost = Cost::estimate(model, devices, &plan);
             best = best.min(cost.map_or(u64::MAX, |cost| cost.makespan_ns));

@@ -28,8 +28,8 @@ pub use coordinator::{
 };
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use message::{
-    Battery, Bundle, BundleKind, Delivery, Health, Hello, Member, Message, Orders, PieceHeader,
-    Source, VERSION,
+    Battery, Bundle, BundleKind, Delivery, Form, Health, Hello, Member, Message, Orders,
+    PieceHeader, Source, VERSION,
 };
 pub use survey::{Survey, Surveys, WeightSet};
 pub use worker::Worker;

@@ -5,7 +5,7 @@ use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::survey::WeightSet;
 use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
-use tiling::{Plan, Rates, Region};
+use tiling::{Encoding, Plan, Rates, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
 pub const VERSION: u32 = 7;
@@ -104,6 +104,8 @@ pub enum Message {
         /// What the tiles placed on this worker read of the weights, so that it can fetch them
         /// early.
         weights: Vec<WeightSet>,
+        /// Whether this worker encodes the pieces that it sends.
+        encodes: bool,
     },
     /// Coordinator to workers: no further task of this plan will come.
     Retire {
@@ -294,6 +296,15 @@ impl PieceHeader {
     }
 }
 
+/// In which form a piece's values follow its bundle's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    /// How they are encoded.
+    pub encoding: Encoding,
+    /// Bytes of that.
+    pub bytes: u64,
+}
+
 /// Header of a task with all its pieces: it arrives whole or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
@@ -307,6 +318,9 @@ pub struct Bundle {
     pub attempt: u32,
     /// The pieces that follow, in this order.
     pub pieces: Vec<PieceHeader>,
+    /// The form of each; none where all are as they lie in memory. Whoever sends a bundle says this
+    /// anew.
+    pub forms: Vec<Form>,
     /// What else a worker must know to do the task.
     pub orders: Orders,
 }
@@ -323,6 +337,31 @@ impl Bundle {
     pub fn source_bytes(&self) -> Option<usize> {
         let sources = self.orders.sources.iter();
         sources.map(|s| s.piece.byte_len()).try_fold(0usize, |sum, b| sum.checked_add(b?))
+    }
+
+    /// How a piece is encoded.
+    pub fn encoding(&self, piece: usize) -> Encoding {
+        self.forms.get(piece).map_or(Encoding::Raw, |form| form.encoding)
+    }
+
+    /// Bytes of each piece on the wire; none where the header contradicts itself.
+    pub fn wire_lens(&self) -> Option<Vec<usize>> {
+        if !self.forms.is_empty() && self.forms.len() != self.pieces.len() {
+            return None;
+        }
+        let len = |(i, piece): (usize, &PieceHeader)| {
+            let raw = piece.byte_len()?;
+            let Some(form) = self.forms.get(i) else { return Some(raw) };
+            let bytes = usize::try_from(form.bytes).ok()?;
+            let sound = if form.encoding == Encoding::Raw { bytes == raw } else { bytes <= raw };
+            sound.then_some(bytes)
+        };
+        self.pieces.iter().enumerate().map(len).collect()
+    }
+
+    /// Bytes of all pieces on the wire; none where the header contradicts itself.
+    pub fn wire_len(&self) -> Option<usize> {
+        self.wire_lens()?.into_iter().try_fold(0usize, usize::checked_add)
     }
 
     /// Bytes of all values; none when they overflow.

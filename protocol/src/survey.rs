@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use model::builder::Builder;
     use model::{Activation, Op, Shape, WeightHash};
-    use tiling::{Grid, Numerics, Slot, Stage};
+    use tiling::{Grid, Numerics, Slot, Stage, Wire};
 
     #[test]
     fn tiles_read_the_slices_of_their_rows() {
@@ -161,7 +161,12 @@ mod tests {
         let model = builder.finish_unfused().unwrap().graph;
         let grid = Grid { row_shares: vec![2, 1, 1], col_shares: vec![1] };
         let stage = Stage::cut(0..1, grid, vec![Slot(0), Slot(1), Slot(2)]);
-        let plan = Plan { strategy: "none".into(), numerics: Numerics::Exact, stages: vec![stage] };
+        let plan = Plan {
+            strategy: "none".into(),
+            numerics: Numerics::Exact,
+            wire: Wire::Raw,
+            stages: vec![stage],
+        };
         let survey = Survey::new(&model, &plan).unwrap();
         let bytes = |tile: u32| -> u64 {
             let set = survey.weight_set(0, tile);

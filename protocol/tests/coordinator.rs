@@ -320,7 +320,7 @@ fn weights_that_travel_prolong_the_lease() {
 fn a_model_without_layers_gives_back_its_inputs() {
     let mut bench = Bench::new(&[0], config());
     let empty = model::Model { layers: Vec::new(), ..model::Model::clone(&model()) };
-    let plan = Plan { strategy: "none".into(), numerics: Numerics::Exact, stages: Vec::new() };
+    let plan = Plan::new("none", Numerics::Exact, Vec::new());
     let plan = ActivePlan::new(PlanId(1), Arc::new(empty), MODEL, plan, vec![W0]).unwrap();
     bench.plan = Arc::new(plan);
     assert_eq!(bench.submit(0), [Output::Finished(FrameId(0))]);

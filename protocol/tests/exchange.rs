@@ -19,7 +19,7 @@ fn plan() -> Plan {
     let strips =
         |layer: usize| Stage::cut(layer..layer + 1, Grid::even(2, 1), vec![Slot(0), Slot(1)]);
     let stages = vec![strips(0).exchanging(), strips(1)];
-    Plan { strategy: "test".into(), numerics: Numerics::Exact, stages }
+    Plan::new("test", Numerics::Exact, stages)
 }
 
 fn bound(model: &Arc<Model>) -> Arc<ActivePlan> {
@@ -183,7 +183,13 @@ impl Alone {
         alone.handle(head(Message::Welcome { worker: W0, oldest: None }));
         alone.handle(Input::PeerUp(W1));
         let weights = vec![weights_of(0), weights_of(1)];
-        let announce = Message::Announce { plan: PlanId(1), model: MODEL, body: plan(), weights };
+        let announce = Message::Announce {
+            plan: PlanId(1),
+            model: MODEL,
+            body: plan(),
+            weights,
+            encodes: false,
+        };
         alone.handle(head(announce));
         alone.handle(Input::Opened(MODEL, model.clone()));
         alone.handle(Input::Prepared(PlanId(1), weights_of(0)));

@@ -60,7 +60,15 @@ impl Bench {
             StageGeometry::new(&self.model, Numerics::Exact, 0, &plan(&[0, 0, 0, 0]).stages[0])
                 .unwrap();
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize % 4].inputs);
-        Bundle { kind, plan: PlanId(1), task, attempt: 1, pieces, orders: Orders::default() }
+        Bundle {
+            kind,
+            plan: PlanId(1),
+            task,
+            attempt: 1,
+            pieces,
+            forms: Vec::new(),
+            orders: Orders::default(),
+        }
     }
 
     fn scatter(&mut self, task: TaskId) -> Vec<Output> {
@@ -75,7 +83,13 @@ impl Bench {
 
 fn announce(stages: Vec<u32>) -> Message {
     let weights = stages.into_iter().map(weights_of).collect();
-    Message::Announce { plan: PlanId(1), model: MODEL, body: plan(&[0, 0, 0, 0]), weights }
+    Message::Announce {
+        plan: PlanId(1),
+        model: MODEL,
+        body: plan(&[0, 0, 0, 0]),
+        weights,
+        encodes: false,
+    }
 }
 
 fn executes(task: TaskId) -> Output {
@@ -346,7 +360,7 @@ fn a_plan_that_does_not_fit_its_model_ends_the_connection() {
     let mut body = plan(&[0, 0, 0, 0]);
     body.stages.pop();
     let (plan, weights) = (PlanId(1), vec![weights_of(0)]);
-    bench.told(Message::Announce { plan, model: MODEL, body, weights });
+    bench.told(Message::Announce { plan, model: MODEL, body, weights, encodes: false });
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     assert_eq!(disconnects(&outputs), [HEAD]);
 }

@@ -12,7 +12,7 @@ use model::MapId;
 use protocol::{ActivePlan, Nanos, SECOND};
 use serde::Serialize;
 use std::ops::Range;
-use tiling::{Handover, Plan, Region, TileGeometry, Work};
+use tiling::{Handover, Plan, Region, Shares, TileGeometry, Work};
 
 /// Rounds in which the weights are made better.
 const ROUNDS: usize = 48;
@@ -92,9 +92,10 @@ fn seconds_to_ns(seconds: f64) -> f64 {
     seconds * SECOND as f64
 }
 
-/// The least time of a plan whose tiles ask for `works`, and of any plan whose layers do.
+/// The least time of a plan whose tiles ask for `works`, where maps take these shares of their bytes on
+/// the wire, and of any plan whose layers do.
 pub(crate) fn bound(
-    plan: &ActivePlan,
+    (plan, shares): (&ActivePlan, &Shares),
     works: &[Vec<Work>],
     layers: &[Work],
     workers: &[WorkerSpec],
@@ -103,7 +104,8 @@ pub(crate) fn bound(
     let kinds = kinds(workers);
     let bytes = |regions: &[(MapId, Region)]| -> f64 {
         let one = |&(map, region): &(MapId, Region)| {
-            (region.positions() * plan.model.pixel_bytes(map)) as f64
+            let bytes = region.positions() * plan.model.pixel_bytes(map);
+            shares.of(map, bytes as u64) as f64
         };
         regions.iter().map(one).sum()
     };

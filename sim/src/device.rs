@@ -7,6 +7,7 @@ use crate::events::{End, Event, Parcel, Sender};
 use crate::job::{Job, Outcome};
 use crate::physics::Heat;
 use crate::scenario::{Sabotage, WorkerSpec};
+use kernels::wire::round_outputs;
 use kernels::{PackedModel, Piece, Pieces};
 use model::{LayerId, MapId, WeightHash, WeightId};
 use protocol::worker::{Input, Output, Peer};
@@ -307,6 +308,8 @@ impl Cluster {
             }
             _ => {}
         }
+        let encodes = self.devices[i].machine.encodes(bundle.plan);
+        bundle.forms = self.head.forms(encodes, &bundle);
         self.device_send(i, to, Parcel::Bundle(Box::new(bundle), pieces));
     }
 
@@ -347,7 +350,12 @@ impl Cluster {
             let mut inputs = held.pieces.clone();
             inputs.extend(device.kept_values(task.frame));
             let run = self.engine.run_tile(model, &survey.stages[stage], tile, &inputs);
+            let wire = device.machine.wire(plan).unwrap_or_default();
             outputs = run
+                .map(|mut maps| {
+                    round_outputs(model.graph(), wire, &mut maps);
+                    maps
+                })
                 .map(|maps| maps.into_iter().map(|(map, p)| (map, Arc::new(p))).collect())
                 .map_err(|error| error.to_string());
         }

@@ -101,7 +101,7 @@ impl Parcel {
                 Message::Announce { body, .. } => 64 + 32 * body.stages.len() as u64,
                 _ => 64,
             },
-            Parcel::Bundle(bundle, _) => 64 + bundle.byte_len().unwrap_or(0) as u64,
+            Parcel::Bundle(bundle, _) => 64 + bundle.wire_len().unwrap_or(0) as u64,
             Parcel::Blob(_, bytes) => 64 + bytes,
         }
     }

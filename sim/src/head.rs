@@ -7,16 +7,18 @@ use crate::invariants::Violation;
 use crate::outcome::FrameOutcome;
 use crate::rehearsal::Wish;
 use crate::scenario::{Payload, Sabotage, Scenario};
+use kernels::wire::inputs_for;
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
 use planner::{Again, DeviceProfile};
 use protocol::coordinator::{Input, Output};
-use protocol::{ActivePlan, Bundle, Coordinator, FrameId, Member, Message, ModelHash, Nanos};
+use protocol::{ActivePlan, Bundle, Coordinator, Form, FrameId, Member, Message, ModelHash, Nanos};
 use protocol::{PieceHeader, PlanId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tiling::{
-    Algorithm, Handover, Numerics, OperatorClass, Region, StageGeometry, Work, layer_work,
+    Algorithm, Encoding, Handover, Numerics, OperatorClass, Region, Shares, StageGeometry, Work,
+    layer_work,
 };
 
 type Maps = BTreeMap<MapId, Arc<Piece>>;
@@ -58,6 +60,10 @@ pub(crate) struct Head {
     /// Frames that wait for the first worker, and when they were submitted.
     waiting: Vec<(usize, Nanos)>,
     planned: Option<Planned>,
+    /// What part of each map's bytes is taken to travel where pieces are encoded.
+    shares: Shares,
+    /// Whose pieces are, in which plan.
+    encoding: BTreeSet<(PlanId, WorkerId)>,
     /// How many coordinators there were before this one.
     incarnation: u64,
     next_plan: u64,
@@ -97,11 +103,29 @@ impl Head {
             layer_works: layer_works(graph, scenario.options.numerics),
             waiting: Vec::new(),
             planned: None,
+            shares: scenario.shares.clone().unwrap_or_else(|| {
+                Shares::expected(graph, scenario.options.wire, Shares::of_pictures(graph))
+            }),
+            encoding: BTreeSet::new(),
             incarnation: 0,
             next_plan: 0,
             scattered: 0,
             roster_due: false,
         }
+    }
+
+    /// The forms of a bundle's pieces: sizes alone, since most runs have no values.
+    pub(crate) fn forms(&self, encodes: bool, bundle: &Bundle) -> Vec<Form> {
+        if !encodes {
+            return Vec::new();
+        }
+        let form = |piece: &PieceHeader| {
+            let raw = piece.byte_len().unwrap_or(0) as u64;
+            let bytes = self.shares.of(piece.map, raw);
+            let encoding = if bytes < raw { Encoding::Palette } else { Encoding::Raw };
+            Form { encoding, bytes }
+        };
+        bundle.pieces.iter().map(form).collect()
     }
 
     /// All blobs that a worker may want.
@@ -253,7 +277,14 @@ impl Cluster {
             return self.invariants.accounted.suspect(bundle.task);
         }
         let pieces = if self.has_values() { self.head.cut(&bundle) } else { Pieces::new() };
+        let (task, attempt) = (bundle.task, bundle.attempt);
+        let encodes = self.head.encoding.contains(&(bundle.plan, to));
+        let bundle = Bundle { forms: self.head.forms(encodes, &bundle), ..bundle };
+        let bytes = bundle.wire_len().unwrap_or(0) as u64;
         self.head_send(to, Parcel::Bundle(Box::new(bundle), pieces));
+        if encodes {
+            self.head.machine.handle(now, Input::Packed { worker: to, task, attempt, bytes });
+        }
     }
 
     fn finished(&mut self, id: FrameId) {
@@ -389,7 +420,11 @@ impl Cluster {
         };
         let id = FrameId(self.head.incarnation << 32 | frame as u64);
         let maps = match &self.scenario.payload {
-            Payload::Values(frames) => frames[frame].iter().cloned().collect(),
+            Payload::Values(frames) => {
+                let inputs = frames[frame].to_vec();
+                let (inputs, _) = inputs_for(&self.scenario.model.graph, plan.plan.wire, inputs);
+                inputs.into_iter().collect()
+            }
             Payload::Sizes(_) => Maps::new(),
         };
         let bound_ns = self.bounds[&plan.id].frame_ns;
@@ -418,6 +453,7 @@ impl Cluster {
                 power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),
                 ..DeviceProfile::wired(report.name.clone(), rates)
             };
+            let profile = profile.sharing(self.scenario.options.wire, &self.head.shares);
             (id, profile)
         };
         live.map(profile).unzip()
@@ -450,14 +486,19 @@ impl Cluster {
         self.head.next_plan += 1;
         self.head.last_plan = Some(plan.clone());
         let id = PlanId(self.head.incarnation << 32 | self.head.next_plan);
+        let encoding = slots.iter().zip(profiles).filter(|(_, device)| device.encodes(plan.wire));
+        let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
         let plan = ActivePlan::new(id, model.graph.clone(), self.head.model_hash, plan, slots);
-        let plan = plan.map_err(|e| Violation::Plan(e.to_string()))?;
+        let shares = if encoding.is_empty() { Shares::default() } else { self.head.shares.clone() };
+        self.head.encoding.extend(encoding.iter().map(|&worker| (id, worker)));
+        let plan =
+            plan.map_err(|e| Violation::Plan(e.to_string()))?.encoding(encoding, shares.clone());
         let works = plan.geometry().iter().map(|stage| {
             (0..stage.tiles.len()).map(|tile| stage.tile_work(&model.graph, tile)).collect()
         });
         let works: Arc<Vec<Vec<Work>>> = Arc::new(works.collect());
         let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
-        let bound = bound(&plan, &works, layers, &workers, link);
+        let bound = bound((&plan, &shares), &works, layers, &workers, link);
         self.head.bound = Some(bound);
         self.bounds.insert(id, bound);
         self.works.insert(id, works);

@@ -45,7 +45,7 @@ struct Rehearsal {
 }
 
 impl Rehearsal {
-    fn new(graph: &Arc<Model>, devices: &[DeviceProfile]) -> Self {
+    fn new(graph: &Arc<Model>, devices: &[DeviceProfile], options: PlanOptions) -> Self {
         let workers = devices.iter().map(worker).collect();
         // Values are not computed, so that no weight is read.
         let model = LoadedModel { graph: graph.clone(), weights: WeightStore::default() };
@@ -54,6 +54,8 @@ impl Rehearsal {
             Some(bytes_per_s) => LinkSpec::wire(0, bytes_per_s, 0),
             None => LinkSpec::unlimited(),
         };
+        let encoded = devices.iter().find(|device| device.encodes(options.wire));
+        let shares = encoded.map(|device| device.shares.clone());
         let base = Scenario::sized(model, 2, workers);
         let machine = CoordinatorConfig { frames_in_flight_max: 1, ..base.machine.clone() };
         let scenario = Scenario {
@@ -64,6 +66,8 @@ impl Rehearsal {
             // The second frame waits for the first, which prepares the weights.
             machine,
             head_link,
+            options,
+            shares,
             patience_ns: u64::MAX / 2,
             steps_max: FRAME_STEPS_MAX,
             may_fail: true,
@@ -142,7 +146,7 @@ impl Wish<'_> {
             true => planner::finalists(graph, devices, options),
             false => Vec::new(),
         };
-        let rehearsal = Rehearsal::new(graph, devices);
+        let rehearsal = Rehearsal::new(graph, devices, options);
         let played = finalists.into_iter().take(PLANS_MAX);
         let played = played.filter_map(|plan| Some((rehearsal.frame_ns(&plan)?, plan)));
         // Of equals the first: the planner thinks more of it.
@@ -170,7 +174,7 @@ impl Wish<'_> {
         let made = self.plan()?;
         let mut now = planner::cost_of(graph, devices, strategy, options, known)?;
         if self.is_rehearsed() {
-            now.rehearsed_ns = Rehearsal::new(graph, devices).frame_ns(known);
+            now.rehearsed_ns = Rehearsal::new(graph, devices, options).frame_ns(known);
         }
         Ok(planner::again(graph, devices, options, (known, now), made))
     }
@@ -209,7 +213,7 @@ mod tests {
             let model = open(name, &LoadOptions::default()).unwrap();
             let devices = devices(count);
             let (plan, cost) = wish(&model.graph, &devices).plan().unwrap();
-            let rehearsal = Rehearsal::new(&model.graph, &devices);
+            let rehearsal = Rehearsal::new(&model.graph, &devices, PlanOptions::default());
             let least = rehearsal.frame_ns(&plan).unwrap();
             assert_eq!(cost.rehearsed_ns, Some(least), "{name}");
             assert!(least >= cost.bound_ns, "{name}");

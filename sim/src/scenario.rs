@@ -5,7 +5,7 @@ use kernels::Pieces;
 use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
-use tiling::{Plan, Rates};
+use tiling::{Plan, Rates, Shares};
 
 /// A worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +156,9 @@ pub struct Scenario {
     pub options: PlanOptions,
     /// A plan for all workers that was made before; the strategy makes one where there is none.
     pub plan: Option<Plan>,
+    /// What part of its bytes each map takes where pieces are encoded; what is expected of the model's
+    /// maps where nobody says.
+    pub shares: Option<Shares>,
     /// Whether the plans of `auto` are played through first, as the coordinator does.
     pub rehearsed: bool,
     /// How the coordinator is set.
@@ -195,6 +198,7 @@ impl Scenario {
             strategy: Strategy::DeepThings,
             options: PlanOptions::EXACT,
             plan: None,
+            shares: None,
             rehearsed: false,
             machine: CoordinatorConfig::default(),
             head_link: LinkSpec::unlimited(),

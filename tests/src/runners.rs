@@ -1,6 +1,7 @@
 //! The runners without a cluster: naive reference, whole, tiled in process.
 
 use crate::{Built, Maps};
+use kernels::wire::{inputs_for, round_outputs};
 use kernels::{Engine, KernelError, Piece, reference};
 use model::MapId;
 use planner::{DeviceProfile, PlanOptions, PlannerError, Strategy};
@@ -65,8 +66,9 @@ pub fn tiled(
     bend: impl Fn(&mut StageGeometry),
 ) -> Result<Maps, KernelError> {
     let graph = &built.model.graph;
+    let (inputs, _) = inputs_for(graph, plan.wire, built.frames[frame].clone());
     let mut maps: BTreeMap<MapId, Piece> =
-        built.frames[frame].iter().map(|(map, piece)| (*map, Piece::clone(piece))).collect();
+        inputs.iter().map(|(map, piece)| (*map, Piece::clone(piece))).collect();
     for (i, stage) in plan.stages.iter().enumerate() {
         let mut geometry =
             StageGeometry::new(graph, plan.numerics, i, stage).expect("the planner checked it");
@@ -76,7 +78,9 @@ pub fn tiled(
         for (index, tile) in geometry.tiles.iter().enumerate() {
             let cut = |&(map, region): &(MapId, Region)| (map, Arc::new(maps[&map].crop(region)));
             let inputs: Vec<_> = tile.inputs.iter().map(cut).collect();
-            for (map, piece) in engine.run_tile(&built.packed, &geometry, index, &inputs)? {
+            let mut outputs = engine.run_tile(&built.packed, &geometry, index, &inputs)?;
+            round_outputs(graph, plan.wire, &mut outputs);
+            for (map, piece) in outputs {
                 let shape = graph.shape(map);
                 let element = graph.element(map);
                 let zeroed = || Piece::zeroed_of(Region::whole(shape), shape.channels(), element);

@@ -32,7 +32,10 @@ pub fn scenario(seed: u64, built: &Built, strategy: Strategy, options: PlanOptio
     };
     let workers: Vec<WorkerSpec> = (0..workers).map(|_| spec(&mut random)).collect();
     let faults = faults(&mut random, workers.len());
+    let ends = faults.iter().filter(|f| f.kind.is_the_end_of_a_process());
     let machine = CoordinatorConfig {
+        // However many end while they run a task, it is not to blame.
+        deaths_max: 4 + ends.count() as u32,
         window_tasks_max: 1 + random.below(4) as usize,
         frames_in_flight_max: 1 + random.below(3) as usize,
         stealing: random.below(5) > 0,

@@ -9,11 +9,11 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use protocol::CoordinatorConfig;
 use sim::Random;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use tests::loopback::Loopback;
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
-use tiling::{Handover, Numerics, OperatorClass};
+use tiling::{Handover, Numerics, OperatorClass, Wire};
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(1).expect("one thread"));
 
@@ -137,6 +137,71 @@ fn fast_answers_depend_on_the_plan_alone() {
             simulated::run(scenario).unwrap_or_else(|(v, replay)| panic!("{v}; {replay}"));
         assert_equal(&expected, &simulated::answers(&outcome)[0], &format!("seed {seed}"));
     }
+}
+
+/// Half floats on the wire change the answer by the plan alone: not by who computes what, and over
+/// real sockets as in the simulation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_floats_depend_on_the_plan_alone() {
+    let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2), ..PlanOptions::EXACT };
+    let halves = |handover| PlanOptions { wire: Wire::F16, handover, ..grid };
+    let mut loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
+    for seed in 0..6 {
+        // A classifier's probabilities would round the difference away.
+        let tail = Tail::None;
+        let problem = GraphProblem { seed, layers: 6, channels: 4, rows: 14, cols: 14, tail };
+        let built = problem.build(2);
+        let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
+        for options in [halves(None), halves(Some(Handover::Exchange))] {
+            let plan = runners::plan(&built, Scheme::DeepThings, options, 2).unwrap();
+            let expected = runners::tiled(&built, &ENGINE, 0, &plan, |_| {}).unwrap();
+            assert_ne!(expected[0].1.values(), runners::naive(&built, 0)[0].1.values());
+            let scenario = simulated::scenario(seed, &built, Scheme::DeepThings, options);
+            let outcome =
+                simulated::run(scenario).unwrap_or_else(|(v, replay)| panic!("{v}; {replay}"));
+            let who = format!("seed {seed}, {options:?}");
+            assert_equal(&expected, &simulated::answers(&outcome)[0], &who);
+            let run = loopback.run(&hosted, &built.frames[0], Scheme::DeepThings, options);
+            assert_equal(&expected, &run.await.expect("an answer"), &who);
+        }
+        if seed == 3 {
+            loopback.stop_worker(1);
+        }
+    }
+    loopback.stop().await.expect("an orderly end");
+}
+
+/// Every piece that has a shorter form travels in it, with the bits of one device.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn encoded_pieces_are_the_reference() {
+    let loopback = Loopback::start(2, CoordinatorConfig::default()).await.expect("a cluster");
+    let model = model::zoo::open("zoo:unet@32x32", &model::LoadOptions::default()).unwrap();
+    let mut built = Built::new(model, 1, Random::new(5));
+    // Few different values, as a picture has.
+    for (_, piece) in &mut built.frames[0] {
+        let piece = Arc::get_mut(piece).expect("nobody else has it");
+        piece.values_mut().iter_mut().for_each(|v| *v = (*v * 8.0).round() / 8.0);
+    }
+    let hosted = HostedModel::new(built.model.clone()).expect("an encodable model");
+    let mut bytes = Vec::new();
+    let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(5), ..PlanOptions::EXACT };
+    for (scheme, options) in [(Scheme::Modnn, EXCHANGING), (Scheme::DeepThings, grid)] {
+        for wire in [Wire::Raw, Wire::Lossless] {
+            let options = PlanOptions { wire, ..options };
+            let before = moved(&loopback).await;
+            let got = loopback.run(&hosted, &built.frames[0], scheme, options).await;
+            assert_equal(&runners::naive(&built, 0), &got.expect("an answer"), "encoded");
+            bytes.push(moved(&loopback).await - before);
+        }
+    }
+    assert!(bytes[1] < bytes[0] && bytes[3] * 10 < bytes[2] * 9, "{bytes:?}");
+    loopback.stop().await.expect("an orderly end");
+}
+
+/// Bytes to and from all workers so far.
+async fn moved(loopback: &Loopback) -> u64 {
+    let (reports, _) = loopback.cluster.reports().await.expect("a live cluster");
+    reports.values().map(|report| report.bytes_in + report.bytes_out).sum()
 }
 
 // Failures that were found and shrunk, and what they were.

@@ -9,6 +9,7 @@ pub mod receptive;
 pub mod region;
 pub mod schedule;
 pub mod stage;
+pub mod wire;
 pub mod work;
 
 pub use algorithm::{Algorithm, Numerics};
@@ -17,4 +18,5 @@ pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
 pub use schedule::{Order, Schedule};
 pub use stage::{LayerWeights, StageGeometry, TileGeometry, weights_of};
+pub use wire::{Encoding, Shares, Wire};
 pub use work::{OperatorClass, Pace, Rates, Work, layer_work};

@@ -1,6 +1,7 @@
 //! A plan: the ordered stages that compute a model, as plain serialisable data.
 
 use crate::algorithm::Numerics;
+use crate::wire::Wire;
 use model::{MapId, Model, Shape};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -120,8 +121,17 @@ pub struct Plan {
     pub strategy: String,
     /// Which answers it may give.
     pub numerics: Numerics,
+    /// What may become of values between devices.
+    pub wire: Wire,
     /// The stages.
     pub stages: Vec<Stage>,
+}
+
+impl Plan {
+    /// A plan that changes no value on its way.
+    pub fn new(strategy: impl Into<String>, numerics: Numerics, stages: Vec<Stage>) -> Self {
+        Self { strategy: strategy.into(), numerics, wire: Wire::Auto, stages }
+    }
 }
 
 /// Why a plan does not fit a model.

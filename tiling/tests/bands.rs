@@ -56,7 +56,7 @@ fn all_bands_together_make_the_map_once() {
     let mut made = vec![0; 37 * 37];
     for row in 0..3 {
         let stage = stage(&model, Split::Band { grid: grid.clone(), row });
-        let plan = Plan { strategy: "t".into(), numerics: Numerics::Exact, stages: vec![stage] };
+        let plan = Plan::new("t", Numerics::Exact, vec![stage]);
         plan.check(&model).unwrap();
         let geometry = StageGeometry::new(&model, Numerics::Exact, 0, &plan.stages[0]).unwrap();
         for (_, region) in geometry.tiles.iter().flat_map(|t| &t.outputs) {
@@ -71,7 +71,7 @@ fn all_bands_together_make_the_map_once() {
 #[test]
 fn a_band_is_a_plan_of_its_own() {
     let model = large(37);
-    let plan = |stages| Plan { strategy: "t".into(), numerics: Numerics::Exact, stages };
+    let plan = |stages| Plan::new("t", Numerics::Exact, stages);
     let band = |row| stage(&model, Split::Band { grid: Grid::even(4, 2), row });
     assert!(plan(vec![band(3)]).check(&model).is_ok());
     let refused = plan(vec![band(4)]).check(&model).unwrap_err();

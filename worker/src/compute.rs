@@ -2,12 +2,13 @@
 
 use crate::blobs::BlobCache;
 use crate::pace::Pace;
+use kernels::wire::{Saturated, round_outputs};
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
 use model::{MapId, WeightHash, WeightStore};
 use protocol::{PlanId, TaskId, WeightSet};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
-use tiling::{LayerWeights, StageGeometry};
+use tiling::{LayerWeights, StageGeometry, Wire};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What to compute.
@@ -19,6 +20,7 @@ pub(crate) enum Job {
         task: TaskId,
         model: Arc<PackedModel>,
         geometry: Arc<Vec<StageGeometry>>,
+        wire: Wire,
         inputs: Pieces,
     },
 }
@@ -67,12 +69,12 @@ fn run(engine: &Engine, cache: &BlobCache, pace: &Pace, job: Job) -> Outcome {
                 missing => Outcome::Missing(missing),
             }
         }
-        Job::Execute { task, model, geometry, inputs } => {
+        Job::Execute { task, model, geometry, wire, inputs } => {
             let started = Instant::now();
             let stage = &geometry[task.stage as usize];
             let work = stage.tile_work(model.graph(), task.tile as usize);
             let outputs =
-                pace.run(Some(&work), || execute(engine, &model, &geometry, task, &inputs));
+                pace.run(Some(&work), || execute(engine, &model, (&geometry, wire), task, &inputs));
             let busy_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             match outputs {
                 Ok(outputs) => {
@@ -88,12 +90,17 @@ fn run(engine: &Engine, cache: &BlobCache, pace: &Pace, job: Job) -> Outcome {
 fn execute(
     engine: &Engine,
     model: &PackedModel,
-    geometry: &[StageGeometry],
+    (geometry, wire): (&[StageGeometry], Wire),
     task: TaskId,
     inputs: &[(MapId, Arc<Piece>)],
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let stage = &geometry[task.stage as usize];
-    engine.run_tile(model, stage, task.tile as usize, inputs)
+    let mut outputs = engine.run_tile(model, stage, task.tile as usize, inputs)?;
+    let Saturated(beyond) = round_outputs(model.graph(), wire, &mut outputs);
+    if beyond > 0 {
+        tracing::warn!("{task}: {beyond} values beyond the range of half floats became its ends");
+    }
+    Ok(outputs)
 }
 
 /// Packs what is not packed yet, one layer at a time, so that raw weights never lie in

@@ -4,15 +4,18 @@
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
 use crate::health;
+use crate::outbox::{Held, Outbox};
 use crate::pace::Pace;
+use kernels::wire::decode;
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{MapId, Model};
-use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
+use net::{Command, Event, Multiaddr, Net, PeerId};
 use protocol::worker::{Input, Output, Peer};
 use protocol::{
     Bundle, BundleKind, FrameId, Health, Hello, Member, Message, ModelHash, TaskId, Worker,
     WorkerId,
 };
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,8 +68,10 @@ pub async fn drive_paced(
     let (outcome_tx, mut outcomes) = mpsc::unbounded_channel();
     let (sent_tx, mut sent) = mpsc::unbounded_channel();
     let jobs = compute::start(engine.clone(), cache.clone(), pace, outcome_tx)?;
+    let outbox = Outbox::start(net.commands.clone(), |_| ())?;
     let mut driver = Driver {
         machine: Worker::new(hello),
+        outbox,
         commands: net.commands.clone(),
         wanted: net.wanted.clone(),
         cache,
@@ -91,7 +96,7 @@ pub async fn drive_paced(
         tokio::select! {
             () = &mut stop => {
                 driver.send(Peer::Coordinator, Message::Goodbye { reason: "stopped".into() });
-                let _ = driver.commands.send(Command::Shutdown);
+                driver.outbox.shut_down();
                 // The network says so when it is done: what was queued is out then.
                 while events.recv().await.is_some() {}
                 return Ok(Ended::Stopped);
@@ -125,6 +130,7 @@ pub async fn drive_paced(
 
 struct Driver {
     machine: Worker,
+    outbox: Outbox,
     commands: mpsc::UnboundedSender<Command>,
     wanted: net::Wanted,
     cache: BlobCache,
@@ -151,8 +157,16 @@ struct Driver {
 struct PieceBytes {
     piece: Option<Arc<Piece>>,
     engine: Arc<Engine>,
-    /// Where to tell that so many bytes of a result are out.
-    sent: Option<(mpsc::UnboundedSender<u64>, u64)>,
+    _sent: Option<Arc<Sent>>,
+}
+
+/// Tells that so many bytes of a result are out.
+struct Sent(mpsc::UnboundedSender<u64>, u64);
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
 }
 
 impl AsRef<[u8]> for PieceBytes {
@@ -165,9 +179,6 @@ impl Drop for PieceBytes {
     fn drop(&mut self) {
         if let Some(piece) = self.piece.take().and_then(Arc::into_inner) {
             self.engine.recycle(piece);
-        }
-        if let Some((sent, bytes)) = self.sent.take() {
-            let _ = sent.send(bytes);
         }
     }
 }
@@ -247,9 +258,9 @@ impl Driver {
     }
 
     fn on_bundle(&mut self, from: Peer, bundle: Bundle, values: Vec<Vec<u8>>) {
-        let pieces = bundle.pieces.iter().zip(values).map(|(header, values)| {
-            let piece =
-                Piece::from_bytes(header.region, header.channels as usize, header.element, &values);
+        let pieces = bundle.pieces.iter().zip(values).enumerate().map(|(i, (header, values))| {
+            let (channels, encoding) = (header.channels as usize, bundle.encoding(i));
+            let piece = decode(header.region, channels, header.element, encoding, &values);
             piece.map(|p| (header.map, Arc::new(p)))
         });
         match pieces.collect::<Result<Vec<_>, _>>() {
@@ -344,7 +355,7 @@ impl Driver {
         };
         let kept = self.kept.get(&bundle.task.frame).map_or(&[][..], Vec::as_slice);
         let tells = bundle.unsent_bytes() > 0;
-        let mut payload = Payload::new();
+        let mut pieces = Vec::with_capacity(bundle.pieces.len());
         for header in &bundle.pieces {
             let mut all = own.iter().chain(kept);
             let piece = all.find(|(map, p)| *map == header.map && p.region.contains(header.region));
@@ -352,12 +363,14 @@ impl Driver {
                 return tracing::error!("{}: {:?} is not held", bundle.task, header);
             };
             let bytes = header.byte_len().unwrap_or(0) as u64;
-            let sent = tells.then(|| (self.sent.clone(), bytes));
-            let engine = self.engine.clone();
-            let owner: Owner = Arc::new(PieceBytes { piece: Some(piece.clone()), engine, sent });
-            piece.runs(header.region).for_each(|run| payload.push(owner.clone(), run));
+            let sent = tells.then(|| Arc::new(Sent(self.sent.clone(), bytes)));
+            let (engine, until_sent) = (self.engine.clone(), sent.clone());
+            let bytes = PieceBytes { piece: Some(piece.clone()), engine, _sent: sent };
+            let until_sent = until_sent.map(|sent| sent as Arc<dyn Any + Send + Sync>);
+            pieces.push(Held { piece: piece.clone(), owner: Arc::new(bytes), until_sent });
         }
-        let _ = self.commands.send(Command::SendBundle(peer, bundle, payload));
+        let encode = self.machine.encodes(bundle.plan);
+        self.outbox.send(peer, bundle, pieces, encode);
     }
 
     /// Reads a graph that came over the wire: nothing in it is trusted before it is validated.
@@ -396,7 +409,8 @@ impl Driver {
         match (model, self.machine.geometry(plan).cloned(), inputs) {
             (Some((_, model)), Some(geometry), Some(inputs)) => {
                 let model = model.clone();
-                let _ = self.jobs.send(Job::Execute { task, model, geometry, inputs });
+                let wire = self.machine.wire(plan).unwrap_or_default();
+                let _ = self.jobs.send(Job::Execute { task, model, geometry, wire, inputs });
             }
             _ => {
                 let reason = "its model was closed".into();

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `drive.rs` | the drive loop: network and compute in, network and compute out |
 //! | `compute.rs` | the thread that computes |
+//! | `outbox.rs` | pieces on their way out, encoded where that pays |
 //! | `blobs.rs` | weights and graphs by hash, on disk or in memory |
 //! | `measure/` | how fast this device is, by operator class |
 //! | `profile.rs` | what was measured, kept on disk |
@@ -21,6 +22,7 @@ mod drive;
 pub mod health;
 pub mod logging;
 mod measure;
+pub mod outbox;
 mod pace;
 mod profile;
 

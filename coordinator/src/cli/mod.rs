@@ -224,7 +224,7 @@ pub(crate) struct RunArguments {
     /// Stream a picture that does not fit: no process of the run holds more than this, such as
     /// 256M. Rows are read and written as they are needed (PNG, PPM), and every layer of the model
     /// must be one that can be tiled
-    #[arg(long, value_name = "BYTES", conflicts_with_all = ["check", "grid", "fuse", "strategy"])]
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["check", "grid", "fuse", "strategy", "wire"])]
     pub max_memory: Option<Bytes>,
 
     /// Compare with this device alone, bit for bit

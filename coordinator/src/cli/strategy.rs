@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use planner::{Objective, PlanOptions, Strategy};
 use std::time::Duration;
-use tiling::{Handover, Numerics};
+use tiling::{Handover, Numerics, Wire};
 
 /// How the model is cut.
 #[derive(Args, Debug, Clone)]
@@ -32,6 +32,10 @@ pub(crate) struct StrategyArguments {
     #[arg(long, value_enum)]
     pub handover: Option<HandoverName>,
 
+    /// How maps travel between devices
+    #[arg(long, value_enum, default_value = "auto")]
+    pub wire: WireName,
+
     /// What `auto` chooses the plan for
     #[arg(long, value_enum, default_value = "latency")]
     pub objective: ObjectiveName,
@@ -48,6 +52,31 @@ pub(crate) enum HandoverName {
     Gather,
     /// Maps stay on the workers, which send each other what they need
     Exchange,
+}
+
+/// How maps travel between devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WireName {
+    /// In fewer bytes with the same bits, where a link is slower than packing them
+    Auto,
+    /// As they lie in memory
+    Raw,
+    /// In fewer bytes with the same bits, on every link
+    Lossless,
+    /// Rounded to half floats, the model's inputs too but not its outputs: half the bytes, and an answer
+    /// that is off by about 1e-3 of its largest value. What lies beyond 65504 becomes that, with a warning
+    F16,
+}
+
+impl From<WireName> for Wire {
+    fn from(name: WireName) -> Self {
+        match name {
+            WireName::Auto => Wire::Auto,
+            WireName::Raw => Wire::Raw,
+            WireName::Lossless => Wire::Lossless,
+            WireName::F16 => Wire::F16,
+        }
+    }
 }
 
 /// The strategies by the names of their papers.
@@ -160,6 +189,7 @@ impl StrategyArguments {
             handover: self.handover.map(Handover::from),
             objective: self.objective.into(),
             deadline_ns,
+            wire: self.wire.into(),
         };
         Ok((strategy, options))
     }

@@ -15,13 +15,17 @@ use sim::physics::Power;
 use sim::rehearsal::Wish;
 use std::path::Path;
 use std::time::Duration;
-use tiling::{Plan, PlanError, Rates};
+use tiling::{Plan, PlanError, Rates, Shares};
 
 pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Failure> {
     arguments.strategy.check()?;
     let model = open_model(&arguments.model, arguments.input_size)?;
     let devices = devices(context, &arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len())?;
+    let pictures = Shares::of_pictures(&model.graph);
+    let shares = Shares::expected(&model.graph, options.wire, pictures);
+    let devices: Vec<_> =
+        devices.into_iter().map(|device| device.sharing(options.wire, &shares)).collect();
     if let Some(path) = &arguments.html {
         // A mistake shows here rather than after the search.
         write(path, "")?;

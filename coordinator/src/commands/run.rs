@@ -139,7 +139,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         report.print(&reports);
     }
     match report.check {
-        Some(check) if !check.passes(options.numerics) => Err(Failure::run(anyhow!(
+        Some(check) if !check.passes(options.numerics, options.wire) => Err(Failure::run(anyhow!(
             "the answer differs from one device by up to {:e}",
             check.max_difference
         ))),
@@ -374,6 +374,9 @@ struct Report {
     /// Why only one of several devices was used.
     one_device: Option<String>,
     reassigned: u64,
+    /// Bytes of maps that a frame moved, each way between two devices counted once.
+    moved_bytes: u64,
+    predicted_moved_bytes: u64,
     /// Bytes of maps that workers sent each other.
     exchanged_bytes: u64,
     /// What the scheduler did.
@@ -417,6 +420,8 @@ impl Report {
             redundancy: predicted.redundancy(),
             one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
             reassigned,
+            moved_bytes: moved(reports, &counters) / makespans.len().max(1) as u64,
+            predicted_moved_bytes: predicted.moved_bytes(),
             exchanged_bytes: counters.exchanged_bytes,
             counters,
             check,
@@ -443,6 +448,9 @@ impl Report {
         say!("{frames}, redundancy {:.3}, by `{}`", self.redundancy, self.strategy);
         let (plan, one) = (self.predicted_makespan_ms, self.predicted_one_device_ms);
         say!("predicted {}; one device alone {}", ms(plan), ms(one));
+        let bytes = table::bytes;
+        let (moved, expected) = (bytes(self.moved_bytes), bytes(self.predicted_moved_bytes));
+        say!("a frame moved {moved}; predicted {expected}");
         if let Some(why) = &self.one_device {
             say!("{why}");
         }
@@ -456,11 +464,17 @@ impl Report {
             Some(Check { identical: true, .. }) => say!("bit-identical to one device: yes"),
             Some(Check { relative, .. }) => say!(
                 "differs from the exact answer of one device by {relative:.1e} of the largest value \
-                 (`--numerics exact` gives equal bits)"
+                 (`--numerics exact` without `--wire f16` gives equal bits)"
             ),
             None => {}
         }
     }
+}
+
+/// Bytes of all maps that travelled. What passed between two workers is in the report of each.
+fn moved(reports: &BTreeMap<protocol::WorkerId, WorkerReport>, counters: &Counters) -> u64 {
+    let all: u64 = reports.values().map(|r| r.bytes_in + r.bytes_out).sum();
+    all.saturating_sub(counters.exchanged_bytes + counters.stolen_bytes)
 }
 
 /// What a worker did, for machines.

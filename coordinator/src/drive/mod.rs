@@ -2,12 +2,14 @@
 //! tensors and blobs that it names.
 
 mod planning;
+mod seen;
 
 pub(crate) use planning::Work;
 
 use crate::cluster::{Answer, Device, HostedModel, Progress};
-use crate::store::FrameMaps;
+use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
+use kernels::wire::{Saturated, inputs_for};
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::Cost;
@@ -15,6 +17,7 @@ use planning::Planned;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
 use protocol::{Member, Message, WorkerId, WorkerReport};
+use seen::Seen;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::path::Path;
@@ -22,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
+use worker::outbox::{Outbox, Packed};
 
 type Reply<T> = oneshot::Sender<T>;
 
@@ -54,6 +58,7 @@ struct Driver {
     on_air: bool,
     tracer: Option<Tracer>,
     commands: mpsc::UnboundedSender<Command>,
+    outbox: Outbox,
     started: Instant,
     progress: Arc<Progress>,
     ids: BTreeMap<PeerId, WorkerId>,
@@ -63,6 +68,7 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    seen: Seen,
     /// The upper halves are a number of this process's own.
     next_frame: u64,
     next_plan: u64,
@@ -76,12 +82,21 @@ pub(crate) async fn drive(
     progress: Arc<Progress>,
 ) {
     let incarnation = incarnation();
+    let (packed_tx, mut packed) = mpsc::unbounded_channel();
+    let tell = move |bundle| {
+        let _ = packed_tx.send(bundle);
+    };
+    let outbox = match Outbox::start(net.commands.clone(), tell) {
+        Ok(outbox) => outbox,
+        Err(error) => return tracing::error!("cannot start the thread that encodes: {error}"),
+    };
     let mut driver = Driver {
         spot_checks: config.spot_checks_per_mille > 0,
         on_air: worker::health::read(Path::new("/")).wireless == Some(true),
         machine: Coordinator::new(config),
         tracer: None,
         commands: net.commands,
+        outbox,
         started: Instant::now(),
         progress,
         ids: BTreeMap::new(),
@@ -90,6 +105,7 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
+        seen: Seen::default(),
         next_frame: incarnation << 32,
         next_plan: incarnation << 32,
     };
@@ -127,6 +143,7 @@ pub(crate) async fn drive(
                     return;
                 }
             },
+            Some(bundle) = packed.recv() => driver.on_packed(bundle),
             () = tick => driver.handle(Input::Tick, None),
         }
     }
@@ -134,7 +151,7 @@ pub(crate) async fn drive(
 
 impl Driver {
     /// Gives the machine an input; `values` are those of a bundle, until the machine has judged it.
-    fn handle(&mut self, input: Input, mut values: Option<(Bundle, Vec<Vec<u8>>)>) {
+    fn handle(&mut self, input: Input, mut values: Option<(Bundle, Vec<Arrived>)>) {
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.machine.handle(now, input);
         while let Some(output) = self.machine.poll_output() {
@@ -191,6 +208,14 @@ impl Driver {
                     if let Some(tracer) = &mut self.tracer {
                         tracer.result(&bundle);
                     }
+                    let values = match Arrived::all(&bundle, values) {
+                        Ok(values) => values,
+                        Err(error) => {
+                            let reason = format!("{}: {error}", bundle.task);
+                            return self.carry_out(Output::Disconnect(id, reason), &mut None);
+                        }
+                    };
+                    self.see(&bundle);
                     let checked = self.machine.checks(bundle.task);
                     let checksum = if checked { checksum(&values) } else { 0 };
                     let held = Some((bundle.clone(), values));
@@ -202,7 +227,7 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, output: Output, values: &mut Option<(Bundle, Vec<Vec<u8>>)>) {
+    fn carry_out(&mut self, output: Output, values: &mut Option<(Bundle, Vec<Arrived>)>) {
         match output {
             Output::Send(to, message) => self.command(to, |peer| Command::Send(peer, message)),
             Output::SendBundle(to, bundle) => {
@@ -211,8 +236,10 @@ impl Driver {
                     tracing::info!("frame {} begins", bundle.task.frame.number());
                     Instant::now()
                 });
-                let payload = frame.maps.cut(&bundle.pieces);
-                self.command(to, |peer| Command::SendBundle(peer, bundle, payload));
+                let pieces = frame.maps.cut(&bundle.pieces);
+                if let Some((peer, _)) = self.addresses.get(&to) {
+                    self.outbox.send(*peer, bundle, pieces, frame.plan.encodes(to));
+                }
             }
             Output::SendBlobs(to, hashes) => self.send_blobs(to, hashes),
             Output::Gather(task) | Output::Regather(task) => {
@@ -250,6 +277,27 @@ impl Driver {
                 self.planned.clear();
                 self.send_roster();
             }
+        }
+    }
+
+    /// Looks at what the maps of a bundle take on the wire.
+    fn see(&mut self, bundle: &Bundle) {
+        if let Some(frame) = self.frames.get(&bundle.task.frame) {
+            self.seen.see((frame.model.hash, frame.plan.plan.wire), bundle);
+        }
+    }
+
+    /// Tells the machine what of a bundle really travels: links are learned from that.
+    fn on_packed(&mut self, packed: Packed) {
+        let Packed { to, bundle } = packed;
+        let (task, attempt) = (bundle.task, bundle.attempt);
+        let bytes = bundle.wire_len().unwrap_or(0) as u64;
+        self.see(&bundle);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.packed(task, attempt, bytes);
+        }
+        if let Some(&id) = self.ids.get(&to) {
+            self.handle(Input::Packed { worker: id, task, attempt, bytes }, None);
         }
     }
 
@@ -305,9 +353,16 @@ impl Driver {
         self.next_frame += 1;
         let tiles: usize = plan.plan.stages.iter().map(|s| s.tiles()).sum();
         self.progress.tiles_expected.fetch_add(tiles as u64, Ordering::Relaxed);
+        let graph = &work.model.loaded.graph;
+        let (inputs, Saturated(beyond)) = inputs_for(graph, plan.plan.wire, work.inputs);
+        if beyond > 0 {
+            tracing::warn!(
+                "{beyond} values of the input lie beyond half floats and became their ends"
+            );
+        }
         let frame = FrameState {
+            maps: FrameMaps::new(inputs, plan.geometry()),
             model: work.model,
-            maps: FrameMaps::new(work.inputs, plan.geometry()),
             plan: plan.clone(),
             predicted,
             scattered: None,
@@ -380,7 +435,7 @@ impl Driver {
             let goodbye = Message::Goodbye { reason: "the coordinator is done".into() };
             self.command(id, |peer| Command::Send(peer, goodbye));
         }
-        let _ = self.commands.send(Command::Shutdown);
+        self.outbox.shut_down();
     }
 }
 
@@ -393,9 +448,9 @@ fn incarnation() -> u64 {
 }
 
 /// What tells one answer from another.
-fn checksum(values: &[Vec<u8>]) -> u64 {
+fn checksum(values: &[Arrived]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    values.iter().for_each(|piece| hasher.write(piece));
+    values.iter().for_each(|piece| hasher.write(piece.bytes()));
     hasher.finish()
 }
 

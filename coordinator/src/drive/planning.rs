@@ -9,7 +9,7 @@ use planner::{Again, Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, PlanId, WorkerId, WorkerProfile, WorkerReport};
 use sim::rehearsal::Wish;
 use std::sync::Arc;
-use tiling::{Grid, Handover, Numerics, Plan};
+use tiling::{Grid, Handover, Numerics, Plan, Wire};
 
 /// A frame, or a band of one, and how it is to be planned.
 pub(crate) struct Work {
@@ -108,7 +108,16 @@ impl Driver {
     /// The plan for the workers that are there now.
     pub(super) fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
         let wanted = self.within_reach(&work.wanted);
-        let (slots, devices) = self.profiles();
+        let (slots, mut devices) = self.profiles();
+        let wire = match &wanted {
+            Wanted::Strategy(_, options) => options.wire,
+            Wanted::Band { .. } => Wire::Auto,
+        };
+        let of = (work.model.hash, &*work.model.loaded.graph);
+        if devices.iter().any(|device| device.encodes(wire)) {
+            let shares = self.seen.shares(of, wire, &work.inputs);
+            devices = devices.into_iter().map(|device| device.sharing(wire, &shares)).collect();
+        }
         let graph = &work.model.loaded.graph;
         if let Wanted::Strategy(strategy, options) = wanted {
             let known = self.planned.iter().position(|p| {
@@ -159,8 +168,12 @@ impl Driver {
         let graph = &work.model.loaded.graph;
         self.next_plan += 1;
         let id = PlanId(self.next_plan);
+        let encoding = slots.iter().zip(&devices).filter(|(_, device)| device.encodes(plan.wire));
+        let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
+        let shares = devices.iter().map(|device| &device.shares);
+        let shares = shares.max_by_key(|shares| shares.is_known()).cloned().unwrap_or_default();
         let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
-        let plan = Arc::new(plan.map_err(|e| e.to_string())?);
+        let plan = Arc::new(plan.map_err(|e| e.to_string())?.encoding(encoding, shares));
         // Each band has a plan of its own, made once.
         if let Wanted::Strategy(strategy, options) = wanted {
             let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());

@@ -54,7 +54,11 @@ impl Bound {
             return Self { work_ns, uncut_ns, moving_ns: 0, way_ns: 0 };
         }
         let bytes = |maps: &[MapId]| -> u64 {
-            maps.iter().map(|&map| region_bytes(model, map, Region::whole(model.shape(map)))).sum()
+            let least = |&map: &MapId| {
+                let bytes = region_bytes(model, map, Region::whole(model.shape(map)));
+                devices.iter().map(|d| d.shares.of(map, bytes)).min().unwrap_or(bytes)
+            };
+            maps.iter().map(least).sum()
         };
         // Whoever gets the first byte, and gives the last, does so over its own link.
         let link = devices.iter().map(|d| d.link_bytes_per_s).max().unwrap_or(1).max(1);

@@ -64,7 +64,9 @@ pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) ->
             takes_ns: devices.get(device).map_or(0, |d| d.takes_ns(&cut.works[tile])),
             multiply_adds: cut.multiply_adds[tile],
             bytes_in: 0,
-            bytes_out: sent.map(|&(map, region)| region_bytes(model, map, region)).sum(),
+            bytes_out: sent
+                .map(|&(map, region)| travels(model, devices, device, map, region))
+                .sum(),
             origins: Vec::new(),
         }
     };
@@ -72,15 +74,23 @@ pub(crate) fn loads(model: &Model, devices: &[DeviceProfile], made: Made<'_>) ->
 }
 
 /// Finds where the tiles of a stage get what they read, after the stages before it.
-pub(crate) fn take_from(model: &Model, before: &[Made<'_>], cut: &Cut, loads: &mut [TileLoad]) {
+pub(crate) fn take_from(
+    model: &Model,
+    devices: &[DeviceProfile],
+    before: &[Made<'_>],
+    cut: &Cut,
+    loads: &mut [TileLoad],
+) {
     let keepers: Vec<(MapId, Option<usize>)> =
         cut.borders.input_maps.iter().map(|&map| (map, keeper(before, map))).collect();
     for (load, tile) in loads.iter_mut().zip(&cut.borders.tiles) {
         for &(map, region) in &tile.inputs {
             let keeper = keepers.iter().find(|(of, _)| *of == map).and_then(|(_, keeper)| *keeper);
             match keeper {
-                Some(index) => load.origins.extend(origins(model, before, index, map, region)),
-                None => load.bytes_in += region_bytes(model, map, region),
+                Some(index) => {
+                    load.origins.extend(origins((model, devices), before, index, map, region));
+                }
+                None => load.bytes_in += travels(model, devices, load.device, map, region),
             }
         }
     }
@@ -92,18 +102,30 @@ fn keeper(before: &[Made<'_>], map: MapId) -> Option<usize> {
     (before[index].stage.handover == Handover::Exchange).then_some(index)
 }
 
+/// Bytes of a region of a map on the wire, to a device or from it.
+fn travels(
+    model: &Model,
+    devices: &[DeviceProfile],
+    device: usize,
+    map: MapId,
+    region: Region,
+) -> u64 {
+    let bytes = region_bytes(model, map, region);
+    devices.get(device).map_or(bytes, |device| device.shares.of(map, bytes))
+}
+
 fn origins<'a>(
-    model: &'a Model,
+    (model, devices): (&'a Model, &'a [DeviceProfile]),
     before: &'a [Made<'_>],
     index: usize,
     map: MapId,
     region: Region,
 ) -> impl Iterator<Item = Origin> + 'a {
     let Made { stage, cut } = before[index];
-    cut.borders.makers(map, region).map(move |(tile, part)| Origin {
-        maker: (index, tile),
-        device: stage.placement[tile].0 as usize,
-        bytes: region_bytes(model, map, part),
+    cut.borders.makers(map, region).map(move |(tile, part)| {
+        let device = stage.placement[tile].0 as usize;
+        let bytes = travels(model, devices, device, map, part);
+        Origin { maker: (index, tile), device, bytes }
     })
 }
 

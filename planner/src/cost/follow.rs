@@ -68,7 +68,7 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
     let mut ended_ns = 0;
     for (index, &Made { stage, cut }) in made.iter().enumerate() {
         let mut tiles = loads(model, devices, made[index]);
-        take_from(model, &made[..index], cut, &mut tiles);
+        take_from(model, devices, &made[..index], cut, &mut tiles);
         for (tile, slice_bytes) in tiles.iter().zip(&cut.slice_bytes) {
             let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
             for origin in foreign {

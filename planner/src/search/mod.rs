@@ -182,7 +182,7 @@ impl<'a> Search<'a> {
         }
         let before = way.made();
         let mut tiles = candidate.loads.clone();
-        take_from(self.model, &before, &candidate.placed.cut, &mut tiles);
+        take_from(self.model, self.devices, &before, &candidate.placed.cut, &mut tiles);
         let (computed, gathered) = Flow::new(&world.devices, &before).stage(&tiles);
         let mut consider = |ns: u64, kept: Option<Layout>, placed: &Rc<Placed>| {
             let ns = way.ns.saturating_add(ns);

@@ -178,7 +178,8 @@ impl Coordinator {
         let plan = frame.plan().clone();
         self.announce(now, id, &plan, task.frame);
         let kind = BundleKind::Scatter;
-        let bundle = Bundle { kind, plan: plan.id, task, attempt, pieces, orders };
+        let bundle =
+            Bundle { kind, plan: plan.id, task, attempt, pieces, forms: Vec::new(), orders };
         let bytes = bundle.byte_len().unwrap_or(0) as u64;
         self.note_made(id, task);
         self.note_exchange(id, &bundle);
@@ -215,6 +216,7 @@ impl Coordinator {
             model: plan.model_hash,
             body: plan.plan.clone(),
             weights,
+            encodes: plan.encodes(id),
         };
         self.send(id, message);
     }

@@ -313,8 +313,9 @@ impl Frame {
         let keeps = self.exchanges(task.stage as usize);
         let owed = self.geometry(task).outputs.iter();
         let owed = owed.filter(|(map, _)| !keeps || model.outputs.contains(map));
-        let owed = owed.map(|&(map, region)| (map, region, model.shape(map).channels()));
-        let got = bundle.pieces.iter().map(|p| (p.map, p.region, p.channels as usize));
+        let owed = owed
+            .map(|&(map, region)| (map, region, model.shape(map).channels(), model.element(map)));
+        let got = bundle.pieces.iter().map(|p| (p.map, p.region, p.channels as usize, p.element));
         if owed.eq(got) { Ok(()) } else { Err(format!("sent other pieces than {task} has")) }
     }
 

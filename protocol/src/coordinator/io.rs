@@ -76,6 +76,17 @@ pub enum Input {
     /// drained: `Gather` keeps it, otherwise it is let go. The number is a checksum of the values
     /// where [`super::Coordinator::checks`] asks for one, and anything elsewhere.
     Bundle(WorkerId, Bundle, u64),
+    /// Of the inputs that were sent with an attempt, so many bytes really travel: they were encoded.
+    Packed {
+        /// To whom.
+        worker: WorkerId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u32,
+        /// Bytes of its pieces on the wire.
+        bytes: u64,
+    },
     /// Compute one input, which the driver holds.
     Submit(FrameId, Arc<ActivePlan>),
     /// Time passed.

@@ -150,8 +150,11 @@ impl Coordinator {
                 self.note_kept(delivery.to, bundle.task.frame, piece);
             }
         }
+        let Some(frame) = self.frames.get(&bundle.task.frame) else { return };
+        let plan = frame.plan().clone();
         for source in bundle.orders.sources.iter().filter(|s| s.holder != id) {
-            let bytes = source.piece.byte_len().unwrap_or(0) as u64;
+            // They pass by the coordinator, which knows only what is expected of them.
+            let bytes = plan.wire_bytes(source.holder, &source.piece);
             self.counters.exchanged_bytes += bytes;
             if let Some(holder) = self.workers.get_mut(&source.holder) {
                 holder.report.bytes_out += bytes;

@@ -235,6 +235,11 @@ impl Coordinator {
             Input::Left(id, _) => self.lose(now, id, Loss::Vanished),
             Input::Message(id, message) => self.on_message(now, id, message),
             Input::Bundle(id, bundle, checksum) => self.on_bundle(now, id, bundle, checksum),
+            Input::Packed { worker, task, attempt, bytes } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.packed(task, attempt, bytes);
+                }
+            }
             Input::Submit(frame, plan) => self.on_submit(frame, plan),
             Input::Tick => {}
         }

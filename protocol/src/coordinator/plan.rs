@@ -4,9 +4,9 @@ use crate::ids::{ModelHash, PlanId, WorkerId};
 use crate::message::PieceHeader;
 use crate::survey::{PackedWeight, Survey, WeightSet, packed_weights};
 use model::{MapId, Model};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::{Handover, Plan, PlanError, Region, Slot, StageGeometry, Work};
+use tiling::{Handover, Plan, PlanError, Region, Shares, Slot, StageGeometry, Work};
 
 /// A piece of a tile's inputs that another tile makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,10 @@ pub struct ActivePlan {
     /// The same by operator class: how long it takes.
     work: Vec<Vec<Work>>,
     exchanges_any: bool,
+    /// The workers whose pieces are encoded, both ways.
+    encoding: BTreeSet<WorkerId>,
+    /// What part of each map's bytes these are expected to be.
+    shares: Shares,
 }
 
 impl ActivePlan {
@@ -95,7 +99,25 @@ impl ActivePlan {
             multiply_adds,
             work,
             exchanges_any,
+            encoding: BTreeSet::new(),
+            shares: Shares::default(),
         })
+    }
+
+    /// The same with these workers' pieces encoded on the wire, to these shares of their bytes.
+    pub fn encoding(self, workers: impl IntoIterator<Item = WorkerId>, shares: Shares) -> Self {
+        Self { encoding: workers.into_iter().collect(), shares, ..self }
+    }
+
+    /// Bytes that a piece is expected to take on the wire where a worker sends it.
+    pub(super) fn wire_bytes(&self, worker: WorkerId, piece: &PieceHeader) -> u64 {
+        let raw = piece.byte_len().unwrap_or(0) as u64;
+        if self.encodes(worker) { self.shares.of(piece.map, raw) } else { raw }
+    }
+
+    /// Whether what a worker gets and sends is encoded.
+    pub fn encodes(&self, worker: WorkerId) -> bool {
+        self.encoding.contains(&worker)
     }
 
     /// The geometry of its stages.

@@ -85,7 +85,7 @@ impl Coordinator {
             self.rescue(now);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let bytes_out = bundle.byte_len().unwrap_or(0) as u64;
+        let bytes_out = bundle.wire_len().unwrap_or(0) as u64;
         worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
         self.withdraw_promise(task, bundle.attempt);
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };

@@ -95,6 +95,13 @@ impl WorkerState {
     }
 
     /// Learns what its link carries: what a task took beyond waiting and computing was the network.
+    /// What was sent with an attempt was encoded to so many bytes.
+    pub(super) fn packed(&mut self, task: TaskId, attempt: u32, bytes: u64) {
+        let Some(held) = self.load.find(task, attempt) else { return };
+        let before = std::mem::replace(&mut held.scattered_bytes, bytes);
+        self.report.bytes_in = self.report.bytes_in.saturating_sub(before).saturating_add(bytes);
+    }
+
     pub(super) fn moved(
         &mut self,
         now: Nanos,

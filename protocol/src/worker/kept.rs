@@ -166,7 +166,7 @@ impl Worker {
         pieces: Vec<PieceHeader>,
     ) {
         let (kind, orders) = (BundleKind::Exchange, Orders::default());
-        let bundle = Bundle { kind, plan, task, attempt, pieces, orders };
+        let bundle = Bundle { kind, plan, task, attempt, pieces, forms: Vec::new(), orders };
         self.outputs.push_back(Output::SendBundle(Peer::Worker(to), bundle));
     }
 

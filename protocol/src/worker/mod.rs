@@ -29,12 +29,13 @@ use kept::Kept;
 use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tiling::{Plan, StageGeometry};
+use tiling::{Plan, StageGeometry, Wire};
 
 #[derive(Debug)]
 struct ActivePlan {
     model: ModelHash,
     body: Plan,
+    encodes: bool,
     survey: Option<Arc<Survey>>,
     /// Weights to prepare early, and the tasks that came.
     wanted: BTreeSet<WeightSet>,
@@ -147,6 +148,17 @@ impl Worker {
     /// The model of an announced plan.
     pub fn model(&self, plan: PlanId) -> Option<ModelHash> {
         self.plans.get(&plan).map(|p| p.model)
+    }
+
+    /// What may become of values on their way between the devices of an announced plan.
+    pub fn wire(&self, plan: PlanId) -> Option<Wire> {
+        self.plans.get(&plan).map(|p| p.body.wire)
+    }
+
+    /// Whether pieces of a plan are encoded when they are sent. Those of one that is not announced yet
+    /// are not.
+    pub fn encodes(&self, plan: PlanId) -> bool {
+        self.plans.get(&plan).is_some_and(|p| p.encodes)
     }
 
     /// Whether an announced plan computes a model: then the driver must not close it, since tasks of
@@ -308,10 +320,11 @@ impl Worker {
                 }
             }
             Message::Roster(members) => self.outputs.push_back(Output::Members(members)),
-            Message::Announce { plan, model, body, weights } => {
+            Message::Announce { plan, model, body, weights, encodes } => {
                 let active = ActivePlan {
                     model,
                     body,
+                    encodes,
                     survey: None,
                     wanted: weights.into_iter().collect(),
                     tasks: BTreeSet::new(),

@@ -187,7 +187,7 @@ impl Worker {
             }
             let kind = BundleKind::Result { busy_ns, waited_ns };
             let orders = Orders { keep: bundle.orders.keep, ..Orders::default() };
-            let result = Bundle { kind, pieces, orders, ..bundle.clone() };
+            let result = Bundle { kind, pieces, orders, forms: Vec::new(), ..bundle.clone() };
             self.unsent_bytes += result.unsent_bytes();
             self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
             if bundle.orders.keep {

@@ -36,7 +36,7 @@ pub fn plan(placement: &[u32]) -> Plan {
     let slots = placement.iter().map(|&slot| Slot(slot)).collect();
     let strips = Stage::cut(0..1, Grid::even(placement.len(), 1), slots);
     let whole = Stage::whole(1..2, Slot(placement[0]));
-    Plan { strategy: "test".into(), numerics: Numerics::Exact, stages: vec![strips, whole] }
+    Plan::new("test", Numerics::Exact, vec![strips, whole])
 }
 
 pub fn task(frame: u64, stage: u32, tile: u32) -> TaskId {
@@ -116,7 +116,15 @@ impl Bench {
         let stage: &StageGeometry = &self.plan.geometry()[task.stage as usize];
         let pieces = headers(&self.model, &stage.tiles[task.tile as usize].outputs);
         let kind = BundleKind::Result { busy_ns: 1_000_000, waited_ns: 0 };
-        Bundle { kind, plan: self.plan.id, task, attempt, pieces, orders: Orders::default() }
+        Bundle {
+            kind,
+            plan: self.plan.id,
+            task,
+            attempt,
+            pieces,
+            forms: Vec::new(),
+            orders: Orders::default(),
+        }
     }
 
     pub fn returns(&mut self, id: WorkerId, task: TaskId, attempt: u32) -> Vec<Output> {

@@ -7,7 +7,7 @@ use model::{Axes, LoadOptions, LoadedModel};
 use planner::{Objective, PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, SECOND};
 use serde::Deserialize;
-use tiling::{Handover, Numerics};
+use tiling::{Handover, Numerics, Wire};
 
 /// A file of `configs/scenarios`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,6 +40,9 @@ pub struct ScenarioFile {
     pub fused_layers: Option<usize>,
     /// What happens to maps between stages: `gather` or `exchange`.
     pub handover: Option<Handover>,
+    /// What may become of values between devices: `auto`, `raw`, `lossless` or `f16`.
+    #[serde(default)]
+    pub wire: Wire,
     /// What `auto` chooses the plan for: `latency`, `throughput` or `energy`.
     #[serde(default)]
     pub objective: Objective,
@@ -236,6 +239,7 @@ impl ScenarioFile {
                 handover: self.handover,
                 objective: self.objective,
                 deadline_ns: self.deadline_s.map(nanos),
+                wire: self.wire,
             },
             rehearsed: true,
             machine: CoordinatorConfig {
