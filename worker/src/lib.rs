@@ -11,6 +11,7 @@
 //! | `profile.rs` | what was measured, kept on disk |
 //! | `pace.rs` | a device that stands for a slower one |
 //! | `health.rs` | memory, heat, throttling, battery |
+//! | `membership.rs` | the token that is kept; joining and leaving |
 //! | `cli.rs` | the command line |
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
 
@@ -21,6 +22,7 @@ mod drive;
 pub mod health;
 pub mod logging;
 mod measure;
+pub mod membership;
 mod pace;
 mod profile;
 
