@@ -375,7 +375,11 @@ impl Hub {
             }
             Internal::Turned(peer, error) => {
                 match self.config.role {
-                    Role::Coordinator(_) => self.door.turn_away(peer, &error),
+                    // The cure is told to the device, where it is of use.
+                    Role::Coordinator(_) => match &error {
+                        NetError::Refused(refused) => self.door.turn_away(peer, &refused.reason),
+                        error => self.door.turn_away(peer, error),
+                    },
                     // Another worker may know the roster a moment before we do, and tries again.
                     Role::Worker(_) => {
                         self.door.leave(peer);

@@ -111,6 +111,21 @@ pub fn is_loopback(address: &Multiaddr) -> bool {
     })
 }
 
+/// The TCP socket that an address names; none where it names something else.
+pub fn socket_address(address: &Multiaddr) -> Option<std::net::SocketAddr> {
+    use libp2p::multiaddr::Protocol;
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some((ip, port).into()),
+        _ => None,
+    }
+}
+
 /// Room in a session's bounded queue, given back when dropped.
 #[derive(Debug)]
 pub struct Permit(#[allow(dead_code)] Option<OwnedSemaphorePermit>);

@@ -112,14 +112,8 @@ pub(crate) async fn listen(
 /// libp2p shares its ports (SO_REUSEPORT), so a second coordinator would silently take half of the
 /// first one's connections. A plain socket does not share: it tells whether the port is taken.
 fn check_free(address: &Multiaddr) -> std::io::Result<()> {
-    let mut parts = address.iter();
-    let ip: std::net::IpAddr = match parts.next() {
-        Some(Protocol::Ip4(ip)) => ip.into(),
-        Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+    match crate::socket_address(address) {
+        Some(socket) if socket.port() != 0 => std::net::TcpListener::bind(socket).map(drop),
         _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! `tilehive-worker`: the command line.
 
+use crate::doctor::{Diagnosis, device, network, reach};
 use crate::membership::{self, Joined};
 use crate::profile::given;
 use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile};
@@ -52,6 +53,10 @@ enum Command {
     Join(JoinArguments),
     /// Work for the cluster that was joined; the same as no command at all
     Run(Box<RunArguments>),
+    /// Say what is wrong with this device, its network or its membership, and the cure
+    #[command(after_help = "\
+Exit code 0 when nothing failed, 1 when something did. A worker that runs with the same key goes on.")]
+    Doctor(DoctorArguments),
     /// Forget the token that is kept
     Leave {
         /// Print the outcome as JSON
@@ -70,6 +75,21 @@ struct JoinArguments {
     no_mdns: bool,
 
     /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct DoctorArguments {
+    /// Look at this token instead of the one that is kept
+    #[arg(long, value_name = "TOKEN", env = "TILEHIVE_TOKEN", hide_env_values = true)]
+    join: Option<String>,
+
+    /// Do not look for the coordinator by mDNS; use only the addresses in the token
+    #[arg(long)]
+    no_mdns: bool,
+
+    /// Print the checks as JSON
     #[arg(long)]
     json: bool,
 }
@@ -149,6 +169,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match arguments.command {
             Some(Command::Join(arguments)) => join(&state, arguments).await,
+            Some(Command::Doctor(arguments)) => doctor(&state, arguments).await,
             Some(Command::Leave { json }) => leave(&state, json),
             Some(Command::Run(arguments)) => work(&state, *arguments).await,
             None => work(&state, arguments.run).await,
@@ -245,6 +266,23 @@ async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
         _ => eprintln!("this device is a member now; start it with `tilehive-worker`"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn doctor(state: &Path, arguments: DoctorArguments) -> Result<ExitCode> {
+    let given = match arguments.join.as_deref().map(token).transpose() {
+        Ok(given) => given,
+        Err(code) => return Ok(code),
+    };
+    let mut checks = device::checks(state, &["worker.key", "worker.token"]);
+    checks.push(device::key(&membership::key_file(state)));
+    checks.extend(network::checks().await);
+    checks.extend(reach(state, given, (&host_name(), !arguments.no_mdns)).await);
+    let diagnosis = Diagnosis::of(checks);
+    match arguments.json {
+        true => println!("{}", serde_json::to_string_pretty(&diagnosis)?),
+        false => println!("{diagnosis}"),
+    }
+    Ok(if diagnosis.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn leave(state: &Path, json: bool) -> Result<ExitCode> {

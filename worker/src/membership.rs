@@ -86,7 +86,11 @@ pub(crate) async fn ask(
     intent: Intent,
     patience: Duration,
 ) -> Result<Answer> {
-    let identity = Identity::load_or_create(&key_file(state))?;
+    let identity = match intent {
+        // Who only asks leaves no trace: without a key it is judged as the newcomer that it is.
+        Intent::Ask => Identity::load(&key_file(state))?.unwrap_or_else(Identity::ephemeral),
+        _ => Identity::load_or_create(&key_file(state))?,
+    };
     // Without discovery nobody has to be told where we are.
     let listen = if mdns { vec!["/ip4/0.0.0.0/tcp/0".parse()?] } else { Vec::new() };
     let mut config = NetConfig::new(identity, Role::Worker(token.clone()), listen);

@@ -65,6 +65,19 @@ fn lifetime(text: &str) -> Result<Lifetime, String> {
     }
 }
 
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+#[command(after_help = "Exit code 0 when nothing failed, 1 when something did.")]
+pub(crate) struct DoctorArguments {
+    /// Where this coordinator listens
+    #[arg(long, value_name = "MULTIADDR", default_value_t = default_listen())]
+    pub listen: Multiaddr,
+
+    /// Print the checks as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `devices`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]

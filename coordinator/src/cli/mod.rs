@@ -4,7 +4,9 @@ mod membership;
 mod strategy;
 mod values;
 
-pub(crate) use membership::{ClusterCommand, DevicesArguments, DevicesCommand, TokenArguments};
+pub(crate) use membership::{
+    ClusterCommand, DevicesArguments, DevicesCommand, DoctorArguments, TokenArguments,
+};
 pub(crate) use strategy::{NumericsName, StrategyArguments};
 pub(crate) use values::{Anchors, Bytes, Extent};
 
@@ -59,6 +61,8 @@ enum Command {
     Cluster(ClusterCommand),
     /// List the devices that join, and those that are away
     Devices(DevicesArguments),
+    /// Say what is wrong with this coordinator, its network or its members, and the cure
+    Doctor(DoctorArguments),
     /// Write what the devices that join have measured as files that the simulator reads
     Calibrate(CalibrateArguments),
     /// Short for `cluster token`
@@ -405,6 +409,7 @@ pub fn main() -> ExitCode {
             Command::Plan(arguments) => commands::plan::run(&context, arguments),
             Command::Cluster(command) => commands::invite::run(&context, command).await,
             Command::Devices(arguments) => commands::devices::run(&context, arguments).await,
+            Command::Doctor(arguments) => commands::doctor::run(&context, arguments).await,
             Command::Calibrate(arguments) => commands::calibrate::run(&context, arguments).await,
             Command::Token(arguments) => commands::invite::token(&context, arguments).await,
             Command::Model(command) => commands::model::run(command),

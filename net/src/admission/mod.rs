@@ -344,8 +344,11 @@ impl Admission {
 
     /// Notes that members were here until now. Whether that is worth writing down.
     pub fn see(&mut self, peers: &[PeerId], now_unix_s: u64) -> bool {
-        let here = self.members.iter_mut().filter(|m| peers.contains(&m.peer));
-        here.fold(false, |changed, member| member.see(now_unix_s) || changed)
+        let mut news = false;
+        for member in self.members.iter_mut().filter(|m| peers.contains(&m.peer)) {
+            news |= member.see(now_unix_s);
+        }
+        news
     }
 
     /// Adds an invitation. The caller draws id and secret.
