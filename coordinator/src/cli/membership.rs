@@ -88,6 +88,11 @@ pub(crate) struct DevicesArguments {
     #[command(flatten)]
     pub cluster: ClusterArguments,
 
+    /// Show the devices live until q is pressed: link, load, heat, what they do. Only what this
+    /// process itself gives them to do; `tilehive run --watch` shows a run. Needs a terminal
+    #[arg(long, conflicts_with_all = ["json", "expect"])]
+    pub watch: bool,
+
     /// Print the list as JSON
     #[arg(long)]
     pub json: bool,

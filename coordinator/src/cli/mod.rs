@@ -262,6 +262,10 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub no_stealing: bool,
 
+    /// Show live who does what; q closes the view, and the run goes on. Needs a terminal
+    #[arg(long, conflicts_with_all = ["json", "max_memory"])]
+    pub watch: bool,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

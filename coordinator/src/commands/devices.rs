@@ -6,6 +6,7 @@ use crate::cluster::Device;
 use crate::failure::Failure;
 use crate::say::say;
 use crate::table;
+use crate::watch;
 use anyhow::anyhow;
 use net::{Admission, Membership, PeerId};
 use protocol::CoordinatorConfig;
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Result<(), Failure> {
     if let Some(DevicesCommand::Remove { device, json }) = &arguments.command {
         return remove(context, device, *json);
+    }
+    if arguments.watch {
+        return watch(context, &arguments).await;
     }
     let machine = CoordinatorConfig::default();
     let cluster = &arguments.cluster;
@@ -76,6 +80,29 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
         opened.stop().await;
     }
     Ok(())
+}
+
+/// `tilehive devices --watch`.
+async fn watch(context: &Context, arguments: &DevicesArguments) -> Result<(), Failure> {
+    watch::needs_terminal("without --watch the list is printed once")?;
+    let (cluster, machine) = (&arguments.cluster, CoordinatorConfig::default());
+    let never = std::future::pending();
+    match cluster.workers {
+        Some(count) => {
+            let threads = cluster.threads.unwrap_or(1);
+            let opened = open_locals(context, count.into(), threads, machine).await?;
+            let watched = watch::watch(&opened.cluster, "this machine", None, never).await;
+            opened.stop().await;
+            Ok(watched?)
+        }
+        None => {
+            let running = listen(context, cluster, machine).await?;
+            let register = register(context);
+            let watched = watch::watch(&running, "cluster", Some(&register), never).await;
+            running.stop().await;
+            Ok(watched?)
+        }
+    }
 }
 
 /// Members that are not among the devices.
