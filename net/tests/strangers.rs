@@ -5,7 +5,10 @@
 mod support;
 
 use futures::AsyncWriteExt;
-use net::{Command, Event, Identity, Multiaddr, Net, NetConfig, Register, Role, Terms, Token};
+use net::{
+    Answer, Command, Event, Identity, Intent, Multiaddr, Net, NetConfig, Register, Role, Terms,
+    Token,
+};
 use protocol::Message;
 use std::time::Duration;
 use support::{ASK, BULK, CONTROL, Claim, Stranger, Verdict, WORK, invitation, proof, say};
@@ -235,28 +238,81 @@ async fn lengths_that_lie_and_garbage_end_the_handshake() {
     coordinator.heard_nothing();
 }
 
+/// A member that says whatever a test wants, with a session that is up.
+struct Raw {
+    node: Stranger,
+    control: libp2p::Stream,
+    _bulk: libp2p::Stream,
+}
+
+impl Raw {
+    async fn joined(coordinator: &mut Coordinator, token: &Token) -> Self {
+        let mut node = Stranger::connected(token).await;
+        let peer = node.peer;
+        let (mut control, nonce) = node.begin().await;
+        let proof = proof(token, &nonce, &peer);
+        let claim = Claim { invitation: invitation(token), proof, ..without_proof(WORK) };
+        say(&mut control, &claim).await;
+        assert!(matches!(support::hear(&mut control).await, Verdict::Ok(_)));
+        let mut bulk = node.open(BULK).await;
+        // Nothing is negotiated before something is sent: credit that nobody owes.
+        bulk.write_all(&[3, 1, 0, 0, 0]).await.unwrap();
+        bulk.flush().await.unwrap();
+        up(&mut coordinator.net).await;
+        Self { node, control, _bulk: bulk }
+    }
+}
+
 #[tokio::test]
 async fn a_member_that_lies_about_a_length_is_cut_off_and_counted() {
     let mut coordinator = Coordinator::start().await;
     let token = coordinator.token(None);
-    let mut liar = Stranger::connected(&token).await;
-    let peer = liar.peer;
-    let (mut control, nonce) = liar.begin().await;
-    let proof = proof(&token, &nonce, &peer);
-    say(&mut control, &Claim { invitation: invitation(&token), proof, ..without_proof(WORK) })
-        .await;
-    assert!(matches!(support::hear(&mut control).await, Verdict::Ok(_)));
-    let mut bulk = liar.open(BULK).await;
-    // Nothing is negotiated before something is sent: credit that nobody owes.
-    bulk.write_all(&[3, 1, 0, 0, 0]).await.unwrap();
-    bulk.flush().await.unwrap();
-    assert!(matches!(next(&mut coordinator.net).await, Event::Up(..)));
-    control.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
-    control.flush().await.unwrap();
+    let mut liar = Raw::joined(&mut coordinator, &token).await;
+    liar.control.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
+    liar.control.flush().await.unwrap();
     let Event::Down(_, reason) = next(&mut coordinator.net).await else { panic!("cut off") };
     assert!(reason.contains("4294967295 bytes"), "{reason}");
     assert_eq!(coordinator.net.counters.breaches(), 1);
-    liar.is_cut_off().await;
+    liar.node.is_cut_off().await;
+}
+
+#[tokio::test]
+async fn a_second_handshake_that_fails_does_not_end_the_session_of_the_first() {
+    let mut coordinator = Coordinator::start().await;
+    let token = coordinator.token(None);
+    let mut member = Raw::joined(&mut coordinator, &token).await;
+    let mut garbage = member.node.open(CONTROL).await;
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    garbage.flush().await.unwrap();
+    coordinator.turned_away(1).await;
+    let heartbeat = postcard::to_stdvec(&Message::Heartbeat).unwrap();
+    let framed = [&(heartbeat.len() as u32).to_le_bytes()[..], &heartbeat].concat();
+    member.control.write_all(&framed).await.unwrap();
+    member.control.flush().await.unwrap();
+    let heard = next(&mut coordinator.net).await;
+    assert!(matches!(heard, Event::Message(_, Message::Heartbeat, _)), "{heard:?}");
+}
+
+/// With the key of a worker that is up, as its doctor does.
+#[tokio::test]
+async fn asking_disturbs_nobody_and_leaves_no_trace() {
+    let mut coordinator = Coordinator::start().await;
+    let token = coordinator.token(None);
+    let identity = Identity::ephemeral();
+    let asks = |identity: &Identity| {
+        let config = config(identity.clone(), Role::Worker(token.clone()));
+        net::ask(config, Intent::Ask, Duration::from_secs(20))
+    };
+    assert!(matches!(asks(&identity).await.unwrap(), Answer::Admitted { .. }));
+    assert!(coordinator.register.read().unwrap().members.is_empty());
+    let mut member = worker(identity.clone(), &token).await;
+    up(&mut coordinator.net).await;
+    up(&mut member).await;
+    assert!(matches!(asks(&identity).await.unwrap(), Answer::Admitted { .. }));
+    talk(&mut coordinator, &mut member).await;
+    coordinator.register.change(|r| (true, r.revoke(token.invitation).is_some())).unwrap();
+    let Answer::Refused(why) = asks(&Identity::ephemeral()).await.unwrap() else { panic!("in") };
+    assert!(why.reason.contains("revoked"), "{why}");
 }
 
 #[tokio::test]

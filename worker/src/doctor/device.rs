@@ -122,7 +122,7 @@ fn disk(state: &Path) -> Check {
     let cure = "delete what is not needed, or give a folder on another disk with --state";
     match free {
         ..DISK_BYTES_NONE => Check::failed("disk", megabytes(free), cure),
-        ..DISK_BYTES_LOW => Check::warning("disk", megabytes(free), cure),
+        DISK_BYTES_NONE..DISK_BYTES_LOW => Check::warning("disk", megabytes(free), cure),
         _ => Check::ok("disk", megabytes(free)),
     }
 }
