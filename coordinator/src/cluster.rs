@@ -4,7 +4,7 @@ use crate::drive::{self, Request, Work};
 use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
-use net::{Identity, Multiaddr, Net, NetConfig, Role, Token};
+use net::{Identity, Multiaddr, Net, NetConfig, PeerId, Register, Role, Terms, Token};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, CoordinatorConfig, Counters, Hello, ModelHash, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
@@ -27,8 +27,10 @@ pub enum Reach {
     },
     /// Workers that join over the network.
     Network {
-        /// Our key; the token follows from it.
+        /// Our key.
         identity: Box<Identity>,
+        /// Whom we invited, and who came.
+        register: Register,
         /// Where to listen.
         listen: Vec<Multiaddr>,
         /// Whether to answer mDNS.
@@ -182,10 +184,17 @@ impl Progress {
     }
 }
 
+/// Where workers come in.
+struct Door {
+    local: PeerId,
+    listening: Vec<Multiaddr>,
+    register: Register,
+}
+
 /// A running cluster. Dropping it ends it.
 pub struct Cluster {
     requests: mpsc::UnboundedSender<Request>,
-    token: Option<Token>,
+    door: Option<Door>,
     progress: Arc<Progress>,
     ended: Option<tokio::task::JoinHandle<()>>,
 }
@@ -195,28 +204,39 @@ impl Cluster {
     ///
     /// *Errors*: a port in use, an embedded worker that cannot start.
     pub async fn start(config: ClusterConfig) -> Result<Self> {
-        let (net, token) = match config.reach {
+        let (net, door) = match config.reach {
             Reach::Embedded { threads, profiles } => {
                 (embedded(threads, profiles.as_deref())?, None)
             }
-            Reach::Network { identity, listen, mdns } => {
-                let mut settings = NetConfig::new((*identity).clone(), Role::Coordinator, listen);
+            Reach::Network { identity, register, listen, mdns } => {
+                let role = Role::Coordinator(register.clone());
+                let mut settings = NetConfig::new(*identity, role, listen);
                 settings.mdns = mdns;
                 let net = net::start(settings).await?;
-                let token = Token::of(&identity, net.listening.clone());
-                (net, Some(token))
+                let (local, listening) = (net.local, net.listening.clone());
+                (net, Some(Door { local, listening, register }))
             }
         };
         let (requests, request_rx) = mpsc::unbounded_channel();
         let progress = Arc::new(Progress::default());
         let driving = drive::drive(net, config.machine, request_rx, progress.clone());
         let ended = Some(tokio::spawn(driving));
-        Ok(Self { requests, token, progress, ended })
+        Ok(Self { requests, door, progress, ended })
     }
 
-    /// What lets workers join; none for an embedded cluster.
-    pub fn token(&self) -> Option<&Token> {
-        self.token.as_ref()
+    /// Whether its one worker is inside this process.
+    pub fn is_embedded(&self) -> bool {
+        self.door.is_none()
+    }
+
+    /// Invites workers.
+    ///
+    /// *Errors*: a cluster inside this process, which nobody joins; invitations that cannot be
+    /// written down.
+    pub fn invite(&self, terms: &Terms) -> Result<Token> {
+        let door = self.door.as_ref().context("nobody can join a cluster inside one process")?;
+        let invitation = door.register.invite(terms)?;
+        Ok(Token::new(door.local, door.listening.clone(), &invitation))
     }
 
     /// Tiles gathered so far.

@@ -17,6 +17,7 @@
 //! | `results.rs` | answers as people want them, and into files |
 //! | `graph_svg.rs` | a picture of a model's graph |
 //! | `trace.rs` | the timeline of a run |
+//! | `watch/` | a live view in the terminal |
 //! | `failure.rs` | errors as people see them: cause, hint, exit code |
 //! | `commands/` | one file for each command |
 
@@ -39,6 +40,7 @@ mod store;
 mod table;
 mod trace;
 mod usage;
+mod watch;
 
 pub use cli::main;
 pub use cluster::{Answer, BandJob, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};

@@ -68,6 +68,16 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
+/// A span between two times in the largest unit that it fills, such as `3 h`.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// What each worker did.
 pub(crate) fn workers(reports: &BTreeMap<WorkerId, WorkerReport>) -> Table {
     let header =
@@ -99,5 +109,6 @@ mod tests {
         assert_eq!(amount(15_600_000_000), "15.6 G");
         assert_eq!(time(Duration::from_micros(1234)), "1.2 ms");
         assert_eq!(time(Duration::from_secs(12)), "12.0 s");
+        assert_eq!([119, 7199, 86_400, 172_800].map(span), ["119 s", "119 min", "24 h", "2 days"]);
     }
 }

@@ -111,7 +111,7 @@ fn flags_that_contradict_each_other() {
     refuses(&["--objective", "energy"], &["watts", "[power]"]);
     // One device: nothing to hand over to, and the hint is not about grids.
     let alone = ["plan", "zoo:unet@64x64", "--speeds", "6G", "--strategy", "offload"];
-    folder.refuses(&alone, 2, &["second device", "tilehive token"]);
+    folder.refuses(&alone, 2, &["second device", "tilehive cluster token"]);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_worker_with_a_damaged_token_says_what_to_do() {
     let output = Command::new(worker).args(["--join", "tilehive1-abc"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let talk = String::from_utf8_lossy(&output.stderr);
-    assert!(talk.contains("error: the token") && talk.contains("tilehive token"), "{talk}");
+    assert!(talk.contains("error: the token") && talk.contains("tilehive cluster token"), "{talk}");
 }
 
 #[test]

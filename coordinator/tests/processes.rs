@@ -4,7 +4,7 @@
 use coordinator::{Answer, BandJob, Cluster, ClusterConfig, HostedModel, Job, LocalWorkers, Reach};
 use kernels::{Engine, PackedModel, Piece};
 use model::{LoadOptions, MapId};
-use net::{Identity, Multiaddr, NetConfig, Role, Token};
+use net::{Identity, Multiaddr, NetConfig, Register, Role, Terms, Token};
 use planner::{PlanOptions, Strategy};
 use protocol::CoordinatorConfig;
 use std::path::Path;
@@ -55,9 +55,23 @@ impl Problem {
     }
 }
 
-async fn cluster(identity: Identity, listen: Multiaddr) -> Cluster {
-    let identity = Box::new(identity);
-    let reach = Reach::Network { identity, listen: vec![listen], mdns: false };
+/// What of a coordinator outlives its process.
+#[derive(Clone)]
+struct Kept {
+    identity: Identity,
+    register: Register,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { identity: Identity::ephemeral(), register: Register::in_memory() }
+    }
+}
+
+async fn cluster(kept: Kept, listen: Multiaddr) -> Cluster {
+    let Kept { identity, register } = kept;
+    let (identity, listen) = (Box::new(identity), vec![listen]);
+    let reach = Reach::Network { identity, register, listen, mdns: false };
     // Everything goes out at once, so that a worker always holds tasks that it can lose.
     let machine = CoordinatorConfig { window_tasks_max: 8, ..Default::default() };
     Cluster::start(ClusterConfig { reach, machine }).await.unwrap()
@@ -68,9 +82,9 @@ fn anywhere() -> Multiaddr {
 }
 
 async fn with_locals(count: usize, state: &Path) -> (Cluster, LocalWorkers) {
-    let cluster = cluster(Identity::ephemeral(), anywhere()).await;
-    let token = cluster.token().unwrap();
-    let locals = LocalWorkers::start(count, 1, token, state, 0).unwrap();
+    let cluster = cluster(Kept::new(), anywhere()).await;
+    let token = cluster.invite(&Terms::default()).unwrap();
+    let locals = LocalWorkers::start(count, 1, &token, state, 0).unwrap();
     assert_eq!(cluster.wait_for(count, PATIENCE).await.unwrap().len(), count);
     (cluster, locals)
 }
@@ -278,26 +292,29 @@ fn worker_process(token: &Token, state: &Path, name: &str) -> Child {
         .unwrap()
 }
 
-/// A coordinator's key, the address it will listen on, and its token, before it runs.
-async fn reserved() -> (Identity, Multiaddr, Token) {
-    let identity = Identity::ephemeral();
-    let mut config = NetConfig::new(identity.clone(), Role::Coordinator, vec![anywhere()]);
+/// A coordinator, the address it will listen on, and a token of it, before it runs.
+async fn reserved() -> (Kept, Multiaddr, Token) {
+    let kept = Kept::new();
+    let role = Role::Coordinator(kept.register.clone());
+    let mut config = NetConfig::new(kept.identity.clone(), role, vec![anywhere()]);
     config.mdns = false;
     let net = net::start(config).await.unwrap();
-    let (address, token) = (net.listening[0].clone(), Token::of(&identity, net.listening.clone()));
+    let invitation = kept.register.invite(&Terms::default()).unwrap();
+    let token = Token::new(net.local, net.listening.clone(), &invitation);
+    let address = net.listening[0].clone();
     let mut events = net.events;
     net.commands.send(net::Command::Shutdown).unwrap();
     while events.recv().await.is_some() {}
-    (identity, address, token)
+    (kept, address, token)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_may_start_first_and_one_may_join_in_mid_run() {
     let state = tempfile::tempdir().unwrap();
     let problem = Problem::new("zoo:unet@96x96");
-    let (identity, address, token) = reserved().await;
+    let (kept, address, token) = reserved().await;
     let _first = worker_process(&token, state.path(), "early");
-    let cluster = cluster(identity, address).await;
+    let cluster = cluster(kept, address).await;
     assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
     problem.check(&cluster.submit(problem.job((3, 3))).await.unwrap());
     let _second = worker_process(&token, state.path(), "late");
@@ -317,10 +334,10 @@ async fn workers_may_start_first_and_one_may_join_in_mid_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_outlives_its_coordinator_and_ends_on_sigterm() {
     let state = tempfile::tempdir().unwrap();
-    let (identity, address, token) = reserved().await;
+    let (kept, address, token) = reserved().await;
     let mut worker = worker_process(&token, state.path(), "patient");
     for _ in 0..2 {
-        let cluster = cluster(identity.clone(), address.clone()).await;
+        let cluster = cluster(kept.clone(), address.clone()).await;
         assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
         cluster.stop().await;
     }

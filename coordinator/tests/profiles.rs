@@ -19,7 +19,7 @@ fn kept(folder: &Folder) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 fn devices_tells_rates_links_and_health() {
     let folder = Folder::new();
     let list = folder.report(&["devices", "--workers", "2"]);
-    let devices = list.as_array().unwrap();
+    let devices = list["devices"].as_array().unwrap();
     assert_eq!(devices.len(), 2);
     for device in devices {
         for class in OperatorClass::ALL {

@@ -5,16 +5,18 @@
 //! dialer                                   acceptor
 //!   magic, version ────────────────────────▶  other version? Refused, naming both
 //!   ◀──────────────────────────────── nonce
-//!   proof (worker), port ──────────────────▶  wrong proof, no member? Refused
-//!   ◀──────────────────────────────────  Ok
+//!   invitation, proof, name, ports ────────▶  neither member nor invited? Refused, saying why
+//!   ◀───────────────────────────── Admitted
 //! ```
 
-use crate::NetError;
-use crate::frame::{read_limited, read_message, write_message};
+use crate::admission::{Claimant, InvitationId};
+use crate::frame::{decode, read_limited, write_message};
+use crate::register::now_unix_s;
 use crate::token::Token;
+use crate::{NetError, Refused, Register};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::{Multiaddr, PeerId, Stream};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
 /// How long a stranger may take.
@@ -22,97 +24,209 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MAGIC: &[u8; 8] = b"TILEHIVE";
 
+/// A message of the handshake is never longer, whatever a stranger says of its length.
+const MESSAGE_MAX: usize = 8 * 1024;
+
+/// Addresses that a dialer tells of.
+const ADDRESSES_MAX: usize = 16;
+
+/// What a dialer comes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    /// To work: a session follows.
+    Work,
+    /// To become a member and leave.
+    Enrol,
+    /// To hear the verdict and leave; nothing is written down.
+    Ask,
+}
+
 /// What the dialer says after the nonce.
 #[derive(Serialize, Deserialize)]
 struct Claim {
-    /// Proof of the cluster's secret; empty between members.
+    intent: Intent,
+    /// The invitation that it holds; none between workers.
+    invitation: Option<u32>,
+    /// Proof of the invitation's secret; empty between workers.
     proof: Vec<u8>,
+    /// What the dialer calls itself.
+    name: String,
     /// Where the dialer listens.
     addresses: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Verdict {
-    Ok,
-    Refused(String),
+    /// So far, so good; or, after the claim, admitted, with the acceptor's clock.
+    Ok {
+        unix_s: u64,
+    },
+    Refused(Refused),
 }
 
 /// How an acceptor judges a dialer.
 #[derive(Clone)]
 pub(crate) enum Judge {
-    /// A coordinator: whoever proves the secret is a worker.
-    Secret([u8; 16]),
+    /// A coordinator: members, and who shows an open invitation.
+    Register(Register),
     /// A worker: whoever the coordinator listed.
-    Member(bool),
+    Listed(bool),
 }
 
-/// The dialer's side. `secret` is given towards a coordinator.
+/// What a dialer shows of itself.
+pub(crate) struct Introduction<'a> {
+    pub version: u32,
+    pub intent: Intent,
+    /// Given towards a coordinator.
+    pub token: Option<&'a Token>,
+    pub name: &'a str,
+    pub listening: &'a [Multiaddr],
+}
+
+/// An admitted dialer.
+pub(crate) struct Guest {
+    pub intent: Intent,
+    /// Where it listens.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// The dialer's side; returns the acceptor's clock.
 pub(crate) async fn dial(
     stream: &mut Stream,
     local: PeerId,
-    version: u32,
-    secret: Option<[u8; 16]>,
-    listening: &[Multiaddr],
-) -> Result<(), NetError> {
+    introduction: Introduction<'_>,
+) -> Result<u64, NetError> {
+    let Introduction { version, intent, token, name, listening } = introduction;
     stream.write_all(MAGIC).await?;
     stream.write_all(&version.to_le_bytes()).await?;
     stream.flush().await?;
     let mut nonce = [0; 32];
-    match read_message::<Verdict>(stream).await? {
-        Verdict::Refused(reason) => return Err(NetError::Refused(reason)),
-        Verdict::Ok => stream.read_exact(&mut nonce).await?,
+    match read::<Verdict>(stream).await? {
+        Verdict::Refused(refused) => return Err(NetError::Refused(refused)),
+        Verdict::Ok { .. } => stream.read_exact(&mut nonce).await?,
     }
-    let proof = secret.map(|s| Token::proof(&s, &nonce, &local).to_vec()).unwrap_or_default();
-    let addresses = listening.iter().map(|a| a.to_string()).collect();
-    write_message(stream, &Claim { proof, addresses }).await?;
-    match read_message::<Verdict>(stream).await? {
-        Verdict::Ok => Ok(()),
-        Verdict::Refused(reason) => Err(NetError::Refused(reason)),
+    let proof = token.map(|t| Token::proof(&t.secret.0, &nonce, &local).to_vec());
+    let addresses = listening.iter().take(ADDRESSES_MAX).map(|a| a.to_string()).collect();
+    let claim = Claim {
+        intent,
+        invitation: token.map(|t| t.invitation.0),
+        proof: proof.unwrap_or_default(),
+        name: name.chars().take(256).collect(),
+        addresses,
+    };
+    write_message(stream, &claim).await?;
+    match read::<Verdict>(stream).await? {
+        Verdict::Ok { unix_s } => Ok(unix_s),
+        Verdict::Refused(refused) => Err(NetError::Refused(refused)),
     }
 }
 
-/// The acceptor's side; returns where the dialer listens.
+/// The acceptor's side.
 pub(crate) async fn accept(
     stream: &mut Stream,
     remote: PeerId,
     version: u32,
     judge: Judge,
-) -> Result<Vec<Multiaddr>, NetError> {
+) -> Result<Guest, NetError> {
     let opening = read_limited(stream, MAGIC.len() + 4, MAGIC.len() + 4).await?;
     if !opening.starts_with(MAGIC) {
         return Err(NetError::Breach("not a Tilehive handshake".into()));
     }
     let theirs = opening[MAGIC.len()..].iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
     if theirs != version {
-        let reason = format!(
-            "protocol version {theirs} met version {version}: install the same Tilehive release on both devices"
-        );
-        return refuse(stream, reason).await;
+        let refused = Refused {
+            reason: format!("protocol version {theirs} met version {version}"),
+            cure: "install the same Tilehive release on both devices".into(),
+        };
+        return refuse(stream, refused).await;
     }
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
-    write_message(stream, &Verdict::Ok).await?;
+    write_message(stream, &Verdict::Ok { unix_s: 0 }).await?;
     stream.write_all(&nonce).await?;
     stream.flush().await?;
-    let claim: Claim = read_message(stream).await?;
-    let admitted = match judge {
-        Judge::Secret(secret) => {
-            let expected = Token::proof(&secret, &nonce, &remote);
-            // blake3 compares hashes in constant time.
-            <[u8; 32]>::try_from(claim.proof)
-                .is_ok_and(|p| blake3::Hash::from_bytes(p) == blake3::Hash::from_bytes(expected))
+    let claim: Claim = read(stream).await?;
+    let addresses =
+        claim.addresses.iter().take(ADDRESSES_MAX).filter_map(|a| a.parse().ok()).collect();
+    let guest = Guest { intent: claim.intent, addresses };
+    let judged = match judge {
+        Judge::Listed(true) => Ok(()),
+        Judge::Listed(false) => Err(Refused {
+            reason: "the coordinator has not told of this worker".into(),
+            cure: "none is needed: it will be told of soon, or is no longer a member".into(),
+        }),
+        Judge::Register(register) => {
+            // Files are read, and written with a lock held.
+            let judging = move || judge_by(&register, remote, &nonce, &claim);
+            tokio::task::spawn_blocking(judging).await.map_err(std::io::Error::other)?
         }
-        Judge::Member(listed) => listed,
     };
-    if !admitted {
-        return refuse(stream, "the join token is wrong or was replaced".into()).await;
+    if let Err(refused) = judged {
+        return refuse(stream, refused).await;
     }
-    write_message(stream, &Verdict::Ok).await?;
-    Ok(claim.addresses.iter().take(16).filter_map(|a| a.parse().ok()).collect())
+    write_message(stream, &Verdict::Ok { unix_s: now_unix_s() }).await?;
+    Ok(guest)
 }
 
-async fn refuse(stream: &mut Stream, reason: String) -> Result<Vec<Multiaddr>, NetError> {
-    write_message(stream, &Verdict::Refused(reason.clone())).await?;
+fn judge_by(
+    register: &Register,
+    peer: PeerId,
+    nonce: &[u8; 32],
+    claim: &Claim,
+) -> Result<(), Refused> {
+    let shown = <[u8; 32]>::try_from(claim.proof.as_slice()).ok().map(blake3::Hash::from_bytes);
+    // blake3 compares hashes in constant time.
+    let proves = |secret: &[u8; 16]| {
+        let expected = blake3::Hash::from_bytes(Token::proof(secret, nonce, &peer));
+        shown.is_some_and(|shown| shown == expected)
+    };
+    let claimant =
+        Claimant { peer, invitation: claim.invitation.map(InvitationId), proves: &proves };
+    match register.judge(&claimant, &claim.name, claim.intent != Intent::Ask) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) => {
+            Err(Refused { reason: refusal.to_string(), cure: refusal.cure().into() })
+        }
+        Err(error) => {
+            // The device is told that it is not its fault; the rest is for the owner of the file.
+            tracing::error!("nobody new can join: {error}");
+            Err(Refused {
+                reason: "the coordinator cannot read its list of members".into(),
+                cure: "run `tilehive doctor` on the coordinator".into(),
+            })
+        }
+    }
+}
+
+async fn refuse(stream: &mut Stream, refused: Refused) -> Result<Guest, NetError> {
+    write_message(stream, &Verdict::Refused(refused.clone())).await?;
     stream.close().await?;
-    Err(NetError::Refused(reason))
+    Err(NetError::Refused(refused))
+}
+
+async fn read<T: DeserializeOwned>(stream: &mut Stream) -> Result<T, NetError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let bytes = read_limited(stream, u32::from_le_bytes(length) as usize, MESSAGE_MAX).await?;
+    decode(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_honest_claim_fits() {
+        let claim = Claim {
+            intent: Intent::Work,
+            invitation: Some(u32::MAX),
+            proof: vec![0xff; 32],
+            name: "\u{10ffff}".repeat(256),
+            addresses: vec![
+                "/ip6/2001:db8:1234:5678:9abc:def0:1234:5678/tcp/65535".repeat(2);
+                ADDRESSES_MAX
+            ],
+        };
+        assert!(crate::frame::encode(&claim).unwrap().len() <= MESSAGE_MAX);
+    }
 }

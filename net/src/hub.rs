@@ -3,11 +3,12 @@
 //! A worker dials its coordinator, for ever and with growing pauses. Between workers the one with
 //! the smaller PeerId dials, so a pair has one connection. A coordinator only accepts.
 
+use crate::door::Door;
 use crate::frame::BulkHeader;
-use crate::handshake::{self, Judge};
+use crate::handshake::{self, Guest, Intent, Introduction, Judge};
 use crate::session::{Limits, Outgoing, Session};
-use crate::swarm::{Behaviour, BehaviourEvent, LOBBY_MAX, build, listen};
-use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Token, Wanted};
+use crate::swarm::{Behaviour, BehaviourEvent, build, listen};
+use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Register, Token, Wanted};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
+pub(crate) const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
 const BULK: StreamProtocol = StreamProtocol::new("/tilehive/bulk/1");
 
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -27,8 +28,8 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Which side of a cluster we are.
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// Workers join us.
-    Coordinator,
+    /// Workers join us, if they are in this register or show an invitation of it.
+    Coordinator(Register),
     /// We join this one.
     Worker(Token),
 }
@@ -40,6 +41,8 @@ pub struct NetConfig {
     pub identity: Identity,
     /// Our side.
     pub role: Role,
+    /// What a coordinator is told to call us.
+    pub name: String,
     /// Where to listen; port 0 means any free one.
     pub listen: Vec<Multiaddr>,
     /// Whether to announce ourselves and look for peers by mDNS.
@@ -58,6 +61,7 @@ impl NetConfig {
         Self {
             identity,
             role,
+            name: String::new(),
             listen,
             mdns: true,
             bundle_bytes_max: 1 << 30,
@@ -74,7 +78,7 @@ enum Internal {
     /// A dialled peer did not.
     DialFailed(PeerId, NetError),
     /// An incoming peer passed the handshake.
-    Admitted(PeerId, Stream, Vec<Multiaddr>),
+    Admitted(PeerId, Stream, Guest),
     /// An incoming peer did not.
     Turned(PeerId, NetError),
     /// A session ended.
@@ -102,7 +106,7 @@ struct Hub {
     config: NetConfig,
     peers: BTreeMap<PeerId, PeerState>,
     members: Vec<PeerId>,
-    lobby: usize,
+    door: Door,
     next_session: u64,
     internal: mpsc::UnboundedSender<Internal>,
     events: mpsc::UnboundedSender<Event>,
@@ -131,7 +135,7 @@ pub async fn start(config: NetConfig) -> Result<Net, NetError> {
         config,
         peers: BTreeMap::new(),
         members: Vec::new(),
-        lobby: 0,
+        door: Door::new(),
         next_session: 0,
         internal,
         events,
@@ -143,10 +147,11 @@ pub async fn start(config: NetConfig) -> Result<Net, NetError> {
         hub.peer(coordinator).addresses = addresses;
         hub.dial(coordinator);
     }
+    let counters = hub.door.counters.clone();
     // What was discovered while the addresses were bound is not told twice.
     early.into_iter().for_each(|event| hub.on_swarm(event));
     tokio::spawn(hub.run(command_rx, internal_rx, incoming_control, incoming_bulk));
-    Ok(Net { local, listening, commands, events: event_rx, wanted })
+    Ok(Net { local, listening, commands, events: event_rx, wanted, counters })
 }
 
 impl Hub {
@@ -236,7 +241,7 @@ impl Hub {
 
     fn coordinator(&self) -> Option<PeerId> {
         match &self.config.role {
-            Role::Coordinator => None,
+            Role::Coordinator(_) => None,
             Role::Worker(token) => Some(token.coordinator),
         }
     }
@@ -277,11 +282,12 @@ impl Hub {
     /// Opens the two streams to a peer that we dialled.
     fn open(&mut self, peer: PeerId) {
         let local = *self.swarm.local_peer_id();
-        let secret = match &self.config.role {
-            Role::Worker(token) if token.coordinator == peer => Some(token.secret),
+        let token = match &self.config.role {
+            Role::Worker(token) if token.coordinator == peer => Some(token.clone()),
             _ => None,
         };
-        let (version, listening) = (self.config.version, self.listening.clone());
+        let (version, name) = (self.config.version, self.config.name.clone());
+        let listening = self.listening.clone();
         let (mut control, internal) = (self.control.clone(), self.internal.clone());
         tokio::spawn(async move {
             let opening = async {
@@ -289,7 +295,14 @@ impl Hub {
                     NetError::Io(std::io::Error::other(e.to_string()))
                 };
                 let mut stream = control.open_stream(peer, CONTROL).await.map_err(broke)?;
-                handshake::dial(&mut stream, local, version, secret, &listening).await?;
+                let introduction = Introduction {
+                    version,
+                    intent: Intent::Work,
+                    token: token.as_ref(),
+                    name: &name,
+                    listening: &listening,
+                };
+                handshake::dial(&mut stream, local, introduction).await?;
                 let bulk = control.open_stream(peer, BULK).await.map_err(broke)?;
                 Ok((stream, bulk))
             };
@@ -303,21 +316,20 @@ impl Hub {
     }
 
     fn on_incoming_control(&mut self, peer: PeerId, mut stream: Stream) {
-        let judge = match &self.config.role {
-            Role::Coordinator => Judge::Secret(self.config.identity.cluster_secret()),
-            Role::Worker(_) => Judge::Member(self.members.contains(&peer)),
-        };
-        if self.lobby >= LOBBY_MAX {
+        if !self.door.enter(peer) {
             return; // Dropping the stream ends it; an honest peer tries again.
         }
-        self.lobby += 1;
+        let judge = match &self.config.role {
+            Role::Coordinator(register) => Judge::Register(register.clone()),
+            Role::Worker(_) => Judge::Listed(self.members.contains(&peer)),
+        };
         let (version, internal) = (self.config.version, self.internal.clone());
         tokio::spawn(async move {
             let accepting = handshake::accept(&mut stream, peer, version, judge);
             let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
             let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(late);
             let _ = internal.send(match accepted {
-                Ok(addresses) => Internal::Admitted(peer, stream, addresses),
+                Ok(guest) => Internal::Admitted(peer, stream, guest),
                 Err(error) => Internal::Turned(peer, error),
             });
         });
@@ -326,7 +338,9 @@ impl Hub {
     fn on_incoming_bulk(&mut self, peer: PeerId, stream: Stream) {
         match self.peer(peer).admitted.take() {
             Some((control, addresses)) => self.up(peer, control, stream, addresses),
-            None => self.peer(peer).early_bulk = Some(stream),
+            None if self.door.is_in_lobby(peer) => self.peer(peer).early_bulk = Some(stream),
+            // Kept, it would keep a stranger's connection open for as long as that likes.
+            None => self.door.crowd_out(),
         }
     }
 
@@ -338,31 +352,41 @@ impl Hub {
                 let addresses = self.peer(peer).addresses.clone();
                 self.up(peer, control, bulk, addresses);
             }
-            Internal::DialFailed(peer, NetError::Refused(reason))
+            Internal::DialFailed(peer, NetError::Refused(refused))
                 if Some(peer) == self.coordinator() =>
             {
-                self.emit(Event::Refused(reason));
+                self.emit(Event::Refused(refused));
             }
             Internal::DialFailed(peer, error) => {
                 tracing::debug!(%peer, %error, "handshake failed");
                 self.redial(peer);
             }
-            Internal::Admitted(peer, control, addresses) => {
-                self.lobby -= 1;
-                let addresses = self.reachable(peer, addresses);
+            Internal::Admitted(peer, _, guest) if guest.intent != Intent::Work => {
+                self.door.admit(peer);
+                self.forget_if_idle(peer);
+            }
+            Internal::Admitted(peer, control, guest) => {
+                self.door.admit(peer);
+                let addresses = self.reachable(peer, guest.addresses);
                 match self.peer(peer).early_bulk.take() {
                     Some(bulk) => self.up(peer, control, bulk, addresses),
                     None => self.peer(peer).admitted = Some((control, addresses)),
                 }
             }
             Internal::Turned(peer, error) => {
-                self.lobby -= 1;
-                // Another worker may know the roster a moment before we do, and tries again.
                 match self.config.role {
-                    Role::Coordinator => tracing::warn!(%peer, "turned away: {error}"),
-                    Role::Worker(_) => tracing::debug!(%peer, "turned away: {error}"),
+                    // The cure is told to the device, where it is of use.
+                    Role::Coordinator(_) => match &error {
+                        NetError::Refused(refused) => self.door.turn_away(peer, &refused.reason),
+                        error => self.door.turn_away(peer, error),
+                    },
+                    // Another worker may know the roster a moment before we do, and tries again.
+                    Role::Worker(_) => {
+                        self.door.leave(peer);
+                        tracing::debug!(%peer, "turned away: {error}");
+                    }
                 }
-                self.peers.remove(&peer);
+                self.forget_if_idle(peer);
             }
             Internal::Ended(peer, number, reason) => {
                 let current = self.peer(peer).session.as_ref().map(|(n, _)| *n);
@@ -371,6 +395,16 @@ impl Hub {
                 }
             }
             Internal::Redial(peer) => self.dial(peer),
+        }
+    }
+
+    /// Forgets a peer that came to the door, unless it works here on another connection.
+    fn forget_if_idle(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.early_bulk = None;
+            if state.session.is_none() && state.admitted.is_none() && state.addresses.is_empty() {
+                self.peers.remove(&peer);
+            }
         }
     }
 
@@ -407,8 +441,9 @@ impl Hub {
             let _ = internal.send(Internal::Ended(peer, number, reason));
         };
         self.emit(Event::Up(peer, addresses));
-        let (wanted, events) = (self.wanted.clone(), self.events.clone());
-        let session = Session::start(peer, (control, bulk), limits, wanted, events, ended);
+        let shared = (self.wanted.clone(), self.door.counters.clone());
+        let events = self.events.clone();
+        let session = Session::start(peer, (control, bulk), limits, shared, events, ended);
         self.peer(peer).session = Some((number, session));
     }
 
@@ -416,6 +451,7 @@ impl Hub {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.session.take().is_some() {
             self.emit(Event::Down(peer, reason));
+            self.note_seen(vec![peer]);
         }
         let _ = self.swarm.disconnect_peer_id(peer);
         let dials = self.peers.get(&peer).is_some_and(|s| !s.addresses.is_empty() && !s.dialling);
@@ -424,6 +460,13 @@ impl Hub {
         if dials && wanted {
             self.redial(peer);
         }
+    }
+
+    /// Writes down until when members were here.
+    fn note_seen(&self, peers: Vec<PeerId>) -> Option<tokio::task::JoinHandle<()>> {
+        let Role::Coordinator(register) = &self.config.role else { return None };
+        let register = register.clone();
+        Some(tokio::task::spawn_blocking(move || register.see(&peers)))
     }
 
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -468,13 +511,18 @@ impl Hub {
 
     /// Lets what is queued go out, for a moment, then ends.
     async fn shut_down(mut self) {
+        let here = self.peers.iter().filter(|(_, state)| state.session.is_some());
+        let noted = self.note_seen(here.map(|(peer, _)| *peer).collect());
         let grace = tokio::time::sleep(Duration::from_millis(150));
         tokio::pin!(grace);
         loop {
             tokio::select! {
-                () = &mut grace => return,
+                () = &mut grace => break,
                 _ = self.swarm.select_next_some() => {}
             }
+        }
+        if let Some(noted) = noted {
+            let _ = noted.await;
         }
     }
 }

@@ -11,7 +11,10 @@
 //! | file | idea |
 //! |---|---|
 //! | `identity.rs`, `token.rs` | who we are; the line that lets a worker join |
-//! | `handshake.rs` | version and membership, before any protocol message |
+//! | `admission/`, `register.rs` | who may join: the rule; invitations and members in a file |
+//! | `handshake.rs`, `ask.rs` | version and membership, before any protocol message, or alone |
+//! | `door.rs` | how many strangers at once, and what the log hears of them |
+//! | `private.rs` | files for one user's eyes |
 //! | `frame.rs`, `payload.rs` | bytes on the streams; tensors without copies |
 //! | `session.rs` | the four tasks of one connection |
 //! | `swarm.rs` | transport, behaviours, bound addresses |
@@ -19,28 +22,42 @@
 //! | `timer.rs` | waiting for what a state machine wants to be told |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
 
+mod admission;
+mod ask;
+mod door;
 mod frame;
 mod handshake;
 mod hub;
 mod identity;
 mod loopback;
 mod payload;
+mod private;
+mod register;
 mod session;
 mod swarm;
 mod timer;
 mod token;
 
-pub use handshake::HANDSHAKE_TIMEOUT;
+pub use admission::{
+    Admission, Claimant, Invitation, InvitationId, Membership, Refusal, Removal, Removed, Standing,
+    Terms,
+};
+pub use ask::{Answer, ask};
+pub use door::Counters;
+pub use handshake::{HANDSHAKE_TIMEOUT, Intent};
 pub use hub::{NetConfig, Role, start};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use loopback::loopback;
 pub use payload::{Owner, Payload};
+pub use private::write_private;
+pub use register::{Register, now_unix_s};
 pub use timer::after;
 pub use token::Token;
 
 use model::WeightHash;
 use protocol::{Bundle, Message};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -80,7 +97,7 @@ pub enum Event {
     /// A blob whose hash is right.
     Blob(PeerId, WeightHash, Vec<u8>),
     /// The coordinator turned us away for good: another try would end the same.
-    Refused(String),
+    Refused(Refused),
     /// The coordinator could not be reached; the network goes on trying.
     Unreachable(String),
 }
@@ -92,6 +109,21 @@ pub fn is_loopback(address: &Multiaddr) -> bool {
         libp2p::multiaddr::Protocol::Ip6(ip) => ip.is_loopback(),
         _ => false,
     })
+}
+
+/// The TCP socket that an address names; none where it names something else.
+pub fn socket_address(address: &Multiaddr) -> Option<std::net::SocketAddr> {
+    use libp2p::multiaddr::Protocol;
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some((ip, port).into()),
+        _ => None,
+    }
 }
 
 /// Room in a session's bounded queue, given back when dropped.
@@ -131,6 +163,18 @@ pub struct Net {
     pub events: mpsc::UnboundedReceiver<Event>,
     /// The blobs that may come.
     pub wanted: Wanted,
+    /// What happened at the door.
+    pub counters: Counters,
+}
+
+/// What a peer says that turns us away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}: {cure}")]
+pub struct Refused {
+    /// Why.
+    pub reason: String,
+    /// What to do about it.
+    pub cure: String,
 }
 
 /// Why the network did not start, or a session did not.
@@ -158,6 +202,14 @@ pub enum NetError {
         /// Why.
         reason: String,
     },
+    /// The file of invitations and members cannot be used.
+    #[error("cannot use the members in {path}: {reason}")]
+    Register {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The stream broke.
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
@@ -166,5 +218,5 @@ pub enum NetError {
     Breach(String),
     /// The other side turned us away.
     #[error("{0}")]
-    Refused(String),
+    Refused(Refused),
 }

@@ -26,6 +26,7 @@ pub fn loopback() -> (Net, Net) {
         commands,
         events,
         wanted: Wanted::default(),
+        counters: crate::Counters::default(),
     };
     (net(left_id, left_commands, left_event_rx), net(right_id, right_commands, right_event_rx))
 }

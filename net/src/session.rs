@@ -7,7 +7,7 @@
 
 use crate::frame::{BulkFrame, BulkHeader, CHUNK, Lane, decode, encode, read_limited};
 use crate::frame::{read_message, write_message};
-use crate::{Event, NetError, Payload, Permit, Wanted};
+use crate::{Counters, Event, NetError, Payload, Permit, Wanted};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use libp2p::{PeerId, Stream};
 use model::WeightHash;
@@ -59,7 +59,7 @@ impl Session {
         peer: PeerId,
         (control, bulk): (Stream, Stream),
         limits: Limits,
-        wanted: Wanted,
+        (wanted, counters): (Wanted, Counters),
         events: mpsc::UnboundedSender<Event>,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Self {
@@ -100,7 +100,13 @@ impl Session {
             tasks.spawn(reader.run());
             tasks.spawn(writer.run());
             let reason = match tasks.join_next().await {
-                Some(Ok(Err(error))) => describe(error),
+                Some(Ok(Err(error))) => {
+                    if matches!(error, NetError::Breach(_)) {
+                        counters.breach();
+                        tracing::warn!(%peer, "cut off: {error}");
+                    }
+                    describe(error)
+                }
                 Some(Ok(Ok(()))) | None => "closed".into(),
                 Some(Err(error)) => error.to_string(),
             };

@@ -1,5 +1,6 @@
 //! The swarm itself: transport, behaviours, bound addresses.
 
+use crate::door::LOBBY_MAX;
 use crate::hub::NetConfig;
 use crate::{HANDSHAKE_TIMEOUT, NetError};
 use futures::StreamExt;
@@ -9,8 +10,9 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm};
 use std::time::Duration;
 
-/// Strangers in the handshake at once; further ones wait outside.
-pub(crate) const LOBBY_MAX: usize = 32;
+/// Connections at once, admitted or not: with those in the transport's own handshake, the most
+/// descriptors that others can make this process hold.
+const CONNECTIONS_MAX: u32 = 256;
 
 /// How long to listen for further interfaces after one is bound.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -37,7 +39,7 @@ pub(crate) fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
     let limits = libp2p::connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(LOBBY_MAX as u32))
         .with_max_established_per_peer(Some(2))
-        .with_max_established(Some(256));
+        .with_max_established(Some(CONNECTIONS_MAX));
     let behaviour = Behaviour {
         streams: libp2p_stream::Behaviour::new(),
         limits: libp2p::connection_limits::Behaviour::new(limits),
@@ -53,6 +55,9 @@ pub(crate) fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
         .map_err(|e| transport(&e))?
         .with_behaviour(move |_| behaviour)
         .map_err(|e| transport(&e))?
+        .with_swarm_config(|config| config)
+        // Whoever opens a socket and says nothing keeps its place no longer than in the handshake.
+        .with_connection_timeout(HANDSHAKE_TIMEOUT)
         .build();
     Ok(swarm)
 }
@@ -107,14 +112,8 @@ pub(crate) async fn listen(
 /// libp2p shares its ports (SO_REUSEPORT), so a second coordinator would silently take half of the
 /// first one's connections. A plain socket does not share: it tells whether the port is taken.
 fn check_free(address: &Multiaddr) -> std::io::Result<()> {
-    let mut parts = address.iter();
-    let ip: std::net::IpAddr = match parts.next() {
-        Some(Protocol::Ip4(ip)) => ip.into(),
-        Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+    match crate::socket_address(address) {
+        Some(socket) if socket.port() != 0 => std::net::TcpListener::bind(socket).map(drop),
         _ => Ok(()),
     }
 }

@@ -1,16 +1,20 @@
-//! The join token: one line that names the coordinator, says where it is, and carries the secret.
+//! The join token: one line that names the coordinator, says where it is, and carries an invitation.
 //!
 //! The coordinator's PeerId is pinned, so a worker cannot be talked into joining another one; the
-//! secret proves to the coordinator that the worker was invited.
+//! invitation's secret proves to the coordinator that the worker was invited.
 
-use crate::{Identity, NetError};
+use crate::NetError;
+use crate::admission::{Invitation, InvitationId, Secret};
 use data_encoding::BASE64URL_NOPAD;
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-const PREFIX: &str = "tilehive1-";
+const PREFIX: &str = "tilehive2-";
+
+/// Tokens of releases without invitations.
+const OLD_PREFIX: &str = "tilehive1-";
 
 /// A token longer than this is not one of ours.
 const TEXT_MAX: usize = 4096;
@@ -22,25 +26,33 @@ pub struct Token {
     pub coordinator: PeerId,
     /// Where it listens.
     pub addresses: Vec<Multiaddr>,
-    pub(crate) secret: [u8; 16],
+    /// The invitation that it carries.
+    pub invitation: InvitationId,
+    /// When that ends by itself.
+    pub expires_unix_s: Option<u64>,
+    pub(crate) secret: Secret,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Wire {
     peer: Vec<u8>,
     addresses: Vec<Vec<u8>>,
+    invitation: u32,
+    expires_unix_s: Option<u64>,
     secret: [u8; 16],
 }
 
 impl Token {
-    /// The token of a coordinator that listens on these addresses.
-    pub fn of(identity: &Identity, addresses: Vec<Multiaddr>) -> Self {
-        Self { coordinator: identity.peer_id(), addresses, secret: identity.cluster_secret() }
+    /// The token of an invitation to a coordinator that listens on these addresses.
+    pub fn new(coordinator: PeerId, addresses: Vec<Multiaddr>, invitation: &Invitation) -> Self {
+        let Invitation { id, secret, expires_unix_s, .. } = *invitation;
+        Self { coordinator, addresses, invitation: id, expires_unix_s, secret }
     }
 
-    /// What proves the knowledge of the secret for one handshake.
+    /// What proves the knowledge of the secret for one handshake: it is of no use for another
+    /// nonce or to another worker.
     pub(crate) fn proof(secret: &[u8; 16], nonce: &[u8; 32], worker: &PeerId) -> [u8; 32] {
-        let key = blake3::derive_key("tilehive join proof 1", secret);
+        let key = blake3::derive_key("tilehive join proof 2", secret);
         let mut message = nonce.to_vec();
         message.extend(worker.to_bytes());
         *blake3::keyed_hash(&key, &message).as_bytes()
@@ -52,7 +64,9 @@ impl fmt::Display for Token {
         let wire = Wire {
             peer: self.coordinator.to_bytes(),
             addresses: self.addresses.iter().map(|a| a.to_vec()).collect(),
-            secret: self.secret,
+            invitation: self.invitation.0,
+            expires_unix_s: self.expires_unix_s,
+            secret: self.secret.0,
         };
         let bytes = postcard::to_stdvec(&wire).map_err(|_| fmt::Error)?;
         write!(f, "{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes))
@@ -74,9 +88,11 @@ impl FromStr for Token {
         if text.len() > TEXT_MAX {
             return Err(NetError::Token("it is too long"));
         }
-        let body = text
-            .strip_prefix(PREFIX)
-            .ok_or(NetError::Token("it does not begin with `tilehive1-`"))?;
+        let foreign = match text.starts_with(OLD_PREFIX) {
+            true => "it is of an older release",
+            false => "it does not begin with `tilehive2-`",
+        };
+        let body = text.strip_prefix(PREFIX).ok_or(NetError::Token(foreign))?;
         let bytes = BASE64URL_NOPAD
             .decode(body.as_bytes())
             .map_err(|_| NetError::Token("it is cut short or has a foreign character"))?;
@@ -88,20 +104,30 @@ impl FromStr for Token {
         let addresses = addresses
             .collect::<Result<_, _>>()
             .map_err(|_| NetError::Token("it has an address that cannot be read"))?;
-        Ok(Self { coordinator, addresses, secret: wire.secret })
+        Ok(Self {
+            coordinator,
+            addresses,
+            invitation: InvitationId(wire.invitation),
+            expires_unix_s: wire.expires_unix_s,
+            secret: Secret(wire.secret),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Identity, Register, Terms};
     use proptest::prelude::*;
 
     #[test]
     fn a_token_survives_text() {
         let address: Multiaddr = "/ip4/192.168.1.7/tcp/47470".parse().unwrap();
-        let token = Token::of(&Identity::ephemeral(), vec![address]);
+        let terms = Terms { lifetime_s: Some(60), ..Terms::default() };
+        let invitation = Register::in_memory().invite(&terms).unwrap();
+        let token = Token::new(Identity::ephemeral().peer_id(), vec![address], &invitation);
         assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
+        assert_eq!(token.expires_unix_s, invitation.expires_unix_s);
         let cut = &token.to_string()[..40];
         assert!(cut.parse::<Token>().is_err());
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tiling::{Encoding, Plan, Rates, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use crate::Maps;
 use anyhow::Result;
 use coordinator::{Cluster, ClusterConfig, HostedModel, Job, Reach};
 use kernels::Engine;
-use net::{Identity, Multiaddr, NetConfig, Role};
+use net::{Identity, Multiaddr, NetConfig, Register, Role, Terms};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Hello};
 use std::sync::Arc;
@@ -36,9 +36,8 @@ impl Loopback {
     ///
     /// *Errors*: a socket is refused, or the workers do not come.
     pub async fn start(workers: usize, machine: CoordinatorConfig) -> Result<Self> {
-        let identity = Identity::ephemeral();
-        let reach =
-            Reach::Network { identity: Box::new(identity), listen: anywhere(), mdns: false };
+        let (identity, register) = (Box::new(Identity::ephemeral()), Register::in_memory());
+        let reach = Reach::Network { identity, register, listen: anywhere(), mdns: false };
         let cluster = Cluster::start(ClusterConfig { reach, machine }).await?;
         let mut loopback = Self { cluster, workers: Vec::new() };
         for i in 0..workers {
@@ -53,7 +52,7 @@ impl Loopback {
     ///
     /// *Errors*: a socket is refused.
     pub async fn join(&mut self, multiply_adds_per_s: u64) -> Result<()> {
-        let token = self.cluster.token().expect("a networked cluster has a token").clone();
+        let token = self.cluster.invite(&Terms::default())?;
         let name = format!("worker {}", self.workers.len());
         let coordinator = token.coordinator;
         let config = NetConfig::new(Identity::ephemeral(), Role::Worker(token), anywhere());

@@ -1,15 +1,19 @@
 //! `tilehive-worker`: the command line.
 
+use crate::doctor::{Diagnosis, device, network, reach};
+use crate::membership::{self, Joined};
 use crate::profile::given;
 use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile};
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kernels::Engine;
 use net::{Identity, Multiaddr, NetConfig, Role, Token};
 use protocol::Hello;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tiling::OperatorClass;
 
 /// Lends this device to a Tilehive cluster.
@@ -19,25 +23,84 @@ use tiling::OperatorClass;
     version,
     after_help = "\
 Examples:
-  On the coordinator:   tilehive token
-  On this device:       tilehive-worker --join TOKEN
-  With two threads:     tilehive-worker --join TOKEN --threads 2
+  On the coordinator:     tilehive cluster token
+  On this device, once:   tilehive-worker join TOKEN
+  From then on:           tilehive-worker
+  With two threads:       tilehive-worker run --threads 2
 
 The worker may start before the coordinator: it tries until it is there, and joins again by itself
 when either of them restarts."
 )]
 struct Arguments {
-    /// The line that `tilehive token` prints on the coordinator
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "TILEHIVE_TOKEN",
-        hide_env_values = true,
-        required_unless_present = "calibrate"
-    )]
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    run: RunArguments,
+
+    /// Where the key, the token and the weights are kept [default: the user's data folder]
+    #[arg(long, value_name = "DIR", env = "TILEHIVE_STATE", global = true)]
+    state: Option<PathBuf>,
+
+    /// More log: -v tells what happens, -vv tells all
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show a token to its coordinator and keep it, so that this device joins by itself from then on
+    Join(JoinArguments),
+    /// Work for the cluster that was joined; the same as no command at all
+    Run(Box<RunArguments>),
+    /// Say what is wrong with this device, its network or its membership, and the cure
+    #[command(after_help = "\
+Exit code 0 when nothing failed, 1 when something did. A worker that runs with the same key goes on.")]
+    Doctor(DoctorArguments),
+    /// Forget the token that is kept
+    Leave {
+        /// Print the outcome as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+struct JoinArguments {
+    /// The line that `tilehive cluster token` prints on the coordinator
+    token: String,
+
+    /// Do not look for the coordinator by mDNS; use only the addresses in the token
+    #[arg(long)]
+    no_mdns: bool,
+
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct DoctorArguments {
+    /// Look at this token instead of the one that is kept
+    #[arg(long, value_name = "TOKEN", env = "TILEHIVE_TOKEN", hide_env_values = true)]
     join: Option<String>,
 
-    /// Measure this device anew, although its speed is known; without a token, that alone
+    /// Do not look for the coordinator by mDNS; use only the addresses in the token
+    #[arg(long)]
+    no_mdns: bool,
+
+    /// Print the checks as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct RunArguments {
+    /// Join with this token, and do not keep it
+    #[arg(long, value_name = "TOKEN", env = "TILEHIVE_TOKEN", hide_env_values = true)]
+    join: Option<String>,
+
+    /// Measure this device anew, although its speed is known; without --join, that alone
     #[arg(long)]
     calibrate: bool,
 
@@ -63,17 +126,9 @@ struct Arguments {
     #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/0.0.0.0/tcp/0")]
     listen: Multiaddr,
 
-    /// Where the key and the weights are kept [default: the user's data folder]
-    #[arg(long, value_name = "DIR", env = "TILEHIVE_STATE")]
-    state: Option<PathBuf>,
-
     /// Do not look for the coordinator by mDNS; use only the addresses in the token
     #[arg(long)]
     no_mdns: bool,
-
-    /// More log: -v tells what happens, -vv tells all
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    verbose: u8,
 
     /// Take as many times the processor time for computing as this file says, read again all the time
     /// (for emulated swarms, with one thread)
@@ -93,56 +148,185 @@ struct Arguments {
     protocol_version: u32,
 }
 
+/// How to get in, for whoever is not.
+const INVITE: &str = "print a token with `tilehive cluster token` on the coordinator, then run \
+                      `tilehive-worker join TOKEN` here";
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = parse();
     logging::start(arguments.verbose);
-    let token = match arguments.join.as_deref().map(str::parse::<Token>).transpose() {
-        Ok(token) => token,
-        Err(error) => {
-            eprintln!("error: {error}");
-            eprintln!("hint: copy the whole line that `tilehive token` prints on the coordinator");
-            return ExitCode::from(2);
-        }
+    let Some(state) = arguments.state.or_else(|| Some(dirs::data_local_dir()?.join("tilehive")))
+    else {
+        return failed("this user has no data folder", "give one with --state", 2);
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime");
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(arguments, token));
-        // A pending read of standard input would hold up an orderly shutdown for ever.
-        runtime.shutdown_background();
-        ended
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("cannot start the runtime: {error}"), "", 1),
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Some(Command::Join(arguments)) => join(&state, arguments).await,
+            Some(Command::Doctor(arguments)) => doctor(&state, arguments).await,
+            Some(Command::Leave { json }) => leave(&state, json),
+            Some(Command::Run(arguments)) => work(&state, *arguments).await,
+            None => work(&state, arguments.run).await,
+        }
     });
-    match ended {
-        Ok(Ended::Stopped) => ExitCode::SUCCESS,
-        Ok(Ended::Refused(reason)) => {
-            eprintln!("error: the coordinator turned this worker away: {reason}");
-            eprintln!("hint: print a fresh token with `tilehive token` and join with that one");
-            ExitCode::from(2)
-        }
-        Ok(Ended::NetworkGone) => {
-            eprintln!("error: the network stopped");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    // A pending read of standard input would hold up an orderly shutdown for ever.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| failed(&format!("{error:#}"), "", 1))
 }
 
-async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
+/// Options of a run may stand alone or after `run`. Before another command they would do nothing.
+fn parse() -> Arguments {
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    if let Some((name, _)) = matches.subcommand() {
+        let shared = |id: &str| ["state", "verbose"].contains(&id);
+        let misplaced = command.get_arguments().map(|a| a.get_id().as_str()).find(|id| {
+            !shared(id)
+                && matches.ids().any(|i| i == id)
+                && matches.value_source(id) == Some(ValueSource::CommandLine)
+        });
+        if let Some(id) = misplaced {
+            let flag = id.replace('_', "-");
+            let message = format!(
+                "--{flag} is of a run: `tilehive-worker run --{flag} ...`, not before `{name}`\n"
+            );
+            command.error(clap::error::ErrorKind::ArgumentConflict, message).exit();
+        }
+    }
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn failed(error: &str, hint: &str, code: u8) -> ExitCode {
+    eprintln!("error: {error}");
+    if !hint.is_empty() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(code)
+}
+
+/// Reads a token, or says how to get one that can be read.
+fn token(text: &str) -> Result<Token, ExitCode> {
+    text.parse::<Token>().map_err(|error| {
+        let hint = "copy the whole line that `tilehive cluster token` prints on the coordinator";
+        failed(&error.to_string(), hint, 2)
+    })
+}
+
+fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into()
+}
+
+async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
+    let token = match token(&arguments.token) {
+        Ok(token) => token,
+        Err(code) => return Ok(code),
+    };
+    // A damaged one is about to be replaced.
+    let before = membership::kept(state).ok().flatten();
+    let joined = membership::join(state, &token, &host_name(), !arguments.no_mdns).await?;
+    if arguments.json {
+        let (admitted, reason) = match &joined {
+            Joined::Admitted => (true, None),
+            Joined::Later(reason) => (false, Some(reason.clone())),
+            Joined::Refused(refused) => (false, Some(refused.reason.clone())),
+        };
+        let report = serde_json::json!({
+            "admitted": admitted,
+            "kept": !matches!(joined, Joined::Refused(_)),
+            "coordinator": token.coordinator.to_string(),
+            "reason": reason,
+        });
+        println!("{report}");
+    }
+    if let Joined::Refused(refused) = &joined {
+        let reason = format!("this token does not let the device in: {}", refused.reason);
+        return Ok(failed(&reason, &refused.cure, 2));
+    }
+    if before.is_some_and(|before| before.coordinator != token.coordinator) {
+        eprintln!("this device was in another cluster before, and leaves it");
+    }
+    match joined {
+        Joined::Later(reason) => {
+            eprintln!("the token is kept; the coordinator does not answer now ({reason})");
+            eprintln!("`tilehive-worker` tries until it is there");
+            if let Some(end) = token.expires_unix_s {
+                let left = Duration::from_secs(end.saturating_sub(net::now_unix_s()));
+                let left = humantime::format_duration(left);
+                eprintln!(
+                    "the token is good for {left} more, until they have met for the first time"
+                );
+            }
+        }
+        _ => eprintln!("this device is a member now; start it with `tilehive-worker`"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn doctor(state: &Path, arguments: DoctorArguments) -> Result<ExitCode> {
+    let given = match arguments.join.as_deref().map(token).transpose() {
+        Ok(given) => given,
+        Err(code) => return Ok(code),
+    };
+    let mut checks = device::checks(state, &["worker.key", "worker.token"]);
+    checks.push(device::key(&membership::key_file(state)));
+    checks.extend(network::checks().await);
+    checks.extend(reach(state, given, (&host_name(), !arguments.no_mdns)).await);
+    let diagnosis = Diagnosis::of(checks);
+    match arguments.json {
+        true => println!("{}", serde_json::to_string_pretty(&diagnosis)?),
+        false => println!("{diagnosis}"),
+    }
+    Ok(if diagnosis.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn leave(state: &Path, json: bool) -> Result<ExitCode> {
+    let left = membership::leave(state)?;
+    if json {
+        println!("{}", serde_json::json!({ "left": left }));
+    }
+    match left {
+        true => eprintln!(
+            "the token is forgotten; the coordinator lists this device as away until \
+             `tilehive devices remove {}` there",
+            host_name()
+        ),
+        false => eprintln!("no token is kept here"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Works with the token that was given or that is kept, or only measures.
+async fn work(state: &Path, arguments: RunArguments) -> Result<ExitCode> {
+    let given = match arguments.join.as_deref().map(token).transpose() {
+        Ok(given) => given,
+        Err(code) => return Ok(code),
+    };
+    let token = match given {
+        None if !arguments.calibrate => match membership::kept(state)? {
+            Some(token) => Some(token),
+            None => return Ok(failed("this device has joined no cluster", INVITE, 2)),
+        },
+        given => given,
+    };
+    Ok(match run(state, arguments, token).await? {
+        Ended::Stopped => ExitCode::SUCCESS,
+        Ended::Refused(refused) => {
+            let reason = format!("the coordinator turned this worker away: {}", refused.reason);
+            failed(&reason, &refused.cure, 2)
+        }
+        Ended::NetworkGone => failed("the network stopped", "", 1),
+    })
+}
+
+async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Result<Ended> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = arguments.threads.unwrap_or(cores).clamp(1, 1024);
-    let state = match arguments.state {
-        Some(state) => state,
-        None => dirs::data_local_dir()
-            .context("this user has no data folder; give --state")?
-            .join("tilehive"),
-    };
     let engine = Arc::new(Engine::new(threads)?);
     let measured = match &arguments.rates {
         Some(path) => given(path, threads)?,
@@ -168,10 +352,10 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let identity = if arguments.child {
         Identity::ephemeral()
     } else {
-        Identity::load_or_create(&state.join("worker.key"))?
+        Identity::load_or_create(&membership::key_file(state))?
     };
     let hello = Hello {
-        name: arguments.name.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into()),
+        name: arguments.name.unwrap_or_else(host_name),
         threads: threads as u32,
         rates: measured.rates,
         speedups_per_mille: measured.speedups_per_mille,
@@ -183,6 +367,7 @@ async fn run(arguments: Arguments, token: Option<Token>) -> Result<Ended> {
     let mut config = NetConfig::new(identity, Role::Worker(token), vec![arguments.listen]);
     config.mdns = !arguments.no_mdns && !arguments.child;
     config.version = arguments.protocol_version;
+    config.name = hello.name.clone();
     let net = net::start(config).await?;
     tracing::info!("listening on {:?}", net.listening);
     let stopped = stop(arguments.child);
@@ -214,5 +399,15 @@ async fn stop(child: bool) {
         () = parent_gone => {}
         () = terminated => {}
         _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
     }
 }

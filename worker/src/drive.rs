@@ -35,7 +35,7 @@ pub enum Ended {
     /// It was told to.
     Stopped,
     /// The coordinator turned it away for good.
-    Refused(String),
+    Refused(net::Refused),
     /// The network is gone.
     NetworkGone,
 }

@@ -12,16 +12,20 @@
 //! | `profile.rs` | what was measured, kept on disk |
 //! | `pace.rs` | a device that stands for a slower one |
 //! | `health.rs` | memory, heat, throttling, battery |
+//! | `membership.rs` | the token that is kept; joining and leaving |
+//! | `doctor/` | what is wrong with a device, and the cure |
 //! | `cli.rs` | the command line |
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
 
 mod blobs;
 pub mod cli;
 mod compute;
+pub mod doctor;
 mod drive;
 pub mod health;
 pub mod logging;
 mod measure;
+pub mod membership;
 pub mod outbox;
 mod pace;
 mod profile;

@@ -1,8 +1,12 @@
 //! `tilehive`: the command line. Each flag is defined once; what commands share is flattened in.
 
+mod membership;
 mod strategy;
 mod values;
 
+pub(crate) use membership::{
+    ClusterCommand, DevicesArguments, DevicesCommand, DoctorArguments, TokenArguments,
+};
 pub(crate) use strategy::{NumericsName, StrategyArguments};
 pub(crate) use values::{Anchors, Bytes, Extent};
 
@@ -27,7 +31,8 @@ Examples:
   tilehive run model.onnx photo.png -o out.png      run a model, in this process if nobody joins
   tilehive run model.onnx photo.png -o out.png --workers 4
   tilehive plan zoo:vgg16 --workers 4               explain before running
-  tilehive token                                    the line that lets another device join"
+  tilehive cluster init                             let other devices join
+  tilehive devices                                  who joined"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -51,11 +56,16 @@ enum Command {
     Run(Box<RunArguments>),
     /// Explain how a model would be cut and what it would cost, without running it
     Plan(PlanArguments),
-    /// List the devices that join
+    /// Make a cluster, and invite devices into it
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// List the devices that join, and those that are away
     Devices(DevicesArguments),
+    /// Say what is wrong with this coordinator, its network or its members, and the cure
+    Doctor(DoctorArguments),
     /// Write what the devices that join have measured as files that the simulator reads
     Calibrate(CalibrateArguments),
-    /// Print the line that lets a worker join this coordinator
+    /// Short for `cluster token`
     Token(TokenArguments),
     /// Look at models and write them
     #[command(subcommand)]
@@ -69,8 +79,8 @@ pub(crate) struct ClusterArguments {
     #[arg(long, value_name = "N", conflicts_with = "join_wait", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
 
-    /// Wait this long for devices to join, such as 5s [default: 2s once `tilehive token` was used,
-    /// else not at all]
+    /// Wait this long for devices to join, such as 5s [default: 2s where any was invited, else not at
+    /// all]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub join_wait: Option<Duration>,
 
@@ -252,6 +262,10 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub no_stealing: bool,
 
+    /// Show live who does what; q closes the view, and the run goes on. Needs a terminal
+    #[arg(long, conflicts_with_all = ["json", "max_memory"])]
+    pub watch: bool,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -311,17 +325,6 @@ pub(crate) struct PlanArguments {
     pub json: bool,
 }
 
-/// Arguments of `devices`.
-#[derive(Args, Debug)]
-pub(crate) struct DevicesArguments {
-    #[command(flatten)]
-    pub cluster: ClusterArguments,
-
-    /// Print the list as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Arguments of `calibrate`.
 #[derive(Args, Debug)]
 pub(crate) struct CalibrateArguments {
@@ -331,14 +334,6 @@ pub(crate) struct CalibrateArguments {
     /// A folder for cluster.toml and the devices and links that it names
     #[arg(short, long, value_name = "DIR", default_value = "calibrated")]
     pub output: PathBuf,
-}
-
-/// Arguments of `token`.
-#[derive(Args, Debug)]
-pub(crate) struct TokenArguments {
-    /// Where this coordinator listens
-    #[arg(long, value_name = "MULTIADDR", default_value_t = default_listen())]
-    pub listen: Multiaddr,
 }
 
 /// Commands about models.
@@ -416,9 +411,11 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => commands::demo::run(&context, arguments).await,
             Command::Run(arguments) => commands::run::run(&context, *arguments).await,
             Command::Plan(arguments) => commands::plan::run(&context, arguments),
+            Command::Cluster(command) => commands::invite::run(&context, command).await,
             Command::Devices(arguments) => commands::devices::run(&context, arguments).await,
+            Command::Doctor(arguments) => commands::doctor::run(&context, arguments).await,
             Command::Calibrate(arguments) => commands::calibrate::run(&context, arguments).await,
-            Command::Token(arguments) => commands::token::run(&context, arguments).await,
+            Command::Token(arguments) => commands::invite::token(&context, arguments).await,
             Command::Model(command) => commands::model::run(command),
         }
     });

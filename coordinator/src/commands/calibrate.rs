@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &Context, arguments: CalibrateArguments) -> Res
     };
     if devices.is_empty() {
         let error = anyhow::anyhow!("no device joined");
-        let hint = "`tilehive token` prints the line to run on each device";
+        let hint = "`tilehive cluster token` prints the line to run on each device";
         return Err(Failure::run(error).hint(hint));
     }
     let folder = &arguments.output;

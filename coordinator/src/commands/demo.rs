@@ -230,7 +230,7 @@ Try next:
   tilehive run {model} {photo} -o big.png --workers 4 --check
   tilehive plan zoo:vgg16 --workers 4          what would four devices gain?
   tilehive run {model} YOUR_PHOTO.jpg -o big.png
-  tilehive token                               let a Raspberry Pi join, then run with --join-wait 5s
+  tilehive cluster init                        let a Raspberry Pi join, then run with --join-wait 5s
 (from the source tree: `cargo run --release --bin tilehive -- run ...`)"
     );
 }

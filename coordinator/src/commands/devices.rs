@@ -1,11 +1,14 @@
-//! `tilehive devices`.
+//! `tilehive devices`: who is there, who is away, and who has to go.
 
-use super::{SETTLE_TO_TELL, listen, open_locals, spinner};
-use crate::cli::{Context, DevicesArguments};
+use super::{SETTLE_TO_TELL, listen, open_locals, register, spinner};
+use crate::cli::{Context, DevicesArguments, DevicesCommand};
 use crate::cluster::Device;
 use crate::failure::Failure;
 use crate::say::say;
 use crate::table;
+use crate::watch;
+use anyhow::anyhow;
+use net::{Admission, Membership, PeerId};
 use protocol::CoordinatorConfig;
 use std::time::Duration;
 use tiling::OperatorClass;
@@ -14,6 +17,12 @@ use tiling::work::Unit;
 const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Result<(), Failure> {
+    if let Some(DevicesCommand::Remove { device, json }) = &arguments.command {
+        return remove(context, device, *json);
+    }
+    if arguments.watch {
+        return watch(context, &arguments).await;
+    }
     let machine = CoordinatorConfig::default();
     let cluster = &arguments.cluster;
     let (devices, opened) = match cluster.workers {
@@ -34,19 +43,133 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
             (devices, None)
         }
     };
+    // Workers of this machine alone are of no cluster; the members of one are no part of that list.
+    let away = match opened {
+        Some(_) => Vec::new(),
+        None => away(&register(context).read().map_err(Failure::bad_input)?, &devices),
+    };
     if arguments.json {
-        say!("{}", serde_json::to_string_pretty(&devices)?);
-    } else if devices.is_empty() {
-        eprintln!("no device joined");
-        eprintln!("hint: `tilehive token` prints the line to run on each device");
+        let away: Vec<_> = away.iter().map(as_json).collect();
+        let report = serde_json::json!({ "devices": devices, "away": away });
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        say!("{}\n", table::table(&HEADER, devices.iter().map(row)));
-        say!("{}", rates(&devices));
+        if devices.is_empty() {
+            eprintln!("no device joined");
+            match away.is_empty() {
+                true => eprintln!(
+                    "hint: `tilehive cluster token` prints the line to run on each device"
+                ),
+                false => eprintln!(
+                    "hint: run `tilehive-worker` on them, or `tilehive-worker doctor` to hear what is wrong"
+                ),
+            }
+        } else {
+            say!("{}\n", table::table(&HEADER, devices.iter().map(row)));
+            say!("{}", rates(&devices));
+        }
+        if !away.is_empty() {
+            let now = net::now_unix_s();
+            let rows = away.iter().map(|member| {
+                let seen = format!("{} ago", table::span(now.saturating_sub(member.seen_unix_s)));
+                vec![member.name.clone(), seen, member.peer.to_string()]
+            });
+            say!("{}", table::words(&["away", "last seen", "peer"], rows));
+        }
     }
     if let Some(opened) = opened {
         opened.stop().await;
     }
     Ok(())
+}
+
+/// `tilehive devices --watch`.
+async fn watch(context: &Context, arguments: &DevicesArguments) -> Result<(), Failure> {
+    watch::needs_terminal("without --watch the list is printed once")?;
+    let (cluster, machine) = (&arguments.cluster, CoordinatorConfig::default());
+    let never = std::future::pending();
+    match cluster.workers {
+        Some(count) => {
+            let threads = cluster.threads.unwrap_or(1);
+            let opened = open_locals(context, count.into(), threads, machine).await?;
+            let watched = watch::watch(&opened.cluster, "this machine", None, never).await;
+            opened.stop().await;
+            Ok(watched?)
+        }
+        None => {
+            let running = listen(context, cluster, machine).await?;
+            let register = register(context);
+            let watched = watch::watch(&running, "cluster", Some(&register), never).await;
+            running.stop().await;
+            Ok(watched?)
+        }
+    }
+}
+
+/// Members that are not among the devices.
+fn away(known: &Admission, devices: &[Device]) -> Vec<Membership> {
+    let here = |member: &Membership| devices.iter().any(|d| d.peer == member.peer.to_string());
+    known.present().filter(|member| !here(member)).cloned().collect()
+}
+
+fn as_json(member: &Membership) -> serde_json::Value {
+    serde_json::json!({
+        "name": member.name,
+        "peer": member.peer.to_string(),
+        "since_unix_s": member.since_unix_s,
+        "last_seen_unix_s": member.seen_unix_s,
+        "invitation": member.invitation,
+    })
+}
+
+/// `tilehive devices remove`.
+fn remove(context: &Context, device: &str, json: bool) -> Result<(), Failure> {
+    let now = net::now_unix_s();
+    let removed = register(context).change(|known| match named(known, device) {
+        Ok(peer) => (true, Ok(known.remove(&peer, now))),
+        Err(failure) => (false, Err(failure)),
+    });
+    let removed = removed.map_err(Failure::bad_input)??;
+    let Some(removed) = removed else { return Err(unknown(device)) };
+    let (member, ended) = (&removed.member, removed.ended);
+    if json {
+        let report = serde_json::json!({
+            "name": member.name,
+            "peer": member.peer.to_string(),
+            "revoked": ended,
+        });
+        say!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    say!("{} ({}) is removed: it joins no run from now on", member.name, member.peer);
+    if let Some(id) = ended {
+        eprintln!("the invitation {id}, which it came with, is revoked: others need a new one");
+    }
+    eprintln!("to let it come back: `tilehive cluster token`, and `tilehive-worker join` there");
+    Ok(())
+}
+
+/// The one present member that a person means.
+fn named(known: &Admission, device: &str) -> Result<PeerId, Failure> {
+    let is_meant = |member: &&Membership| {
+        let peer = member.peer.to_string();
+        member.name == device || peer == device || (device.len() >= 6 && peer.ends_with(device))
+    };
+    let meant: Vec<&Membership> = known.present().filter(is_meant).collect();
+    match meant[..] {
+        [] => Err(unknown(device)),
+        [member] => Ok(member.peer),
+        _ => {
+            let peers = meant.iter().map(|m| m.peer.to_string()).collect::<Vec<_>>();
+            let error = anyhow!("{} devices are called `{device}`", meant.len());
+            let hint = format!("name it by its peer: {}", peers.join(" or "));
+            Err(Failure::bad_input(error).hint(hint))
+        }
+    }
+}
+
+fn unknown(device: &str) -> Failure {
+    Failure::bad_input(anyhow!("no member is called `{device}`"))
+        .hint("`tilehive devices` lists the members, those that are away included")
 }
 
 const HEADER: [&str; 8] =

@@ -4,12 +4,13 @@ pub(crate) mod calibrate;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod devices;
+pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod invite;
 pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod stream;
-pub(crate) mod token;
 
 use crate::cli::{ClusterArguments, Context, Extent};
 use crate::cluster::{Cluster, ClusterConfig, Device, Reach};
@@ -18,7 +19,7 @@ use crate::locals::LocalWorkers;
 use ::model::{Axes, LoadOptions, LoadedModel, ModelError};
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
-use net::{Identity, NetError};
+use net::{Identity, NetError, Register, Terms};
 use protocol::CoordinatorConfig;
 use std::time::Duration;
 
@@ -50,8 +51,13 @@ impl Opened {
     }
 }
 
-fn key_file(context: &Context) -> std::path::PathBuf {
+pub(crate) fn key_file(context: &Context) -> std::path::PathBuf {
     context.state.join("coordinator.key")
+}
+
+/// Invitations and members of this user's cluster.
+pub(crate) fn register(context: &Context) -> Register {
+    Register::in_file(context.state.join("cluster.json"))
 }
 
 /// Where what devices measured of themselves is kept, as their workers keep it.
@@ -73,8 +79,11 @@ pub(crate) async fn open_cluster(
     if let Some(count) = arguments.workers {
         return open_locals(context, count.into(), arguments.threads.unwrap_or(1), machine).await;
     }
-    let invited = key_file(context).is_file().then_some(INVITED_WAIT);
-    if let Some(patience) = arguments.join_wait.or(invited) {
+    let known = register(context).read().map_err(Failure::bad_input)?;
+    let now = net::now_unix_s();
+    let invited =
+        known.present().next().is_some() || known.invitations.iter().any(|i| i.is_open(now));
+    if let Some(patience) = arguments.join_wait.or(invited.then_some(INVITED_WAIT)) {
         let cluster = listen(context, arguments, machine.clone()).await?;
         let spinner =
             spinner(format!("waiting {} for devices", humantime::format_duration(patience)));
@@ -102,9 +111,12 @@ pub(crate) async fn listen(
     machine: CoordinatorConfig,
 ) -> Result<Cluster, Failure> {
     let identity = Identity::load_or_create(&key_file(context)).map_err(Failure::bad_input)?;
-    let identity = Box::new(identity);
+    let (identity, register) = (Box::new(identity), register(context));
+    // Damaged, it would turn every device away without a word here.
+    register.read().map_err(Failure::bad_input)?;
     let (listen, mdns) = (vec![arguments.listen.clone()], !arguments.no_mdns);
-    start(ClusterConfig { reach: Reach::Network { identity, listen, mdns }, machine }).await
+    start(ClusterConfig { reach: Reach::Network { identity, register, listen, mdns }, machine })
+        .await
 }
 
 /// Starts local worker processes and waits until all of them joined.
@@ -116,12 +128,13 @@ pub(crate) async fn open_locals(
 ) -> Result<Opened, Failure> {
     let reach = Reach::Network {
         identity: Box::new(Identity::ephemeral()),
+        register: Register::in_memory(),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().map_err(anyhow::Error::from)?],
         mdns: false,
     };
     let cluster = start(ClusterConfig { reach, machine }).await?;
-    let token = cluster.token().ok_or_else(|| anyhow!("a network cluster has a token"))?;
-    let locals = LocalWorkers::start(count, threads, token, &context.state, context.verbose)?;
+    let token = cluster.invite(&Terms::default())?;
+    let locals = LocalWorkers::start(count, threads, &token, &context.state, context.verbose)?;
     let spinner = spinner(format!("starting {count} workers"));
     let devices = cluster.wait_for(count, LOCAL_START).await?;
     spinner.finish_and_clear();

@@ -142,7 +142,7 @@ pub(crate) fn bad_plan(error: PlannerError) -> Failure {
         }
         PlannerError::NoDevice => "start `tilehive-worker` on a device, or give --workers",
         PlannerError::NoOtherDevice { .. } => {
-            "--strategy local runs the whole model here; `tilehive token` lets another device join"
+            "--strategy local runs the whole model here; `tilehive cluster token` lets another device join"
         }
         PlannerError::TooLittleMemory { .. }
         | PlannerError::NoRoom { .. }

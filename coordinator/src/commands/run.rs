@@ -11,6 +11,7 @@ use crate::results::{self, Outcome, Question};
 use crate::say::say;
 use crate::table;
 use crate::usage::{Hinted, Usage};
+use crate::watch::{self, Beside};
 use anyhow::{Context as _, anyhow};
 use image::DynamicImage;
 use kernels::Pieces;
@@ -60,6 +61,9 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         // A mistake shows here rather than after the run.
         write_trace(path, &timeline::Timeline::default())?;
     }
+    if arguments.watch {
+        watch::needs_terminal("without --watch a bar shows how far it is")?;
+    }
     let mut models = Models::new(&arguments)?;
     // The first frame is read before anything is started: most mistakes show here.
     let first = models.frame(&paths[0])?;
@@ -78,11 +82,13 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     check_plan(&first.model, opened.devices.len(), strategy, options)?;
 
     let began = Instant::now();
-    let bar = TileBar::start(&opened.cluster, &models.name);
     if arguments.trace.is_some() {
         opened.cluster.record();
     }
     let cluster = Arc::new(opened.cluster);
+    let screen = arguments.watch.then(|| Beside::open(cluster.clone(), &models.name));
+    let bar = (!arguments.watch).then(|| TileBar::start(&cluster, &models.name));
+    let mut unsaid = Vec::new();
     let mut pending = VecDeque::new();
     let mut makespans = Vec::new();
     let mut answers = Vec::new();
@@ -115,12 +121,22 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         makespans.push(answer.makespan);
         let frame = Frame { path, ready, answer };
         let outcome = outputs.take(&frame)?;
-        bar.aside(|| announce(&frame.path, paths.len(), &outcome, arguments.json));
         answers.push(json!({ "input": frame.path, "result": outcome.json }));
+        match &bar {
+            Some(bar) => {
+                bar.aside(|| announce(&frame.path, paths.len(), &outcome, arguments.json));
+            }
+            // Words of the run would lie across the view.
+            None => unsaid.push((frame.path.clone(), outcome)),
+        }
         last = Some(frame);
     }
     let took = began.elapsed();
     drop(bar);
+    if let Some(screen) = screen {
+        screen.close().await?;
+    }
+    unsaid.iter().for_each(|(path, outcome)| announce(path, paths.len(), outcome, false));
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;

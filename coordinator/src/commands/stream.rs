@@ -71,7 +71,7 @@ pub(crate) async fn run(
         ..Default::default()
     };
     let cluster = open_cluster(context, &arguments.cluster, machine).await?;
-    let grid = opened.grid(limit, cluster.devices.len(), cluster.cluster.token().is_none())?;
+    let grid = opened.grid(limit, cluster.devices.len(), cluster.cluster.is_embedded())?;
     let rows = grid.grid.row_shares.len();
     let cols = grid.grid.col_shares.len();
     let numerics = arguments.strategy.numerics.unwrap_or(NumericsName::Exact);

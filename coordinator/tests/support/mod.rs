@@ -2,6 +2,8 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod devices;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -82,7 +82,10 @@ impl Link {
         };
         if self.share_per_s.is_none() {
             let both_ways = 2 * padding as u64;
-            self.bytes_per_s = rate(both_ways, took_ns.saturating_sub(known));
+            // On a fast link the padding may cost less than a word's delay varies: no more is known
+            // then than that all of it was there in time.
+            let beyond_ns = took_ns.checked_sub(known).filter(|&ns| ns > 0);
+            self.bytes_per_s = rate(both_ways, beyond_ns.unwrap_or(took_ns).max(1));
         }
     }
 
@@ -124,6 +127,15 @@ mod tests {
         link.echoed(2_000_000 + 2 * ECHO_BYTES as u64 * 100, ECHO_BYTES);
         assert_eq!(link.round_trip_ns(), Some(2_000_000));
         assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+    }
+
+    #[test]
+    fn padding_that_took_no_time_gives_a_rate_all_the_same() {
+        let mut link = Link::default();
+        link.echoed(1_000_000, 0);
+        link.echoed(900_000, ECHO_BYTES);
+        let rate = link.measured_bytes_per_s().unwrap();
+        assert_eq!(rate, 2 * ECHO_BYTES as u64 * 1_000_000_000 / 900_000);
     }
 
     #[test]
