@@ -117,7 +117,7 @@ fn flags_that_contradict_each_other() {
 #[test]
 fn a_plan_that_fits_nowhere() {
     let folder = Folder::new();
-    let plan = ["plan", "zoo:vgg16@224x224", "--speeds", "6G,6G", "--max-memory", "100M"];
+    let plan = ["plan", "zoo:vgg16@224x224", "--speeds", "6G,6G", "--max-memory", "10M"];
     folder.refuses(&plan, 2, &["`fc6`", "device-0", "are missing", "--max-memory"]);
     let late = ["plan", "zoo:vgg16@224x224", "--on", "four-pi4-ethernet", "--objective", "energy"];
     folder.refuses(&[&late[..], &["--deadline", "1ms"]].concat(), 2, &["1.0 ms", "the fastest"]);
