@@ -10,7 +10,7 @@ use crate::search::{Search, Space, World};
 use crate::{DeviceProfile, Objective, PlanOptions, PlannerError};
 use crate::{aofl, coedge, deepthings, energy, local, modnn, packing, pico, replicate, rows};
 use model::Model;
-use tiling::{Handover, Plan, Slot, Stage};
+use tiling::{Handover, Numerics, Plan, Slot, Stage};
 
 /// What small changes may cost: tiles x layers that are looked at. A second of one core has tens of
 /// millions.
@@ -45,7 +45,14 @@ pub(crate) fn plan(
     let starts: Vec<_> = starts.into_iter().take(STARTS_MAX).collect();
     let ends = climbed(model, devices, options, &starts, &mut exact);
     let Some((_, best, stages)) = ends.into_iter().next() else {
-        return Err(exact.room().why_nothing_fits());
+        return match options.numerics {
+            // Transformed weights take up to seven times as much as those that they are made of.
+            Numerics::Fast => {
+                let options = PlanOptions { numerics: Numerics::Exact, ..options };
+                self::plan(model, devices, options)
+            }
+            Numerics::Exact => Err(exact.room().why_nothing_fits()),
+        };
     };
     let changed = stages != best.stages;
     let strategy = match options.objective {

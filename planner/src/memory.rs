@@ -1,7 +1,7 @@
 //! What fits where: on each device the weights of its stages, and beside them the tile that takes
 //! most, with what it reads, what it makes, and the arena of its schedule.
 
-use crate::cost::{Cut, bytes, peak_bytes, sliced_bytes, weight_bytes};
+use crate::cost::{Cut, bytes, peak_bytes, weight_bytes};
 use crate::{DeviceProfile, PlannerError};
 use model::{LayerId, MapId, Model, Op, Shape};
 use std::cell::RefCell;
@@ -19,8 +19,8 @@ pub(crate) struct Room<'a> {
     limited: bool,
     /// Bytes of the weights of all layers before each.
     weights: Vec<u64>,
-    /// The same of those layers alone whose weights lie in slices.
-    sliced: Vec<u64>,
+    /// Bytes of all weights as one device would pack them.
+    packed: u64,
     /// What tiles take whose schedule was made. It is looked up, never gone through.
     exact: RefCell<HashMap<(u32, u32, Split, usize), u64>>,
 }
@@ -37,21 +37,22 @@ pub(crate) struct Misfit {
 
 impl<'a> Room<'a> {
     pub(crate) fn new(model: &'a Model, devices: &'a [DeviceProfile], numerics: Numerics) -> Self {
-        let (mut weights, mut sliced) = (vec![0], vec![0]);
+        let mut weights = vec![0];
         for i in 0..model.layers.len() {
-            let layer = LayerId(i as u32);
-            weights.push(weights[i] + weight_bytes(model, layer));
-            sliced.push(sliced[i] + sliced_bytes(model, layer));
+            weights.push(weights[i] + weight_bytes(model, LayerId(i as u32)));
         }
+        let whole = StageGeometry::whole(model, numerics).tile_weights(model, 0);
+        let packed = whole.iter().flat_map(|layer| layer.packed(model)).map(|(_, bytes)| bytes);
+        let packed = packed.sum();
         let limited = devices.iter().any(|device| device.memory_bytes.is_some());
         let exact = RefCell::default();
-        Self { model, devices, numerics, limited, weights, sliced, exact }
+        Self { model, devices, numerics, limited, weights, packed, exact }
     }
 
     /// Whether some device may not be able to hold the whole model at once.
     pub(crate) fn is_scarce(&self) -> bool {
         let all = self.model.maps.iter().enumerate().map(|(i, _)| self.map_bytes(MapId(i as u32)));
-        let all = all.sum::<u64>() + self.weights[self.model.layers.len()];
+        let all = all.sum::<u64>() + self.packed;
         self.devices.iter().any(|device| device.memory_bytes.is_some_and(|given| given < all))
     }
 
@@ -78,7 +79,7 @@ impl<'a> Room<'a> {
             let weights = stages.clone().filter(|(stage, _)| is_on(stage, device));
             let weights = weights.map(|(stage, cut)| {
                 let read = tiles_on(stage, device).map(|tile| cut.slice_bytes[tile]).sum();
-                self.stage_weights(stage, read)
+                cut.weights(read)
             });
             let weights = weights.sum::<u64>();
             let stages = stages.clone().enumerate().filter(|(_, (stage, _))| is_on(stage, device));
@@ -102,7 +103,7 @@ impl<'a> Room<'a> {
         let given = given(roomiest);
         let misfits = stages.enumerate().flat_map(|(index, (stage, cut))| {
             let takes = move |tile: usize| {
-                let weights = self.stage_weights(stage, cut.slice_bytes[tile]);
+                let weights = cut.weights(cut.slice_bytes[tile]);
                 weights + self.tile(stage, cut, tile, given.saturating_sub(weights))
             };
             let needs = (0..stage.tiles()).map(takes);
@@ -110,14 +111,6 @@ impl<'a> Room<'a> {
             needs.filter(|&needed| needed > given).map(misfit).collect::<Vec<_>>()
         });
         misfits.max_by_key(|misfit| misfit.needed)
-    }
-
-    /// Bytes of a stage's weights for tiles that read so much of those in slices.
-    fn stage_weights(&self, stage: &Stage, slice_bytes: u64) -> u64 {
-        let of =
-            |before: &[u64]| before[stage.end_layer as usize] - before[stage.first_layer as usize];
-        let sliced = of(&self.sliced);
-        of(&self.weights) - sliced + slice_bytes.min(sliced)
     }
 
     /// What the tiles of a stage take on a device, one at a time.

@@ -66,10 +66,8 @@ struct Packing<'a, 'b> {
 impl Packing<'_, '_> {
     /// Puts a layer on a device, if it fits there in some number of tiles.
     fn put(&mut self, layer: usize, device: usize) -> Option<Stage> {
-        let (weights, tile) = self.taken[device];
-        let weights = weights + weight_bytes(self.model, LayerId(layer as u32));
+        let (before, tile) = self.taken[device];
         let given = self.devices[device].memory_bytes.unwrap_or(u64::MAX);
-        let room = given.checked_sub(weights)?;
         let slot = Slot(device as u32);
         let whole = Stage::whole(layer..layer + 1, slot);
         let cut = |tiles: usize| {
@@ -78,6 +76,10 @@ impl Packing<'_, '_> {
             Stage::cut(layer..layer + 1, grid, placement)
         };
         for stage in std::iter::once(whole).chain(TILES.map(cut)) {
+            let Some(cut) = self.exact.cut(&stage) else { continue };
+            // Smaller tiles may be computed in another way, with fewer weights.
+            let weights = before + cut.weights(cut.slice_bytes.iter().sum());
+            let Some(room) = given.checked_sub(weights) else { continue };
             let Some(takes) = self.exact.tiles_bytes(&stage, device, room) else { continue };
             if takes.max(tile) <= room {
                 self.taken[device] = (weights, takes.max(tile));
@@ -108,7 +110,7 @@ impl Packing<'_, '_> {
         for (tile, &device) in devices.iter().enumerate() {
             let given = self.devices[device].memory_bytes.unwrap_or(u64::MAX);
             let (weights, largest) = self.taken[device];
-            let weights = weights + cut.slice_bytes[tile];
+            let weights = weights + cut.weights(cut.slice_bytes[tile]);
             let takes = self.exact.tiles_bytes(&stage, device, given.checked_sub(weights)?)?;
             if weights + takes.max(largest) > given {
                 return None;

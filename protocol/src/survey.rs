@@ -5,7 +5,7 @@ use model::{LayerId, Model, WeightId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tiling::{LayerWeights, Order, Plan, PlanError, Schedule, StageGeometry};
+use tiling::{Algorithm, LayerWeights, Order, Plan, PlanError, Schedule, StageGeometry};
 
 /// Surveys that are kept.
 const KEPT_MAX: usize = 8;
@@ -29,17 +29,18 @@ pub struct WeightSet {
     pub index: u32,
 }
 
-/// A tensor of a model, packed for a layer: two layers with the same tensor hold it twice.
-pub(crate) type PackedWeight = (ModelHash, LayerId, WeightId);
+/// A tensor of a model, packed for a layer and the way it is computed: two layers with the same tensor
+/// hold it twice.
+pub(crate) type PackedWeight = (ModelHash, LayerId, Algorithm, WeightId);
 
-/// The tensors of some layers of a model, one by one, with their bytes.
+/// The tensors of some layers of a model, one by one, with the bytes that they take.
 pub(crate) fn packed_weights<'a>(
     (hash, model): (ModelHash, &'a Model),
     layers: &'a [LayerWeights],
 ) -> impl Iterator<Item = (PackedWeight, u64)> {
-    layers.iter().flat_map(move |layer| {
-        let bytes = |id: WeightId| model.weight(id).bytes() as u64;
-        layer.ids.iter().map(move |&id| ((hash, layer.layer, id), bytes(id)))
+    layers.iter().flat_map(move |weights| {
+        let LayerWeights { layer, algorithm, .. } = *weights;
+        weights.packed(model).map(move |(id, bytes)| ((hash, layer, algorithm, id), bytes))
     })
 }
 

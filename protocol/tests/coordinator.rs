@@ -310,8 +310,9 @@ fn weights_that_travel_prolong_the_lease() {
     let outputs = bench.says(W0, Message::Want { hashes: hashes.clone() });
     assert_eq!(outputs, [Output::SendBlobs(W0, hashes)]);
     assert_eq!(bench.machine.reports()[&W0].weight_bytes, 2 * 4 * 4 * 9 * 4);
-    // 1152 bytes over a link of 500 000 bytes a second, packed at 20 MB/s.
-    let lease = CoordinatorConfig::default().lease_min_ns + 2_304_000 + 57_600;
+    // 1152 bytes over a link of 500 000 bytes a second; in panels of 16 outputs four times as many,
+    // packed at 20 MB/s.
+    let lease = CoordinatorConfig::default().lease_min_ns + 2_304_000 + 4 * 57_600;
     assert_eq!(scattered(&bench.wait(lease - 1, &[])), []);
     assert_eq!(scattered(&bench.wait(lease, &[])).len(), 1);
 }

@@ -89,14 +89,14 @@ fn a_worker_that_beats_and_never_computes_is_worked_around_and_sent_away() {
 
 #[test]
 fn nothing_is_sent_that_does_not_fit_and_what_fits_nobody_is_refused_by_name() {
-    // 4 channels x 12 cols x 4 bytes = 192 bytes a row; weights 576 bytes a layer.
+    // 4 channels x 12 cols x 4 bytes = 192 bytes a row; weights 2304 bytes a layer, in panels.
     let config = CoordinatorConfig { window_tasks_max: 12, ..config() };
     let mut bench = Bench::new(&[0; 12], config.clone());
-    join_with(&mut bench, W0, 7_000);
+    join_with(&mut bench, W0, 10_456);
     bench.submit(0);
     assert_eq!(failure(&bench, 0), None);
     let held = bench.machine.held().count();
-    assert!((1..12).contains(&held), "twelve tiles take more than 7000 bytes, {held} are out");
+    assert!((1..12).contains(&held), "twelve tiles take more than 10456 bytes, {held} are out");
     bench.finish();
     assert!(bench.finished(0));
     let mut bench = Bench::new(&[0, 0, 0], config);

@@ -17,6 +17,7 @@ use protocol::{
 use protocol::{TaskId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use tiling::Algorithm;
 
 /// How long packing the weights of a stage takes.
 const PREPARE_NS: f64 = 100_000.0;
@@ -53,7 +54,7 @@ pub(crate) struct Device {
     /// The plan of the task that ran last.
     ran: Option<PlanId>,
     packed_bytes: u64,
-    packed: BTreeSet<(LayerId, WeightId)>,
+    packed: BTreeSet<(LayerId, Algorithm, WeightId)>,
     pub(crate) peak_bytes: u64,
     /// Other devices that it has a connection to, and which life of theirs.
     pub(crate) peers: BTreeMap<usize, u32>,

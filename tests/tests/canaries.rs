@@ -149,8 +149,8 @@ fn a_handover_that_its_victim_keeps_is_caught() {
 #[test]
 fn an_ignored_memory_cap_is_caught() {
     let mut scenario = stealing(Sabotage::IgnoreMemory);
-    // The weights are 1728 bytes; each tile takes some 2 KB more.
-    scenario.workers.iter_mut().for_each(|w| w.device.memory_bytes = 6_000);
+    // The weights are 6912 bytes, packed; each tile takes some 2 KB more.
+    scenario.workers.iter_mut().for_each(|w| w.device.memory_bytes = 11_184);
     let honest = Scenario { sabotage: Sabotage::None, ..scenario.clone() };
     let ended = Cluster::new(scenario).run();
     assert!(matches!(ended, Err(Violation::Memory { .. })), "{ended:?}");

@@ -17,6 +17,6 @@ pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};
 pub use receptive::{Locality, locality, receptive_field};
 pub use region::{Region, Span};
 pub use schedule::{Order, Schedule};
-pub use stage::{LayerWeights, StageGeometry, TileGeometry, weights_of};
+pub use stage::{LayerWeights, StageGeometry, TileGeometry, packed_bytes, weights_of};
 pub use wire::{Encoding, Shares, Wire};
 pub use work::{OperatorClass, Pace, Rates, Work, layer_work};

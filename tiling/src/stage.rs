@@ -32,6 +32,39 @@ pub struct LayerWeights {
     pub ids: Vec<WeightId>,
 }
 
+impl LayerWeights {
+    /// Each tensor with the bytes that it takes when it is packed.
+    pub fn packed<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = (WeightId, u64)> + 'a {
+        let Self { layer, algorithm, ids } = self;
+        ids.iter().map(move |&id| (id, packed_bytes(model, *layer, *algorithm, id)))
+    }
+}
+
+/// Outputs that packed weights lie together for.
+const PANEL: usize = 16;
+
+/// Bytes of a layer's tensor when it is packed: a dense convolution's outputs fill whole panels, and
+/// transformed weights are more than those that they are made of.
+pub fn packed_bytes(model: &Model, layer: LayerId, algorithm: Algorithm, id: WeightId) -> u64 {
+    let info = model.weight(id);
+    let layer = model.layer(layer);
+    let (Op::Conv { weights, groups, .. }, Some(&input)) = (&layer.op, layer.inputs.first()) else {
+        return info.bytes() as u64;
+    };
+    let (inputs, outputs) = (model.shape(input).channels(), model.shape(layer.output).channels());
+    let groups = (*groups).max(1);
+    let is_depthwise = groups > 1 && groups == inputs && groups == outputs;
+    if *weights != id || is_depthwise {
+        return info.bytes() as u64;
+    }
+    let taps = match (algorithm, &info.dims[..]) {
+        (Algorithm::Direct, [_, _, rows, cols]) => rows * cols,
+        _ => algorithm.positions(),
+    };
+    let of_group = (outputs / groups).next_multiple_of(PANEL) as u64;
+    groups as u64 * of_group * (inputs / groups) as u64 * taps as u64 * info.element.bytes() as u64
+}
+
 /// The weights that a region of a layer's output reads: all of the layer's, but of a layer in
 /// slices only those that make the region's rows.
 pub fn weights_of(model: &Model, layer: LayerId, region: Region) -> Vec<WeightId> {

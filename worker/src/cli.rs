@@ -114,7 +114,7 @@ struct RunArguments {
     threads: Option<usize>,
 
     /// Memory that feature maps and packed weights may take together; what does not fit is given to
-    /// others [default: no limit]
+    /// others; 0 means no limit [default: three quarters of what is free]
     #[arg(long, value_name = "MB")]
     memory_mb: Option<u64>,
 
@@ -354,13 +354,19 @@ async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Res
     } else {
         Identity::load_or_create(&membership::key_file(state))?
     };
+    let health = health::read(Path::new("/"));
     let hello = Hello {
         name: arguments.name.unwrap_or_else(host_name),
         threads: threads as u32,
         rates: measured.rates,
         speedups_per_mille: measured.speedups_per_mille,
-        memory_bytes: arguments.memory_mb.unwrap_or(0).saturating_mul(1_000_000),
-        health: health::read(Path::new("/")),
+        memory_bytes: match arguments.memory_mb {
+            Some(mb) => mb.saturating_mul(1_000_000),
+            // Its parent is on the same machine, and counts for itself.
+            None if arguments.child => 0,
+            None => health.free_bytes.unwrap_or(0) / 4 * 3,
+        },
+        health,
     };
     tracing::info!("{} threads, {:?}", threads, engine.isa());
     let coordinator = token.coordinator;

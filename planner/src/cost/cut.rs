@@ -16,7 +16,7 @@ use model::limits::ELEMENTS_MAX;
 use model::{LayerId, MapId, Model, Op, Shape};
 use tiling::{
     Algorithm, Grid, Locality, Numerics, Region, Span, StageGeometry, TileGeometry, Work,
-    layer_work, locality, receptive_field, weights_of,
+    layer_work, locality, packed_bytes, receptive_field, weights_of,
 };
 
 /// The tiles of a stage, from outside.
@@ -31,11 +31,20 @@ pub(crate) struct Cut {
     pub(crate) multiply_adds: Vec<u64>,
     /// For each tile, the bytes of all maps that it makes: never less than what it holds of them.
     pub(crate) made_bytes: Vec<u64>,
-    /// For each tile, the bytes that it reads of layers whose weights lie in slices.
+    /// Bytes of the packed weights, but for layers whose weights lie in slices.
+    pub(crate) weight_bytes: u64,
+    /// The same of these layers...
+    pub(crate) sliced_bytes: u64,
+    /// ...and what each tile reads of that.
     pub(crate) slice_bytes: Vec<u64>,
 }
 
 impl Cut {
+    /// Bytes of the weights for tiles that read so much of those in slices.
+    pub(crate) fn weights(&self, slice_bytes: u64) -> u64 {
+        self.weight_bytes + slice_bytes.min(self.sliced_bytes)
+    }
+
     /// The tiles of a stage whose geometry is known.
     pub(crate) fn of(model: &Model, mut geometry: StageGeometry) -> Self {
         let tiles = 0..geometry.tiles.len();
@@ -52,9 +61,26 @@ impl Cut {
             layers.map(|(&region, i)| slice_bytes(model, LayerId(i as u32), region)).sum()
         };
         let slice_bytes = geometry.tiles.iter().map(slices).collect();
+        let layers = geometry.algorithms.iter().enumerate();
+        let packed = layers.map(|(i, &algorithm)| {
+            let regions = geometry.tiles.iter().map(|tile| tile.layers[i]);
+            let is_read = regions.into_iter().any(|region| !region.is_empty());
+            let layer = LayerId((first + i) as u32);
+            if is_read { packed(model, layer, algorithm) } else { (0, 0) }
+        });
+        let (weight_bytes, sliced_bytes) =
+            packed.fold((0, 0), |(w, s), (weights, sliced)| (w + weights, s + sliced));
         geometry.algorithms.clear();
         geometry.tiles.iter_mut().for_each(|tile| tile.layers.clear());
-        Self { borders: geometry, works, multiply_adds, made_bytes, slice_bytes }
+        Self {
+            borders: geometry,
+            works,
+            multiply_adds,
+            made_bytes,
+            weight_bytes,
+            sliced_bytes,
+            slice_bytes,
+        }
     }
 }
 
@@ -143,6 +169,8 @@ pub(crate) fn walk(
         works: vec![Work::default(); tiles],
         multiply_adds: vec![0; tiles],
         made_bytes: vec![0; tiles],
+        weight_bytes: 0,
+        sliced_bytes: 0,
         slice_bytes: vec![0; tiles],
         regions: vec![Region::EMPTY; tiles],
     };
@@ -184,6 +212,8 @@ struct Walk<'a> {
     works: Vec<Work>,
     multiply_adds: Vec<u64>,
     made_bytes: Vec<u64>,
+    weight_bytes: u64,
+    sliced_bytes: u64,
     slice_bytes: Vec<u64>,
     /// Of the layer that was passed last, what each tile computes.
     regions: Vec<Region>,
@@ -221,6 +251,11 @@ impl Walk<'_> {
             }
             None => Algorithm::Direct,
         };
+        if !largest.is_empty() {
+            let (weights, sliced) = packed(model, id, algorithm);
+            self.weight_bytes += weights;
+            self.sliced_bytes += sliced;
+        }
         let each = model.multiply_adds_per_position(id);
         for tile in 0..tiles {
             let region = self.regions[tile];
@@ -280,6 +315,8 @@ impl Walk<'_> {
             works: self.works.clone(),
             multiply_adds: self.multiply_adds.clone(),
             made_bytes: self.made_bytes.clone(),
+            weight_bytes: self.weight_bytes,
+            sliced_bytes: self.sliced_bytes,
             slice_bytes: self.slice_bytes.clone(),
         })
     }
@@ -289,6 +326,17 @@ impl Walk<'_> {
     fn is_in_vain(&self) -> bool {
         let all = self.regions.iter().copied().fold(Region::EMPTY, Region::hull);
         self.works.len() > 1 && self.regions.iter().all(|&region| region == all)
+    }
+}
+
+/// Bytes of a layer's packed weights: those of one piece, and those in slices.
+fn packed(model: &Model, layer: LayerId, algorithm: Algorithm) -> (u64, u64) {
+    let op = &model.layer(layer).op;
+    let ids = op.weight_ids().into_iter();
+    let bytes = ids.map(|id| packed_bytes(model, layer, algorithm, id)).sum();
+    match op {
+        Op::LinearRows { .. } => (0, bytes),
+        _ => (bytes, 0),
     }
 }
 

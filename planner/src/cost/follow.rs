@@ -2,12 +2,12 @@
 
 use super::{
     Cut, DeviceCost, Flow, Made, StageCost, TileLoad, bytes, layer_multiply_adds, loads, period,
-    read_once, sliced_bytes, take_from, weight_bytes,
+    read_once, take_from,
 };
 use crate::profile::fastest;
 use crate::{DeviceProfile, Power};
-use model::{LayerId, Model};
-use std::collections::BTreeSet;
+use model::Model;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use tiling::{Handover, Slot, Stage, Work};
 
@@ -61,7 +61,6 @@ pub(crate) fn plan(
 fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<Cut>]) -> Followed {
     let mut total = vec![DeviceCost::default(); devices.len()];
     let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
-    let mut weights = vec![Weights::default(); devices.len()];
     let made = stages.iter().zip(cuts).map(|(stage, cut)| Made { stage, cut });
     let made: Vec<Made<'_>> = made.collect();
     let mut flow = Flow::new(devices, &[]);
@@ -69,6 +68,7 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
     for (index, &Made { stage, cut }) in made.iter().enumerate() {
         let mut tiles = loads(model, devices, made[index]);
         take_from(model, devices, &made[..index], cut, &mut tiles);
+        let mut slices: BTreeMap<usize, u64> = BTreeMap::new();
         for (tile, slice_bytes) in tiles.iter().zip(&cut.slice_bytes) {
             let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
             for origin in foreign {
@@ -82,8 +82,11 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
             load.busy_ns += tile.takes_ns;
             load.bytes_in += tile.bytes_in + tile.exchange_bytes();
             load.bytes_out += tile.bytes_out;
-            weights[tile.device].layers.extend(stage.first_layer..stage.end_layer);
-            weights[tile.device].slice_bytes += slice_bytes;
+            let here = slices.entry(tile.device).or_insert(0);
+            *here += slice_bytes;
+        }
+        for (device, slice_bytes) in slices {
+            total[device].weight_bytes += cut.weights(slice_bytes);
         }
         let (computed, gathered) = flow.stage(&tiles);
         let stays = stage.handover == Handover::Exchange && index + 1 < made.len();
@@ -95,8 +98,7 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
         costs.push(StageCost { duration_ns, ..stage_cost(model, cut, stage, &tiles) });
         ended_ns = ended_ns.max(end_ns);
     }
-    for ((load, weights), device) in total.iter_mut().zip(weights).zip(devices) {
-        load.weight_bytes = weights.bytes(model);
+    for (load, device) in total.iter_mut().zip(devices) {
         load.energy_j = device.power.map(|power| energy_j(power, load, device));
     }
     Followed {
@@ -105,24 +107,6 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
         energy_j: None,
         stages: costs,
         devices: total,
-    }
-}
-
-/// What a device reads of the weights.
-#[derive(Clone, Default)]
-struct Weights {
-    layers: BTreeSet<u32>,
-    /// Of layers in slices, by each of its tiles.
-    slice_bytes: u64,
-}
-
-impl Weights {
-    fn bytes(&self, model: &Model) -> u64 {
-        let of = |bytes: fn(&Model, LayerId) -> u64| -> u64 {
-            self.layers.iter().map(|&layer| bytes(model, LayerId(layer))).sum()
-        };
-        let sliced = of(sliced_bytes);
-        of(weight_bytes) - sliced + self.slice_bytes.min(sliced)
     }
 }
 

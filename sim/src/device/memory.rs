@@ -81,13 +81,14 @@ impl Device {
         packed: Option<&PackedModel>,
         all: &WeightStore,
     ) {
-        for LayerWeights { layer, algorithm, ids } in weights {
+        for of_layer in weights {
+            let LayerWeights { layer, algorithm, ids } = of_layer;
             if !ids.iter().all(|&id| self.blobs.contains(&graph.weight(id).hash)) {
                 continue;
             }
-            for &id in ids {
-                if self.packed.insert((*layer, id)) {
-                    self.packed_bytes += graph.weight(id).bytes() as u64;
+            for (id, bytes) in of_layer.packed(graph) {
+                if self.packed.insert((*layer, *algorithm, id)) {
+                    self.packed_bytes += bytes;
                 }
             }
             if let Some(packed) = packed.filter(|p| !p.is_packed(*layer, *algorithm)) {
