@@ -95,6 +95,9 @@ def rows(quick):
              against("unet", 4, "100m", tag="throttled",
                      events=[Fault(2.1, "slow-down", 1, times=3)]),
              against("resnet50", 4, "100m", "replicate", stream=True)]
+    made += [against("yolov2", 3, "100m"), against("unet", 4, "20m"),
+             against("vgg16-convolutions", 4, "wifi"), against("yolov2-416", 4, "wifi")]
+    made += [against(m, n, "1g") for m in heavy[:2] for n in (4, 8)]
     if quick:
         return made
     every = [*heavy, *light, "yolov2", "superres"]
