@@ -9,7 +9,7 @@ use ndarray::{ArrayD, ArrayView3, ArrayViewD, IxDyn};
 use ndarray_npy::{NpzWriter, ViewNpyExt, WriteNpyExt};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read};
+use std::io::{BufReader, BufWriter, Read, Seek};
 use std::path::Path;
 use tiling::Region;
 
@@ -32,7 +32,7 @@ pub(crate) fn read_npy(path: &Path) -> Result<Array> {
 }
 
 /// Views the file in place: nothing is allocated by what its header claims.
-fn parse_npy(bytes: &[u8]) -> Result<Array> {
+pub(crate) fn parse_npy(bytes: &[u8]) -> Result<Array> {
     fn array<T: Copy>(view: ArrayViewD<'_, T>, value: impl Fn(T) -> f32) -> Array {
         Array { dims: view.shape().to_vec(), values: view.iter().map(|&v| value(v)).collect() }
     }
@@ -53,12 +53,17 @@ fn parse_npy(bytes: &[u8]) -> Result<Array> {
 
 /// Reads the members of an archive, each no larger than a map may be.
 pub(crate) fn read_npz(path: &Path) -> Result<BTreeMap<String, Array>> {
-    let mut archive = zip::ZipArchive::new(BufReader::new(File::open(path)?))?;
+    let limit = (::model::limits::ELEMENTS_MAX * size_of::<f64>()) as u64;
+    parse_npz(BufReader::new(File::open(path)?), limit)
+}
+
+/// Reads an archive whose members have at most so many bytes each.
+pub(crate) fn parse_npz(file: impl Read + Seek, limit: u64) -> Result<BTreeMap<String, Array>> {
+    let mut archive = zip::ZipArchive::new(file)?;
     let mut arrays = BTreeMap::new();
     for index in 0..archive.len() {
         let member = archive.by_index(index)?;
         let name = member.name().trim_end_matches(".npy").to_owned();
-        let limit = (::model::limits::ELEMENTS_MAX * size_of::<f64>()) as u64;
         let mut bytes = Vec::new();
         member.take(limit).read_to_end(&mut bytes)?;
         arrays.insert(name.clone(), parse_npy(&bytes).with_context(|| name)?);

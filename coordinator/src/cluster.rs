@@ -1,6 +1,7 @@
 //! A running cluster: submit frames, see devices.
 
 use crate::drive::{self, Request, Work};
+use crate::metrics::Metrics;
 use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
@@ -8,6 +9,7 @@ use net::{Identity, Multiaddr, Net, NetConfig, PeerId, Register, Role, Terms, To
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy};
 use protocol::{ActivePlan, CoordinatorConfig, Counters, Hello, ModelHash, WorkerId, WorkerReport};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +17,7 @@ use std::time::Duration;
 use tiling::{Grid, Numerics, OperatorClass};
 use tokio::sync::{mpsc, oneshot};
 use worker::BlobCache;
+use worker::metrics::Serving;
 
 /// Where the workers are.
 pub enum Reach {
@@ -196,6 +199,9 @@ pub struct Cluster {
     requests: mpsc::UnboundedSender<Request>,
     door: Option<Door>,
     progress: Arc<Progress>,
+    metrics: Metrics,
+    counted: net::Counters,
+    serving: Option<Serving>,
     ended: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -219,9 +225,31 @@ impl Cluster {
         };
         let (requests, request_rx) = mpsc::unbounded_channel();
         let progress = Arc::new(Progress::default());
-        let driving = drive::drive(net, config.machine, request_rx, progress.clone());
+        let (metrics, counted) = (Metrics::default(), net.counters.clone());
+        let shared = (progress.clone(), metrics.clone());
+        let driving = drive::drive(net, config.machine, request_rx, shared);
         let ended = Some(tokio::spawn(driving));
-        Ok(Self { requests, door, progress, ended })
+        Ok(Self { requests, door, progress, metrics, counted, serving: None, ended })
+    }
+
+    /// Serves numbers for Prometheus as long as the cluster lives; gives back where.
+    ///
+    /// *Errors*: the address is taken or not ours.
+    pub async fn serve_metrics(&mut self, address: SocketAddr) -> std::io::Result<SocketAddr> {
+        let (requests, metrics) = (self.requests.clone(), self.metrics.clone());
+        let counted = self.counted.clone();
+        let page = move || {
+            let (requests, metrics, counted) = (requests.clone(), metrics.clone(), counted.clone());
+            async move {
+                let (reply, snapshot) = oneshot::channel();
+                let _ = requests.send(Request::Snapshot(reply));
+                // A coordinator that is stopping knows nothing any more: zeros would be taken for a
+                // new one.
+                Some(metrics.page(snapshot.await.ok()?, counted))
+            }
+        };
+        let serving = self.serving.insert(worker::metrics::serve(address, page).await?);
+        Ok(serving.address)
     }
 
     /// Whether its one worker is inside this process.

@@ -10,7 +10,9 @@
 //! | `store.rs` | the feature maps of the frames in flight |
 //! | `locals.rs` | worker processes on this machine |
 //! | `input.rs`, `pictures.rs`, `arrays.rs` | what a person gives a model, out of files |
+//! | `metrics.rs` | numbers for Prometheus |
 //! | `memory.rs` | how much memory a process takes |
+//! | `outside.rs` | what files say, read from bytes alone |
 //! | `say.rs` | words on stdout |
 //! | `rows.rs` | pictures in and out of files row by row |
 //! | `usage.rs` | how a model is used: conventions and task, and who said so |
@@ -32,6 +34,8 @@ mod graph_svg;
 mod input;
 mod locals;
 mod memory;
+mod metrics;
+pub mod outside;
 mod pictures;
 mod results;
 mod rows;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use image::ColorType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use std::io::{BufRead, Seek};
 use std::path::Path;
 use vision::Size;
 
@@ -24,8 +25,17 @@ pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
 
 /// As [`read`], where decoding may take so many bytes.
 pub(crate) fn read_within(path: &Path, bytes_max: u64) -> Result<DynamicImage> {
-    let reader = ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
-    let mut reader = reader.context("cannot open it")?;
+    decode(ImageReader::open(path).context("cannot open it")?, bytes_max)
+}
+
+/// Reads a picture from bytes, where decoding may take so many.
+///
+/// *Errors*: as [`read`].
+pub(crate) fn decode<R: BufRead + Seek>(
+    reader: ImageReader<R>,
+    bytes_max: u64,
+) -> Result<DynamicImage> {
+    let mut reader = reader.with_guessed_format().context("cannot open it")?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(bytes_max);
     limits.max_image_width = Some(SIDE_MAX);

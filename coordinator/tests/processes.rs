@@ -84,7 +84,7 @@ fn anywhere() -> Multiaddr {
 async fn with_locals(count: usize, state: &Path) -> (Cluster, LocalWorkers) {
     let cluster = cluster(Kept::new(), anywhere()).await;
     let token = cluster.invite(&Terms::default()).unwrap();
-    let locals = LocalWorkers::start(count, 1, &token, state, 0).unwrap();
+    let locals = LocalWorkers::start(count, 1, &token, state, (0, Default::default())).unwrap();
     assert_eq!(cluster.wait_for(count, PATIENCE).await.unwrap().len(), count);
     (cluster, locals)
 }

@@ -16,7 +16,7 @@ const LOBBY_PER_PEER_MAX: usize = 2;
 /// One line of the log in this time, whatever happens at the door.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// What happened at the door since the start.
+/// What happened at the door since the start, and how much went through it.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Arc<Counts>);
 
@@ -26,6 +26,8 @@ struct Counts {
     turned_away: AtomicU64,
     crowded_out: AtomicU64,
     breaches: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
 }
 
 impl Counters {
@@ -47,6 +49,24 @@ impl Counters {
     /// Sessions ended because an admitted peer broke the protocol.
     pub fn breaches(&self) -> u64 {
         self.0.breaches.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from admitted peers: messages and tensors, before encryption.
+    pub fn bytes_in(&self) -> u64 {
+        self.0.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to admitted peers.
+    pub fn bytes_out(&self) -> u64 {
+        self.0.bytes_out.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.0.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.0.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn breach(&self) {

@@ -43,7 +43,7 @@ pub enum Intent {
 
 /// What the dialer says after the nonce.
 #[derive(Serialize, Deserialize)]
-struct Claim {
+pub(crate) struct Claim {
     intent: Intent,
     /// The invitation that it holds; none between workers.
     invitation: Option<u32>,
@@ -56,7 +56,7 @@ struct Claim {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// So far, so good; or, after the claim, admitted, with the acceptor's clock.
     Ok {
         unix_s: u64,

@@ -14,22 +14,26 @@
 //! | `admission/`, `register.rs` | who may join: the rule; invitations and members in a file |
 //! | `handshake.rs`, `ask.rs` | version and membership, before any protocol message, or alone |
 //! | `door.rs` | how many strangers at once, and what the log hears of them |
+//! | `counted.rs` | how many bytes pass |
 //! | `private.rs` | files for one user's eyes |
 //! | `frame.rs`, `payload.rs` | bytes on the streams; tensors without copies |
 //! | `session.rs` | the four tasks of one connection |
 //! | `swarm.rs` | transport, behaviours, bound addresses |
 //! | `hub.rs` | dialling, accepting, who is up |
+//! | `outside.rs` | what others say, read from bytes alone |
 //! | `timer.rs` | waiting for what a state machine wants to be told |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
 
 mod admission;
 mod ask;
+mod counted;
 mod door;
 mod frame;
 mod handshake;
 mod hub;
 mod identity;
 mod loopback;
+pub mod outside;
 mod payload;
 mod private;
 mod register;
@@ -163,7 +167,7 @@ pub struct Net {
     pub events: mpsc::UnboundedReceiver<Event>,
     /// The blobs that may come.
     pub wanted: Wanted,
-    /// What happened at the door.
+    /// What happened at the door, and how much went through it.
     pub counters: Counters,
 }
 

@@ -29,8 +29,26 @@ fn written_beside(path: &Path, bytes: &[u8]) -> std::io::Result<tempfile::NamedT
     std::fs::create_dir_all(folder(path))?;
     let mut file = tempfile::NamedTempFile::new_in(folder(path))?;
     file.write_all(bytes)?;
+    give_to_owner(&file, folder(path))?;
     file.as_file().sync_all()?;
     Ok(file)
+}
+
+/// What root writes into a service's folder, as `sudo tilehive-worker join` does, is the service's: it
+/// could not read it otherwise.
+#[cfg(unix)]
+fn give_to_owner(file: &tempfile::NamedTempFile, folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let (own, owner) = (file.as_file().metadata()?, folder.metadata()?);
+    if own.uid() == 0 && owner.uid() != 0 {
+        fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn give_to_owner(_: &tempfile::NamedTempFile, _: &Path) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// The new name is on the disk when its folder is.

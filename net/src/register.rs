@@ -159,10 +159,7 @@ fn read_file(path: &Path) -> Result<Admission, NetError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Admission::default()),
         Err(error) => return Err(failed(path, &error)),
     };
-    let admission: Admission =
-        serde_json::from_slice(&bytes).map_err(|e| damaged(&format_args!("it is damaged: {e}")))?;
-    admission.check().map_err(|what| damaged(&what))?;
-    Ok(admission)
+    crate::outside::register(&bytes).map_err(|what| damaged(&format_args!("it is damaged: {what}")))
 }
 
 fn lock_beside(path: &Path) -> std::io::Result<File> {

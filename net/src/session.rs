@@ -5,9 +5,11 @@
 //! the reader takes in earns one more. This keeps the queue in the transport short, so that a
 //! control message passes in milliseconds whatever is being sent, and it bounds memory.
 
+use crate::counted::Counted;
 use crate::frame::{BulkFrame, BulkHeader, CHUNK, Lane, decode, encode, read_limited};
 use crate::frame::{read_message, write_message};
 use crate::{Counters, Event, NetError, Payload, Permit, Wanted};
+use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use libp2p::{PeerId, Stream};
 use model::WeightHash;
@@ -67,8 +69,8 @@ impl Session {
         let (bulk_tx, bulk_rx) = mpsc::unbounded_channel();
         let (credit_tx, credit_rx) = mpsc::unbounded_channel();
         let (grant_tx, grant_rx) = mpsc::unbounded_channel();
-        let (control_read, control_write) = control.split();
-        let (bulk_read, bulk_write) = bulk.split();
+        let (control_read, control_write) = Counted::new(control, counters.clone()).split();
+        let (bulk_read, bulk_write) = Counted::new(bulk, counters.clone()).split();
         let reader = BulkReader {
             peer,
             stream: bulk_read,
@@ -126,7 +128,7 @@ fn describe(error: NetError) -> String {
 
 async fn read_control(
     peer: PeerId,
-    mut stream: futures::io::ReadHalf<Stream>,
+    mut stream: ReadHalf<Counted<Stream>>,
     events: mpsc::UnboundedSender<Event>,
 ) -> Result<(), NetError> {
     let room = Arc::new(Semaphore::new(MESSAGES_MAX));
@@ -140,7 +142,7 @@ async fn read_control(
 }
 
 async fn write_control(
-    mut stream: futures::io::WriteHalf<Stream>,
+    mut stream: WriteHalf<Counted<Stream>>,
     mut messages: mpsc::UnboundedReceiver<Message>,
 ) -> Result<(), NetError> {
     while let Some(message) = messages.recv().await {
@@ -150,7 +152,7 @@ async fn write_control(
 }
 
 struct BulkWriter {
-    stream: futures::io::WriteHalf<Stream>,
+    stream: WriteHalf<Counted<Stream>>,
     outgoing: mpsc::UnboundedReceiver<Outgoing>,
     /// Chunks that the other side took in.
     credits: mpsc::UnboundedReceiver<u32>,
@@ -240,7 +242,7 @@ struct IncomingBlob {
 
 struct BulkReader {
     peer: PeerId,
-    stream: futures::io::ReadHalf<Stream>,
+    stream: ReadHalf<Counted<Stream>>,
     limits: Limits,
     wanted: Wanted,
     room: Arc<Semaphore>,

@@ -1,15 +1,19 @@
 //! `tilehive-worker`: the command line.
 
 use crate::doctor::{Diagnosis, device, network, reach};
+use crate::logging::LogFormat;
+use crate::manual::{self, Shell};
 use crate::membership::{self, Joined};
+use crate::metrics::{self, Metrics};
 use crate::profile::given;
-use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile};
+use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile, service};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kernels::Engine;
 use net::{Identity, Multiaddr, NetConfig, Role, Token};
 use protocol::Hello;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,13 +42,24 @@ struct Arguments {
     #[command(flatten)]
     run: RunArguments,
 
-    /// Where the key, the token and the weights are kept [default: the user's data folder]
+    /// Where the key, the token and the weights are kept [default: the user's data folder; for root that
+    /// of the service, /var/lib/tilehive, where a package made it]
     #[arg(long, value_name = "DIR", env = "TILEHIVE_STATE", global = true)]
     state: Option<PathBuf>,
 
     /// More log: -v tells what happens, -vv tells all
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+
+    /// What a line of the log looks like
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TILEHIVE_LOG_FORMAT",
+        global = true,
+        default_value = "text"
+    )]
+    log_format: LogFormat,
 }
 
 #[derive(Subcommand, Debug)]
@@ -57,6 +72,19 @@ enum Command {
     #[command(after_help = "\
 Exit code 0 when nothing failed, 1 when something did. A worker that runs with the same key goes on.")]
     Doctor(DoctorArguments),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Example: tilehive-worker completions bash > ~/.local/share/bash-completion/completions/tilehive-worker")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Forget the token that is kept
     Leave {
         /// Print the outcome as JSON
@@ -118,6 +146,11 @@ struct RunArguments {
     #[arg(long, value_name = "MB")]
     memory_mb: Option<u64>,
 
+    /// What weights may take on disk, so that they need not be sent again; 0 keeps none [default: 2000,
+    /// or a tenth of what the disk has free where that is less]
+    #[arg(long, value_name = "MB")]
+    cache_mb: Option<u64>,
+
     /// Name of this device in tables and logs [default: the host name]
     #[arg(long)]
     name: Option<String>,
@@ -129,6 +162,11 @@ struct RunArguments {
     /// Do not look for the coordinator by mDNS; use only the addresses in the token
     #[arg(long)]
     no_mdns: bool,
+
+    /// Serve numbers for Prometheus at this address, such as 127.0.0.1:9477, on /metrics. Whoever can
+    /// reach the address may read them
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
 
     /// Take as many times the processor time for computing as this file says, read again all the time
     /// (for emulated swarms, with one thread)
@@ -155,9 +193,8 @@ const INVITE: &str = "print a token with `tilehive cluster token` on the coordin
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = parse();
-    logging::start(arguments.verbose);
-    let Some(state) = arguments.state.or_else(|| Some(dirs::data_local_dir()?.join("tilehive")))
-    else {
+    logging::start(arguments.verbose, arguments.log_format);
+    let Some(state) = arguments.state.or_else(service::state_folder) else {
         return failed("this user has no data folder", "give one with --state", 2);
     };
     let runtime =
@@ -171,6 +208,12 @@ pub fn main() -> ExitCode {
             Some(Command::Join(arguments)) => join(&state, arguments).await,
             Some(Command::Doctor(arguments)) => doctor(&state, arguments).await,
             Some(Command::Leave { json }) => leave(&state, json),
+            Some(Command::Completions { shell }) => {
+                manual::completions(Arguments::command(), shell).map(|()| ExitCode::SUCCESS)
+            }
+            Some(Command::Manual { folder }) => {
+                manual::pages(Arguments::command(), &folder).map(|()| ExitCode::SUCCESS)
+            }
             Some(Command::Run(arguments)) => work(&state, *arguments).await,
             None => work(&state, arguments.run).await,
         }
@@ -185,7 +228,7 @@ fn parse() -> Arguments {
     let mut command = Arguments::command();
     let matches = command.get_matches_mut();
     if let Some((name, _)) = matches.subcommand() {
-        let shared = |id: &str| ["state", "verbose"].contains(&id);
+        let shared = |id: &str| ["state", "verbose", "log_format"].contains(&id);
         let misplaced = command.get_arguments().map(|a| a.get_id().as_str()).find(|id| {
             !shared(id)
                 && matches.ids().any(|i| i == id)
@@ -347,7 +390,8 @@ async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Res
         println!("{}", serde_json::to_string(&measured.rates)?);
         return Ok(Ended::Stopped);
     };
-    let cache = BlobCache::on_disk(state.join("blobs"))
+    let limit_bytes = arguments.cache_mb.map(|mb| mb.saturating_mul(1_000_000));
+    let cache = BlobCache::on_disk(state.join("blobs"), limit_bytes)
         .with_context(|| format!("cannot use {}", state.join("blobs").display()))?;
     let identity = if arguments.child {
         Identity::ephemeral()
@@ -376,8 +420,17 @@ async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Res
     config.name = hello.name.clone();
     let net = net::start(config).await?;
     tracing::info!("listening on {:?}", net.listening);
+    let metrics = Metrics::default();
+    let _serving = match arguments.metrics {
+        Some(at) => {
+            let registry = metrics.registry(net.counters.clone(), cache.clone());
+            Some(metrics::serve_registry(at, registry).await?)
+        }
+        None => None,
+    };
+    service::ready();
     let stopped = stop(arguments.child);
-    Ok(drive_paced(net, (engine, pace), cache, hello, coordinator, stopped).await?)
+    Ok(drive_paced(net, (engine, pace, metrics), cache, hello, coordinator, stopped).await?)
 }
 
 /// Ends on SIGTERM or SIGINT, and for a child when its parent is gone.

@@ -132,6 +132,7 @@ fn prepare(cache: &BlobCache, model: &PackedModel, weights: &[LayerWeights]) -> 
             if let Err(error) = model.pack(*layer, *algorithm, &store) {
                 tracing::error!("{error}");
             }
+            ids.iter().for_each(|id| cache.release(graph.weight(*id).hash));
         }
         missing.extend(lacking);
     }

@@ -4,8 +4,10 @@
 use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome};
 use crate::health;
+use crate::metrics::Metrics;
 use crate::outbox::{Held, Outbox};
 use crate::pace::Pace;
+use crate::service;
 use kernels::wire::decode;
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::{MapId, Model};
@@ -51,15 +53,16 @@ pub async fn drive(
     coordinator: PeerId,
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<Ended> {
-    drive_paced(net, (engine, Pace::own()), cache, hello, coordinator, stop).await
+    drive_paced(net, (engine, Pace::own(), Metrics::default()), cache, hello, coordinator, stop)
+        .await
 }
 
-/// The same on a device that stands for a slower one.
+/// The same on a device that may stand for a slower one, with what it counts.
 ///
 /// *Errors*: as [`drive`].
 pub async fn drive_paced(
     net: Net,
-    (engine, pace): (Arc<Engine>, Pace),
+    (engine, pace, metrics): (Arc<Engine>, Pace, Metrics),
     cache: BlobCache,
     hello: Hello,
     coordinator: PeerId,
@@ -85,6 +88,7 @@ pub async fn drive_paced(
         kept: BTreeMap::new(),
         given: Pieces::new(),
         sent: sent_tx,
+        metrics,
     };
     let mut events = net.events;
     tokio::pin!(stop);
@@ -95,6 +99,7 @@ pub async fn drive_paced(
         let tick = net::after(driver.started, driver.machine.next_deadline());
         tokio::select! {
             () = &mut stop => {
+                service::stopping();
                 driver.send(Peer::Coordinator, Message::Goodbye { reason: "stopped".into() });
                 driver.outbox.shut_down();
                 // The network says so when it is done: what was queued is out then.
@@ -117,6 +122,7 @@ pub async fn drive_paced(
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
             Some(bytes) = sent.recv() => driver.handle(Input::Sent(bytes)),
             _ = looks.tick() => {
+                service::alive();
                 let now = health::read(Path::new("/"));
                 if now != health {
                     health = now.clone();
@@ -150,6 +156,7 @@ struct Driver {
     given: Pieces,
     /// Tells when results are off this device.
     sent: mpsc::UnboundedSender<u64>,
+    metrics: Metrics,
 }
 
 /// A piece as bytes to send. When it is sent, its memory goes back to the engine: fresh memory costs
@@ -190,6 +197,7 @@ impl Driver {
         while let Some(output) = self.machine.poll_output() {
             self.carry_out(output);
         }
+        self.metrics.held.set(self.machine.held_tasks() as i64);
     }
 
     /// As [`Driver::handle`], with pieces that the machine may want to send or to keep.
@@ -220,6 +228,15 @@ impl Driver {
     }
 
     fn on_event(&mut self, event: Event) {
+        match &event {
+            Event::Up(..) => _ = self.metrics.peers.inc(),
+            Event::Down(..) => _ = self.metrics.peers.dec(),
+            Event::Bundle(_, bundle, ..) if bundle.kind == BundleKind::Handover => {
+                self.metrics.taken_over.inc();
+            }
+            Event::Message(_, Message::Forget { .. }, _) => _ = self.metrics.frames.inc(),
+            _ => {}
+        }
         match event {
             Event::Up(peer, _) => match self.name_of(peer) {
                 Some(Peer::Coordinator) => {
@@ -248,9 +265,7 @@ impl Driver {
                 }
             }
             Event::Blob(_, hash, bytes) => {
-                if let Err(error) = self.cache.write(hash, bytes) {
-                    tracing::error!("cannot keep weights: {error}; free some disk space");
-                }
+                self.cache.write(hash, bytes);
                 self.handle(Input::Blob(hash));
             }
             Event::Refused(_) | Event::Unreachable(_) => {}
@@ -280,9 +295,11 @@ impl Driver {
             Outcome::Prepared(plan, set) => self.handle(Input::Prepared(plan, set)),
             Outcome::Missing(hashes) => self.miss(hashes),
             Outcome::Executed { task, outputs, busy_ns } => {
+                self.metrics.computed(busy_ns);
                 self.handle_given(Input::Executed { task, busy_ns }, outputs);
             }
             Outcome::Broke { task, reason } => {
+                self.metrics.broken.inc();
                 tracing::error!("{task}: {reason}");
                 self.handle(Input::Broke { task, reason });
             }
@@ -348,6 +365,7 @@ impl Driver {
             BundleKind::Result { .. } => &self.given,
             // The attempt of a hand-over is the thief's; ours is any that we hold.
             BundleKind::Handover => {
+                self.metrics.handed_over.inc();
                 let held = self.inputs.iter().find(|((task, _), _)| *task == bundle.task);
                 held.map_or(&[], |(_, pieces)| pieces)
             }
@@ -380,6 +398,7 @@ impl Driver {
             return self.handle(Input::Opened(hash, graph));
         }
         let Some(bytes) = self.cache.read(hash.0) else { return self.miss(vec![hash.0]) };
+        self.cache.release(hash.0);
         let graph = postcard::from_bytes::<Model>(&bytes).map_err(|e| e.to_string());
         match graph.and_then(|g| g.validate().map(|()| g).map_err(|e| e.to_string())) {
             Ok(graph) => {

@@ -7,13 +7,16 @@
 //! | `drive.rs` | the drive loop: network and compute in, network and compute out |
 //! | `compute.rs` | the thread that computes |
 //! | `outbox.rs` | pieces on their way out, encoded where that pays |
-//! | `blobs.rs` | weights and graphs by hash, on disk or in memory |
+//! | `blobs/` | weights and graphs by hash, on disk within a limit, or in memory |
 //! | `measure/` | how fast this device is, by operator class |
 //! | `profile.rs` | what was measured, kept on disk |
 //! | `pace.rs` | a device that stands for a slower one |
 //! | `health.rs` | memory, heat, throttling, battery |
+//! | `metrics/` | what it did, in numbers for Prometheus |
 //! | `membership.rs` | the token that is kept; joining and leaving |
 //! | `doctor/` | what is wrong with a device, and the cure |
+//! | `service.rs` | what systemd wants to hear |
+//! | `manual.rs` | manual pages and completions |
 //! | `cli.rs` | the command line |
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
 
@@ -24,11 +27,14 @@ pub mod doctor;
 mod drive;
 pub mod health;
 pub mod logging;
+pub mod manual;
 mod measure;
 pub mod membership;
+pub mod metrics;
 pub mod outbox;
 mod pace;
 mod profile;
+mod service;
 
 pub use blobs::BlobCache;
 pub use drive::{Ended, drive, drive_paced};

@@ -85,10 +85,13 @@ fn measure_aloud(engine: &Engine) -> Result<Measured> {
         eprint!("\r{:60}\r", "");
     }
     let measured = told.context("cannot measure this device")?;
-    eprintln!(
-        "measured this device with {threads} threads in {:.1} s",
-        begun.elapsed().as_secs_f64()
-    );
+    let took = begun.elapsed().as_secs_f64();
+    let told = format!("measured this device with {threads} threads in {took:.1} s");
+    match live {
+        true => eprintln!("{told}"),
+        // Nobody looks: it is a line of the log like any other.
+        false => tracing::info!("{told}"),
+    }
     Ok(measured)
 }
 
@@ -129,7 +132,7 @@ fn read(path: &Path, device: &str) -> Option<Measured> {
         (kept.device == device && kept.rates.is_known()).then_some(kept)
     });
     if kept.is_none() {
-        eprintln!("note: {} is damaged; measuring again", path.display());
+        tracing::warn!("{} is damaged; measuring again", path.display());
     }
     let Kept { rates, speedups_per_mille, .. } = kept?;
     Some(Measured { rates, speedups_per_mille })

@@ -11,13 +11,16 @@ pub(crate) use strategy::{NumericsName, StrategyArguments};
 pub(crate) use values::{Anchors, Bytes, Extent};
 
 use crate::commands;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use net::Multiaddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use values::{part_of_one, rate};
 use vision::{ChannelOrder, FitMode, Head, Normalize, Task};
+use worker::logging::LogFormat;
+use worker::manual::{self, Shell};
 
 /// Runs one convolutional network over the devices you already own.
 #[derive(Parser, Debug)]
@@ -41,6 +44,16 @@ struct Arguments {
     /// More log: -v tells what happens, -vv tells all
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+
+    /// What a line of the log looks like
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TILEHIVE_LOG_FORMAT",
+        global = true,
+        default_value = "text"
+    )]
+    log_format: LogFormat,
 
     /// Where the cluster's key and the weights of local workers are kept [default: the user's data
     /// folder]
@@ -70,6 +83,31 @@ enum Command {
     /// Look at models and write them
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Example: tilehive completions bash > ~/.local/share/bash-completion/completions/tilehive")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder
+        folder: PathBuf,
+    },
+}
+
+impl Command {
+    /// Where the numbers of the command's cluster are served.
+    fn metrics(&self) -> Option<SocketAddr> {
+        match self {
+            Command::Run(arguments) => arguments.cluster.metrics,
+            Command::Devices(arguments) => arguments.cluster.metrics,
+            Command::Calibrate(arguments) => arguments.cluster.metrics,
+            _ => None,
+        }
+    }
 }
 
 /// Who computes.
@@ -100,6 +138,11 @@ pub(crate) struct ClusterArguments {
     /// Do not answer mDNS
     #[arg(long)]
     pub no_mdns: bool,
+
+    /// Serve numbers for Prometheus at this address while the command runs, such as 127.0.0.1:9478,
+    /// on /metrics. Whoever can reach the address may read them
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<SocketAddr>,
 }
 
 fn default_listen() -> Multiaddr {
@@ -383,12 +426,14 @@ Examples:
 pub(crate) struct Context {
     pub verbose: u8,
     pub state: PathBuf,
+    pub log_format: LogFormat,
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    worker::logging::start(arguments.verbose);
+    worker::logging::start(arguments.verbose, arguments.log_format);
     let state = arguments.state.or_else(|| Some(dirs::data_local_dir()?.join("tilehive")));
     let Some(state) = state else {
         eprintln!("error: this user has no data folder\nhint: give one with --state");
@@ -397,7 +442,9 @@ pub fn main() -> ExitCode {
     if matches!(&arguments.command, Command::Run(run) if run.max_memory.is_some()) {
         crate::memory::give_back_what_is_freed();
     }
-    let context = Context { verbose: arguments.verbose, state };
+    let metrics = arguments.command.metrics();
+    let (verbose, log_format) = (arguments.verbose, arguments.log_format);
+    let context = Context { verbose, state, log_format, metrics };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
             Ok(runtime) => runtime,
@@ -417,6 +464,8 @@ pub fn main() -> ExitCode {
             Command::Calibrate(arguments) => commands::calibrate::run(&context, arguments).await,
             Command::Token(arguments) => commands::invite::token(&context, arguments).await,
             Command::Model(command) => commands::model::run(command),
+            Command::Completions { shell } => Ok(manual::completions(Arguments::command(), shell)?),
+            Command::Manual { folder } => Ok(manual::pages(Arguments::command(), &folder)?),
         }
     });
     // An embedded worker may still compute; nobody waits for it.
@@ -430,7 +479,6 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

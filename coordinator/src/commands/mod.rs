@@ -99,7 +99,7 @@ pub(crate) async fn open_cluster(
     let threads = arguments.threads.unwrap_or_else(cores);
     let profiles = Some(profiles(context));
     let reach = Reach::Embedded { threads, profiles };
-    let cluster = start(ClusterConfig { reach, machine }).await?;
+    let cluster = start(context, ClusterConfig { reach, machine }).await?;
     let devices = cluster.wait_for(1, LOCAL_START).await?;
     Ok(Opened { cluster, locals: None, devices })
 }
@@ -115,8 +115,8 @@ pub(crate) async fn listen(
     // Damaged, it would turn every device away without a word here.
     register.read().map_err(Failure::bad_input)?;
     let (listen, mdns) = (vec![arguments.listen.clone()], !arguments.no_mdns);
-    start(ClusterConfig { reach: Reach::Network { identity, register, listen, mdns }, machine })
-        .await
+    let reach = Reach::Network { identity, register, listen, mdns };
+    start(context, ClusterConfig { reach, machine }).await
 }
 
 /// Starts local worker processes and waits until all of them joined.
@@ -132,9 +132,10 @@ pub(crate) async fn open_locals(
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().map_err(anyhow::Error::from)?],
         mdns: false,
     };
-    let cluster = start(ClusterConfig { reach, machine }).await?;
+    let cluster = start(context, ClusterConfig { reach, machine }).await?;
     let token = cluster.invite(&Terms::default())?;
-    let locals = LocalWorkers::start(count, threads, &token, &context.state, context.verbose)?;
+    let log = (context.verbose, context.log_format);
+    let locals = LocalWorkers::start(count, threads, &token, &context.state, log)?;
     let spinner = spinner(format!("starting {count} workers"));
     let devices = cluster.wait_for(count, LOCAL_START).await?;
     spinner.finish_and_clear();
@@ -146,8 +147,8 @@ pub(crate) async fn open_locals(
     Ok(Opened { cluster, locals: Some(locals), devices })
 }
 
-async fn start(config: ClusterConfig) -> Result<Cluster, Failure> {
-    Cluster::start(config).await.map_err(|error| {
+async fn start(context: &Context, config: ClusterConfig) -> Result<Cluster, Failure> {
+    let mut cluster = Cluster::start(config).await.map_err(|error| {
         let taken = matches!(error.downcast_ref(), Some(NetError::Listen { .. }));
         let failure = Failure::run(error);
         if taken {
@@ -155,7 +156,11 @@ async fn start(config: ClusterConfig) -> Result<Cluster, Failure> {
         } else {
             failure
         }
-    })
+    })?;
+    if let Some(address) = context.metrics {
+        cluster.serve_metrics(address).await?;
+    }
+    Ok(cluster)
 }
 
 fn spinner(message: String) -> ProgressBar {

@@ -7,6 +7,7 @@ mod seen;
 pub(crate) use planning::Work;
 
 use crate::cluster::{Answer, Device, HostedModel, Progress};
+use crate::metrics::{Metrics, Snapshot};
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
 use kernels::wire::{Saturated, inputs_for};
@@ -35,6 +36,7 @@ pub(crate) enum Request {
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
     Counters(Reply<Counters>),
+    Snapshot(Reply<Snapshot>),
     /// Whether all workers can send pieces to each other.
     Reach(Reply<bool>),
     Record,
@@ -61,6 +63,7 @@ struct Driver {
     outbox: Outbox,
     started: Instant,
     progress: Arc<Progress>,
+    metrics: Metrics,
     ids: BTreeMap<PeerId, WorkerId>,
     addresses: BTreeMap<WorkerId, (PeerId, Vec<Multiaddr>)>,
     blobs: BTreeMap<WeightHash, Owner>,
@@ -79,7 +82,7 @@ pub(crate) async fn drive(
     net: Net,
     config: CoordinatorConfig,
     mut requests: mpsc::UnboundedReceiver<Request>,
-    progress: Arc<Progress>,
+    (progress, metrics): (Arc<Progress>, Metrics),
 ) {
     let incarnation = incarnation();
     let (packed_tx, mut packed) = mpsc::unbounded_channel();
@@ -99,6 +102,7 @@ pub(crate) async fn drive(
         outbox,
         started: Instant::now(),
         progress,
+        metrics,
         ids: BTreeMap::new(),
         addresses: BTreeMap::new(),
         blobs: BTreeMap::new(),
@@ -130,6 +134,9 @@ pub(crate) async fn drive(
                 }
                 Some(Request::Counters(reply)) => {
                     let _ = reply.send(driver.machine.counters());
+                }
+                Some(Request::Snapshot(reply)) => {
+                    let _ = reply.send(driver.snapshot());
                 }
                 Some(Request::Record) => driver.record(),
                 Some(Request::Timeline(reply)) => {
@@ -216,6 +223,7 @@ impl Driver {
                         }
                     };
                     self.see(&bundle);
+                    self.metrics.result(&bundle);
                     let checked = self.machine.checks(bundle.task);
                     let checksum = if checked { checksum(&values) } else { 0 };
                     let held = Some((bundle.clone(), values));
@@ -264,6 +272,7 @@ impl Driver {
             Output::Finished(frame) => self.finish(frame),
             Output::FrameFailed(frame, reason) => {
                 if let Some(frame) = self.frames.remove(&frame) {
+                    self.metrics.frames_failed.inc();
                     let _ = frame.reply.send(Err(reason));
                 }
             }
@@ -397,9 +406,24 @@ impl Driver {
     fn finish(&mut self, id: FrameId) {
         let Some(frame) = self.frames.remove(&id) else { return };
         let makespan = frame.scattered.map(|s| s.elapsed()).unwrap_or_default();
+        self.metrics.finished(makespan);
         let outputs = frame.maps.take(&frame.model.loaded.graph.outputs);
         let answer = Answer { outputs, makespan, plan: frame.plan, predicted: frame.predicted };
         let _ = frame.reply.send(Ok(answer));
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let machine = &self.machine;
+        let health = |id| machine.profile(id).map(|profile| profile.health);
+        let workers = machine.reports().into_iter().map(|(id, report)| (id, report, health(id)));
+        Snapshot {
+            counters: machine.counters(),
+            reassigned: machine.reassigned(),
+            in_flight: machine.in_flight(),
+            unfinished: machine.unfinished(),
+            held: machine.held().count(),
+            workers: workers.collect(),
+        }
     }
 
     fn devices(&self) -> Vec<Device> {

@@ -11,8 +11,7 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) fn new() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("/ip4/127.0.0.1/tcp/{}", free.local_addr().unwrap().port());
+        let address = format!("/ip4/127.0.0.1/tcp/{}", free_socket().port());
         Self { folder: Folder::new(), address }
     }
 
@@ -46,6 +45,11 @@ impl Coordinator {
         let text = std::fs::read(self.folder.path("state/cluster.json")).unwrap();
         serde_json::from_slice(&text).unwrap()
     }
+}
+
+/// A socket of this machine that nobody has.
+pub(crate) fn free_socket() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A coordinator that listens until one device is there, or until it is dropped.
@@ -93,9 +97,13 @@ impl Device {
     }
 
     pub(crate) fn works(&self) -> Working {
+        self.works_with(&[])
+    }
+
+    pub(crate) fn works_with(&self, more: &[&str]) -> Working {
         let quiet =
             ["--no-mdns", "--threads", "1", "--name", "pi", "--listen", "/ip4/127.0.0.1/tcp/0"];
-        let mut command = self.command(&quiet);
+        let mut command = self.command(&[&quiet, more].concat());
         Working(Some(command.stderr(Stdio::piped()).spawn().unwrap()))
     }
 }
@@ -104,6 +112,14 @@ impl Device {
 pub(crate) struct Working(Option<Child>);
 
 impl Working {
+    /// Ends it in order, and tells what it said.
+    #[cfg(unix)]
+    pub(crate) fn stopped(self) -> Output {
+        let id = self.0.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").arg(id).status().unwrap().success());
+        self.ends()
+    }
+
     pub(crate) fn ends(mut self) -> Output {
         self.0.take().unwrap().wait_with_output().unwrap()
     }

@@ -167,6 +167,11 @@ impl Worker {
         self.plans.values().any(|p| p.model == model)
     }
 
+    /// Tasks that are here and have not ended, the running one included.
+    pub fn held_tasks(&self) -> usize {
+        self.queue.len() + usize::from(self.running.is_some())
+    }
+
     /// The next thing to do; none when there is nothing left.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

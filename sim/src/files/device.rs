@@ -153,7 +153,12 @@ impl DeviceFile {
     ///
     /// *Errors*: no such file, an unknown key, a rate that is not positive.
     pub fn open(reference: &str) -> Result<Self, FileError> {
-        let file: Self = find::open(Kind::Device, reference)?;
+        find::open::<Self>(Kind::Device, reference)?.checked(reference)
+    }
+
+    /// The file, if what it says can be.
+    pub(super) fn checked(self, reference: &str) -> Result<Self, FileError> {
+        let file = self;
         let unsound =
             |what| Err(FileError::Value(format!("the device {reference} is not sound: {what}")));
         match (&file.compute, &file.rates) {

@@ -45,7 +45,12 @@ impl LinkFile {
     ///
     /// *Errors*: no such file, an unknown key, quantiles that fall.
     pub fn open(reference: &str) -> Result<Self, FileError> {
-        let file: Self = find::open(Kind::Link, reference)?;
+        find::open::<Self>(Kind::Link, reference)?.checked(reference)
+    }
+
+    /// The file, if what it says can be.
+    pub(super) fn checked(self, reference: &str) -> Result<Self, FileError> {
+        let file = self;
         let trip = &file.round_trip;
         let rises = [trip.min_ms, trip.p50_ms, trip.p90_ms, trip.p99_ms, trip.max_ms].is_sorted();
         if !rises || file.send_mbit_per_s <= 0.0 || file.receive_mbit_per_s <= 0.0 {

@@ -22,6 +22,21 @@ pub use find::{FileError, Kind, names};
 pub use link::LinkFile;
 pub use scenario::ScenarioFile;
 
+/// Reads a text as every kind of file, and makes of it what needs no other file: for tests that feed
+/// anything.
+pub fn parse_anything(text: &str) {
+    let device = toml::from_str::<DeviceFile>(text).map_err(|error| error.to_string());
+    if let Ok(device) = device.and_then(|device| device.checked("it").map_err(|e| e.to_string())) {
+        let _ = device.model();
+    }
+    let link = toml::from_str::<LinkFile>(text).map_err(|error| error.to_string());
+    if let Ok(link) = link.and_then(|link| link.checked("it").map_err(|e| e.to_string())) {
+        let _ = link.spec(0, 1.0);
+    }
+    let _ = toml::from_str::<ClusterFile>(text);
+    let _ = toml::from_str::<ScenarioFile>(text);
+}
+
 use protocol::{Nanos, SECOND};
 
 /// Seconds as nanoseconds.
