@@ -129,7 +129,8 @@ async fn encoded_pieces_give_the_same_bits_in_fewer_bytes() {
     let mut moved = Vec::new();
     for wire in [Wire::Raw, Wire::Lossless] {
         let mut job = problem.job((2, 2));
-        job.options = PlanOptions { wire, ..job.options };
+        // The same stages for both: what the planner chooses depends on how busy this machine is.
+        job.options = PlanOptions { wire, fused_layers: Some(4), ..job.options };
         problem.check(&cluster.submit(job).await.unwrap());
         let (reports, _) = cluster.reports().await.unwrap();
         moved.push(reports.values().map(|r| (r.bytes_in, r.bytes_out)).fold((0, 0), sum));
@@ -329,6 +330,39 @@ async fn workers_may_start_first_and_one_may_join_in_mid_run() {
         }
     };
     tokio::time::timeout(PATIENCE, took_part).await.expect("the late worker takes part");
+}
+
+/// Frames go on with the plan they have while a newcomer still packs its weights, however long that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_frame_waits_for_the_weights_of_the_next_plan() {
+    let state = tempfile::tempdir().unwrap();
+    let problem = Problem::new("zoo:unet@96x96");
+    let (kept, address, token) = reserved().await;
+    let _first = worker_process(&token, state.path(), "early");
+    let cluster = cluster(kept, address).await;
+    assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+    let first = cluster.submit(problem.job((3, 3))).await.unwrap();
+    let second = worker_process(&token, state.path(), "late");
+    assert_eq!(cluster.wait_for(2, PATIENCE).await.unwrap().len(), 2);
+    // Held still, it packs nothing.
+    let late = second.id().unwrap();
+    signal(late, "-STOP");
+    for _ in 0..2 {
+        let answer = cluster.submit(problem.job((3, 3))).await.unwrap();
+        problem.check(&answer);
+        assert_eq!(answer.plan.id, first.plan.id);
+    }
+    signal(late, "-CONT");
+    let changed = async {
+        loop {
+            let answer = cluster.submit(problem.job((3, 3))).await.unwrap();
+            problem.check(&answer);
+            if answer.plan.slots.len() == 2 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed).await.expect("frames get the plan for both");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ mod survey;
 pub mod worker;
 
 pub use coordinator::{
-    ActivePlan, Coordinator, CoordinatorConfig, Counters, WorkerProfile, WorkerReport,
+    ActivePlan, Coordinator, CoordinatorConfig, Counters, Succession, WorkerProfile, WorkerReport,
 };
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use message::{

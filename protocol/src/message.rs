@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tiling::{Encoding, Plan, Rates, Region};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,12 @@ pub enum Message {
         weights: Vec<WeightSet>,
         /// Whether this worker encodes the pieces that it sends.
         encodes: bool,
+    },
+    /// Worker to coordinator: what I was to prepare early for this plan is packed, as far as there is
+    /// memory for it.
+    Prepared {
+        /// The plan's id.
+        plan: PlanId,
     },
     /// Coordinator to workers: no further task of this plan will come.
     Retire {

@@ -96,6 +96,10 @@ fn executes(task: TaskId) -> Output {
     Output::Execute { task, attempt: 1, plan: PlanId(1) }
 }
 
+fn prepared() -> Output {
+    Output::Send(HEAD, Message::Prepared { plan: PlanId(1) })
+}
+
 fn hungry() -> Output {
     Output::Send(HEAD, Message::Hungry)
 }
@@ -137,7 +141,8 @@ fn from_the_announcement_to_the_result() {
     assert_eq!(bench.handle(Input::Blob(weights[0])), [prepare]);
     // Its last task starts, so it asks for more.
     let outputs = bench.handle(Input::Prepared(PlanId(1), weights_of(0)));
-    assert_eq!(outputs, [executes(task(0, 0, 3)), hungry()]);
+    assert_eq!(outputs, [prepared(), executes(task(0, 0, 3)), hungry()]);
+    bench.now = 30;
     let outputs = bench.handle(Input::Executed { task: task(0, 0, 3), busy_ns: 9 });
     let [Output::SendBundle(Peer::Coordinator, result), Output::Drop(dropped, 1)] = &outputs[..]
     else {
@@ -145,7 +150,7 @@ fn from_the_announcement_to_the_result() {
     };
     assert_eq!(
         (result.kind, *dropped),
-        (BundleKind::Result { busy_ns: 9, waited_ns: 0 }, task(0, 0, 3))
+        (BundleKind::Result { busy_ns: 9, waited_ns: 21 }, task(0, 0, 3))
     );
     let rows = result.pieces[0].region.rows;
     assert_eq!((result.pieces.len(), rows.start, rows.end), (1, 9, 12));
@@ -158,9 +163,13 @@ fn a_bundle_that_overtakes_its_announcement_waits_for_it() {
     assert_eq!(bench.told(announce(Vec::new())), [Output::Open(MODEL)]);
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     assert!(
-        matches!(outputs[..], [Output::Prepare { set: WeightSet { stage: 0, .. }, .. }]),
+        matches!(
+            outputs[..],
+            [Output::Prepare { set: WeightSet { stage: 0, .. }, .. }, Output::Send(..)]
+        ),
         "{outputs:?}"
     );
+    assert_eq!(outputs[1], prepared());
     assert!(
         bench.handle(Input::Prepared(PlanId(1), weights_of(0))).contains(&executes(task(0, 0, 0)))
     );
@@ -363,4 +372,19 @@ fn a_plan_that_does_not_fit_its_model_ends_the_connection() {
     bench.told(Message::Announce { plan, model: MODEL, body, weights, encodes: false });
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     assert_eq!(disconnects(&outputs), [HEAD]);
+}
+
+#[test]
+fn it_says_once_when_the_weights_of_a_plan_are_packed() {
+    let told = |outputs: &[Output]| outputs.iter().filter(|o| **o == prepared()).count();
+    let mut bench = Bench::welcomed();
+    assert_eq!(told(&bench.told(announce(vec![0, 1]))), 0);
+    assert_eq!(told(&bench.handle(Input::Opened(MODEL, bench.model.clone()))), 0);
+    assert_eq!(told(&bench.handle(Input::Prepared(PlanId(1), weights_of(0)))), 0);
+    assert_eq!(told(&bench.handle(Input::Prepared(PlanId(1), weights_of(1)))), 1);
+    assert_eq!(told(&bench.handle(Input::Prepared(PlanId(1), weights_of(1)))), 0);
+    // Nothing to prepare early: it could begin as soon as it knows the model.
+    let mut bench = Bench::welcomed();
+    bench.told(announce(Vec::new()));
+    assert_eq!(told(&bench.handle(Input::Opened(MODEL, bench.model.clone()))), 1);
 }

@@ -10,10 +10,10 @@ use crate::scenario::{Payload, Sabotage, Scenario};
 use kernels::wire::inputs_for;
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
-use planner::{Again, DeviceProfile};
+use planner::{Again, DeviceProfile, PlanOptions};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, Form, FrameId, Member, Message, ModelHash, Nanos};
-use protocol::{PieceHeader, PlanId, WorkerId};
+use protocol::{PieceHeader, PlanId, Succession, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tiling::{
@@ -71,10 +71,12 @@ pub(crate) struct Head {
     roster_due: bool,
 }
 
-/// A plan, and what was known when it was made.
+/// Plans, and what was known when they were made.
 struct Planned {
-    plan: Arc<ActivePlan>,
+    plans: Succession<()>,
     profiles: Vec<DeviceProfile>,
+    /// Who is there, or who reaches whom, has changed since.
+    is_stale: bool,
 }
 
 impl Head {
@@ -252,10 +254,17 @@ impl Cluster {
                     self.hang_up(device);
                 }
             }
-            Output::ReachChanged => self.head.planned = None,
+            Output::ReachChanged => {
+                if let Some(planned) = &mut self.head.planned {
+                    planned.is_stale = true;
+                }
+            }
             Output::MembershipChanged => {
                 // Frames that follow are planned for those who are there now.
-                self.head.planned = None;
+                if let Some(planned) = &mut self.head.planned {
+                    planned.plans.stay();
+                    planned.is_stale = true;
+                }
                 if self.devices.len() <= ROSTER_MAX {
                     self.send_roster();
                 } else if !std::mem::replace(&mut self.head.roster_due, true) {
@@ -401,23 +410,15 @@ impl Cluster {
         if self.head.machine.live().next().is_none() {
             return self.head.waiting.push((frame, submitted_ns));
         }
-        let (slots, profiles) = self.profiles();
-        let Scenario { model, options, .. } = &self.scenario;
-        let work = planner::model_work(&model.graph, options.numerics);
-        let stays = |p: &Planned| planner::drifted(&p.profiles, &profiles, &work).is_none();
-        let plan = match self.head.planned.as_ref().filter(|p| stays(p)) {
-            Some(planned) => planned.plan.clone(),
-            None => match self.plan(slots, &profiles) {
-                Ok(plan) => {
-                    self.head.planned = Some(Planned { plan: plan.clone(), profiles });
-                    plan
-                }
-                Err(violation) => {
-                    self.violation.get_or_insert(violation);
-                    return;
-                }
-            },
+        let plan = match self.plan() {
+            Ok(plan) => plan,
+            Err(violation) => {
+                self.violation.get_or_insert(violation);
+                return;
+            }
         };
+        self.head.bound = self.bounds.get(&plan.id).copied();
+        self.head.last_plan = Some(plan.plan.clone());
         let id = FrameId(self.head.incarnation << 32 | frame as u64);
         let maps = match &self.scenario.payload {
             Payload::Values(frames) => {
@@ -459,32 +460,98 @@ impl Cluster {
         live.map(profile).unzip()
     }
 
-    fn plan(
-        &mut self,
-        slots: Vec<WorkerId>,
-        profiles: &[DeviceProfile],
-    ) -> Result<Arc<ActivePlan>, Violation> {
-        let Scenario { model, strategy, mut options, workers, .. } = self.scenario.clone();
+    /// The plan for a frame: the known one as long as it runs, until a better one is prepared.
+    fn plan(&mut self) -> Result<Arc<ActivePlan>, Violation> {
+        if let Some(mut known) = self.head.planned.take() {
+            known.plans.advance(&self.head.machine);
+            let plan = known.plans.known().0.clone();
+            let runs = match self.scenario.plan {
+                Some(_) => plan.slots.iter().all(|&slot| self.head.machine.profile(slot).is_some()),
+                None => self.head.machine.can_run(&plan),
+            };
+            if runs {
+                if !known.plans.is_changing() {
+                    self.reconsider(&mut known)?;
+                }
+                self.head.planned = Some(known);
+                return Ok(plan);
+            }
+        }
+        let (slots, profiles) = self.profiles();
+        let made = match self.scenario.plan.clone() {
+            Some(plan) => Ok(plan),
+            None => {
+                let wish = Wish {
+                    graph: &self.scenario.model.graph,
+                    devices: &profiles,
+                    strategy: self.scenario.strategy,
+                    options: self.within_reach(),
+                    rehearsed: self.scenario.rehearsed,
+                };
+                wish.plan().map(|(plan, _)| plan)
+            }
+        };
+        let made = made.map_err(|e| Violation::Plan(e.to_string()))?;
+        let plan = self.bind((slots, &profiles), made)?;
+        let plans = Succession::new(plan.clone(), ());
+        self.head.planned = Some(Planned { plans, profiles, is_stale: false });
+        Ok(plan)
+    }
+
+    /// Looks whether a plan that can run is still the one to have. Where it is not, another one is
+    /// prepared.
+    fn reconsider(&mut self, known: &mut Planned) -> Result<(), Violation> {
+        let (slots, profiles) = self.profiles();
+        let Scenario { model, strategy, options, rehearsed, .. } = &self.scenario;
+        let (graph, rehearsed, strategy) = (&model.graph, *rehearsed, *strategy);
+        let work = planner::model_work(graph, options.numerics);
+        if !known.is_stale && planner::drifted(&known.profiles, &profiles, &work).is_none() {
+            return Ok(());
+        }
+        let plan = known.plans.known().0.rebound(&slots).expect("all its workers are there");
+        let options = self.within_reach();
+        let wish = Wish { graph, devices: &profiles, strategy, options, rehearsed };
+        let made = match (&self.scenario.plan, known.is_stale) {
+            (Some(_), false) => Ok(plan.clone()),
+            (Some(made), true) => Ok(made.clone()),
+            // Those who came are to get work, however little that saves.
+            (None, true) => wish.plan().map(|(made, _)| made),
+            (None, false) => wish.again(&plan).map(|again| match again {
+                Again::Stays(_) => plan.clone(),
+                Again::Changes(made, _) => made,
+            }),
+        };
+        let made = made.map_err(|e| Violation::Plan(e.to_string()))?;
+        let fixed = self.scenario.plan.is_some();
+        if made != plan || fixed && known.plans.known().0.slots != slots {
+            let next = self.bind((slots, &profiles), made)?;
+            let before = known.plans.known().0.clone();
+            known.plans.follow(next.clone(), ());
+            self.head_handle(Input::Prepare { next, known: before }, None);
+        }
+        (known.profiles, known.is_stale) = (profiles, false);
+        Ok(())
+    }
+
+    /// Where workers cannot all send each other pieces, or answers are to be compared, every map is
+    /// gathered.
+    fn within_reach(&self) -> PlanOptions {
+        let mut options = self.scenario.options;
         let checks = self.scenario.machine.spot_checks_per_mille > 0;
         if checks || !self.head.machine.all_reach_all() {
             options.handover = Some(Handover::Gather);
         }
-        let known = self.head.planned.take().map(|p| p.plan).filter(|p| p.slots == slots);
-        let rehearsed = self.scenario.rehearsed;
-        let wish = Wish { graph: &model.graph, devices: profiles, strategy, options, rehearsed };
-        let plan = match (known, self.scenario.plan.clone()) {
-            (Some(known), Some(_)) => return Ok(known),
-            (None, Some(plan)) => Ok(plan),
-            (None, None) => wish.plan().map(|(plan, _)| plan),
-            (Some(known), None) => match wish.again(&known.plan) {
-                Ok(Again::Stays(_)) => return Ok(known),
-                Ok(Again::Changes(plan, _)) => Ok(plan),
-                Err(error) => Err(error),
-            },
-        };
-        let plan = plan.map_err(|e| Violation::Plan(e.to_string()))?;
+        options
+    }
+
+    /// Binds a plan to the workers it was made for.
+    fn bind(
+        &mut self,
+        (slots, profiles): (Vec<WorkerId>, &[DeviceProfile]),
+        plan: tiling::Plan,
+    ) -> Result<Arc<ActivePlan>, Violation> {
+        let model = self.scenario.model.clone();
         self.head.next_plan += 1;
-        self.head.last_plan = Some(plan.clone());
         let id = PlanId(self.head.incarnation << 32 | self.head.next_plan);
         let encoding = slots.iter().zip(profiles).filter(|(_, device)| device.encodes(plan.wire));
         let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
@@ -498,8 +565,7 @@ impl Cluster {
         });
         let works: Arc<Vec<Vec<Work>>> = Arc::new(works.collect());
         let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
-        let bound = bound((&plan, &shares), &works, layers, &workers, link);
-        self.head.bound = Some(bound);
+        let bound = bound((&plan, &shares), &works, layers, &self.scenario.workers, link);
         self.bounds.insert(id, bound);
         self.works.insert(id, works);
         Ok(Arc::new(plan))

@@ -4,7 +4,7 @@ use model::builder::Builder;
 use model::{Activation, Axes, LayerId, Op, Pads, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::SECOND;
-use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Scenario};
+use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Scenario, WorkerSpec};
 use tests::problem::Tail;
 use tests::{Built, GraphProblem, assert_equal, runners, simulated};
 use tiling::{Handover, Rates};
@@ -201,4 +201,28 @@ fn what_is_said_to_come_comes() {
         }
     }
     assert!(stolen > 20 && exchanged > 100_000, "{stolen} {exchanged}");
+}
+
+/// A device joins that lacks the weights: eight seconds pass until it has them, and no frame waits. Then
+/// frames are faster.
+#[test]
+fn no_frame_waits_for_the_weights_of_the_next_plan() {
+    let model = model::open("zoo:resnet50@64x64", &model::LoadOptions::default()).unwrap();
+    let joins_ns = 20 * SECOND;
+    let worker = |joins_ns| WorkerSpec { joins_ns, ..WorkerSpec::new(1_000_000_000) };
+    let workers = vec![worker(0), worker(joins_ns)];
+    let scenario = Scenario {
+        strategy: Strategy::Auto,
+        frame_interval_ns: SECOND,
+        ..Scenario::sized(model, 60, workers)
+    };
+    let outcome = Cluster::new(scenario).run().unwrap_or_else(|violation| panic!("{violation}"));
+    // The first frame of all waits for weights, since there is no other plan.
+    let steady = |f: &&sim::FrameOutcome| f.submitted_ns > joins_ns / 2;
+    let times: Vec<u64> = outcome.frames.iter().filter(steady).map(|f| f.latency_ns()).collect();
+    let (before, after) = (times[0], times[times.len() - 1]);
+    assert!(after * 5 < before * 4, "{times:?}");
+    // Weights on their way take some of the coordinator's link.
+    assert!(times.iter().all(|&ns| ns < before + before / 10), "{times:?}");
+    assert!(times.iter().filter(|&&ns| ns > after + after / 10).count() > 12, "{times:?}");
 }

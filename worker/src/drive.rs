@@ -2,7 +2,7 @@
 //! tensors that it names.
 
 use crate::blobs::BlobCache;
-use crate::compute::{self, Job, Outcome};
+use crate::compute::{self, Job, Outcome, Task};
 use crate::health;
 use crate::metrics::Metrics;
 use crate::outbox::{Held, Outbox};
@@ -429,7 +429,7 @@ impl Driver {
             (Some((_, model)), Some(geometry), Some(inputs)) => {
                 let model = model.clone();
                 let wire = self.machine.wire(plan).unwrap_or_default();
-                let _ = self.jobs.send(Job::Execute { task, model, geometry, wire, inputs });
+                let _ = self.jobs.send(Job::Execute(Task { task, model, geometry, wire, inputs }));
             }
             _ => {
                 let reason = "its model was closed".into();

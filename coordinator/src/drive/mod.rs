@@ -280,10 +280,10 @@ impl Driver {
                 tracing::warn!("ending the connection to {id}: {reason}");
                 self.command(id, |peer| Command::Disconnect(peer, reason));
             }
-            Output::ReachChanged => self.planned.clear(),
+            Output::ReachChanged => self.planned.iter_mut().for_each(Planned::look_again),
             Output::MembershipChanged => {
                 // Frames that follow are planned for those who are there now.
-                self.planned.clear();
+                self.planned.iter_mut().for_each(Planned::begin_again);
                 self.send_roster();
             }
         }

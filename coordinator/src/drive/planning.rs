@@ -1,12 +1,13 @@
 //! What is asked of the planner, and what it is told: the workers that are there now, as they were
-//! measured. A plan is kept until these have changed.
+//! measured. A plan is kept until these have changed, and until the one that follows is prepared.
 
 use super::Driver;
 use crate::cluster::{BandJob, HostedModel, Job};
 use kernels::Pieces;
 use model::WeightHash;
 use planner::{Again, Cost, DeviceProfile, PlanOptions, Strategy};
-use protocol::{ActivePlan, PlanId, WorkerId, WorkerProfile, WorkerReport};
+use protocol::coordinator::Input;
+use protocol::{ActivePlan, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
 use sim::rehearsal::Wish;
 use std::sync::Arc;
 use tiling::{Grid, Handover, Numerics, Plan, Wire};
@@ -51,7 +52,10 @@ impl Work {
     }
 }
 
-/// A plan that was made before, and what it was made for.
+/// Plans that are remembered, for different models or settings; the oldest is forgotten.
+const PLANNED_MAX: usize = 64;
+
+/// What was planned before, and what it was planned for.
 pub(super) struct Planned {
     model: WeightHash,
     strategy: Strategy,
@@ -59,8 +63,28 @@ pub(super) struct Planned {
     devices: Vec<DeviceProfile>,
     /// What these are compared by.
     work: tiling::Work,
-    plan: Arc<ActivePlan>,
-    cost: Cost,
+    /// Who is there, or who reaches whom, has changed since.
+    is_stale: bool,
+    plans: Succession<Cost>,
+}
+
+impl Planned {
+    /// Who reaches whom has changed.
+    pub(super) fn look_again(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Who is there has changed: what is being prepared is for others.
+    pub(super) fn begin_again(&mut self) {
+        self.plans.stay();
+        self.is_stale = true;
+    }
+
+    fn is_for(&self, work: &Work) -> bool {
+        matches!(work.wanted, Wanted::Strategy(strategy, options)
+            if strategy == self.strategy && options == self.options)
+            && self.model == work.model.hash.0
+    }
 }
 
 impl Driver {
@@ -105,11 +129,10 @@ impl Driver {
         wanted
     }
 
-    /// The plan for the workers that are there now.
-    pub(super) fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
-        let wanted = self.within_reach(&work.wanted);
+    /// What the planner is told of the workers that are there now, for some work.
+    fn devices_for(&self, work: &Work) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
         let (slots, mut devices) = self.profiles();
-        let wire = match &wanted {
+        let wire = match &work.wanted {
             Wanted::Strategy(_, options) => options.wire,
             Wanted::Band { .. } => Wire::Auto,
         };
@@ -118,69 +141,109 @@ impl Driver {
             let shares = self.seen.shares(of, wire, &work.inputs);
             devices = devices.into_iter().map(|device| device.sharing(wire, &shares)).collect();
         }
-        let graph = &work.model.loaded.graph;
-        if let Wanted::Strategy(strategy, options) = wanted {
-            let known = self.planned.iter().position(|p| {
-                p.model == work.model.hash.0 && p.strategy == strategy && p.options == options
-            });
-            if let Some(at) = known {
-                let known = &self.planned[at];
-                let Some(change) = planner::drifted(&known.devices, &devices, &known.work) else {
-                    return Ok((known.plan.clone(), known.cost.clone()));
-                };
-                let known = self.planned.remove(at);
-                let rehearsed = true;
-                let wish = Wish { graph, devices: &devices, strategy, options, rehearsed };
-                match wish.again(&known.plan.plan).map_err(|e| e.to_string())? {
-                    Again::Stays(cost) => {
-                        tracing::info!("the plan stays, no other is much better: {change}");
-                        let plan = known.plan.clone();
-                        self.planned.push(Planned { devices, cost: cost.clone(), ..known });
-                        return Ok((plan, cost));
-                    }
-                    Again::Changes(plan, cost) => {
-                        tracing::info!("a new plan: {change}");
-                        return self.take_up(work, &wanted, (slots, devices), (plan, cost));
-                    }
+        (slots, devices)
+    }
+
+    /// The plan for a frame: the known one as long as it runs, until a better one is prepared.
+    pub(super) fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
+        let at = self.planned.iter().position(|known| known.is_for(work));
+        let known = at.map(|at| self.planned.remove(at));
+        if let Some(mut known) = known {
+            if known.plans.advance(&self.machine).is_some() {
+                tracing::info!("frames get the new plan from now on: its weights are packed");
+            }
+            if self.machine.can_run(known.plans.known().0) {
+                if !known.plans.is_changing() {
+                    self.reconsider(work, &mut known)?;
                 }
+                let (plan, cost) = known.plans.known();
+                let planned = (plan.clone(), cost.clone());
+                self.planned.push(known);
+                return Ok(planned);
             }
         }
-        let made = match &wanted {
-            &Wanted::Strategy(strategy, options) => {
+        let (slots, devices) = self.devices_for(work);
+        let graph = &work.model.loaded.graph;
+        let made = match self.within_reach(&work.wanted) {
+            Wanted::Strategy(strategy, options) => {
                 let rehearsed = true;
                 Wish { graph, devices: &devices, strategy, options, rehearsed }.plan()
             }
             Wanted::Band { grid, row, numerics } => {
-                planner::band(graph, &devices, grid, *row, *numerics)
+                planner::band(graph, &devices, &grid, row, numerics)
             }
         };
-        self.take_up(work, &wanted, (slots, devices), made.map_err(|e| e.to_string())?)
+        let (plan, cost) = made.map_err(|e| e.to_string())?;
+        let plan = self.bind(work, (slots, &devices), plan)?;
+        // Each band has a plan of its own, made once.
+        if let Wanted::Strategy(strategy, options) = work.wanted {
+            if self.planned.len() >= PLANNED_MAX {
+                self.planned.remove(0);
+            }
+            let (model, is_stale) = (work.model.hash.0, false);
+            let plans = Succession::new(plan.clone(), cost.clone());
+            let work = planner::model_work(graph, options.numerics);
+            let known = Planned { model, strategy, options, devices, work, is_stale, plans };
+            self.planned.push(known);
+        }
+        Ok((plan, cost))
     }
 
-    /// Binds a plan to the workers it was made for, and remembers it.
-    fn take_up(
+    /// Looks whether a plan that can run is still the one to have. Where it is not, another one is
+    /// prepared.
+    fn reconsider(&mut self, work: &Work, known: &mut Planned) -> Result<(), String> {
+        let (slots, devices) = self.devices_for(work);
+        let change = match known.is_stale {
+            true => Some("other devices are there, or reach each other".to_owned()),
+            false => planner::drifted(&known.devices, &devices, &known.work),
+        };
+        let Some(change) = change else { return Ok(()) };
+        let Wanted::Strategy(strategy, options) = self.within_reach(&work.wanted) else {
+            return Ok(());
+        };
+        let (graph, rehearsed) = (&work.model.loaded.graph, true);
+        let wish = Wish { graph, devices: &devices, strategy, options, rehearsed };
+        let plan = known.plans.known().0.rebound(&slots).expect("all its workers are there");
+        let again = match known.is_stale {
+            // Those who came are to get work, however little that saves.
+            true => wish.plan().map(|(made, cost)| match made == plan {
+                true => Again::Stays(cost),
+                false => Again::Changes(made, cost),
+            }),
+            false => wish.again(&plan),
+        };
+        match again.map_err(|e| e.to_string())? {
+            Again::Stays(cost) => {
+                tracing::info!("the plan stays, no other is much better: {change}");
+                *known.plans.about_mut() = cost;
+            }
+            Again::Changes(plan, cost) => {
+                tracing::info!("a new plan, used as soon as its weights are packed: {change}");
+                let next = self.bind(work, (slots, &devices), plan)?;
+                let before = known.plans.known().0.clone();
+                known.plans.follow(next.clone(), cost);
+                self.handle(Input::Prepare { next, known: before }, None);
+            }
+        }
+        (known.devices, known.is_stale) = (devices, false);
+        Ok(())
+    }
+
+    /// Binds a plan to the workers it was made for.
+    fn bind(
         &mut self,
         work: &Work,
-        wanted: &Wanted,
-        (slots, devices): (Vec<WorkerId>, Vec<DeviceProfile>),
-        (plan, cost): (Plan, Cost),
-    ) -> Result<(Arc<ActivePlan>, Cost), String> {
+        (slots, devices): (Vec<WorkerId>, &[DeviceProfile]),
+        plan: Plan,
+    ) -> Result<Arc<ActivePlan>, String> {
         let graph = &work.model.loaded.graph;
         self.next_plan += 1;
         let id = PlanId(self.next_plan);
-        let encoding = slots.iter().zip(&devices).filter(|(_, device)| device.encodes(plan.wire));
+        let encoding = slots.iter().zip(devices).filter(|(_, device)| device.encodes(plan.wire));
         let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
         let shares = devices.iter().map(|device| &device.shares);
         let shares = shares.max_by_key(|shares| shares.is_known()).cloned().unwrap_or_default();
         let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
-        let plan = Arc::new(plan.map_err(|e| e.to_string())?.encoding(encoding, shares));
-        // Each band has a plan of its own, made once.
-        if let Wanted::Strategy(strategy, options) = wanted {
-            let (model, plan, cost) = (work.model.hash.0, plan.clone(), cost.clone());
-            let work = planner::model_work(graph, options.numerics);
-            let (strategy, options) = (*strategy, *options);
-            self.planned.push(Planned { model, strategy, options, devices, work, plan, cost });
-        }
-        Ok((plan, cost))
+        Ok(Arc::new(plan.map_err(|e| e.to_string())?.encoding(encoding, shares)))
     }
 }

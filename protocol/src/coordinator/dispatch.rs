@@ -6,8 +6,9 @@
 use super::state::{Held, WorkerState};
 use super::{ActivePlan, Coordinator, Output};
 use crate::Nanos;
-use crate::ids::{FrameId, TaskId, WorkerId};
+use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, BundleKind, Message};
+use crate::survey::WeightSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -187,8 +188,7 @@ impl Coordinator {
         self.outputs.push_back(Output::SendBundle(id, bundle));
     }
 
-    /// Tells a worker of a plan before its first task; the oldest plan that no frame uses is retired
-    /// when a worker knows many.
+    /// Tells a worker of a plan before its first task.
     pub(super) fn announce(
         &mut self,
         now: Nanos,
@@ -196,19 +196,34 @@ impl Coordinator {
         plan: &Arc<ActivePlan>,
         frame: FrameId,
     ) {
-        if self.workers.get(&id).is_none_or(|w| w.announced.contains_key(&plan.id)) {
-            return;
+        if self.workers.get(&id).is_some_and(|w| !w.announced.contains_key(&plan.id)) {
+            let weights = self.weights_to_prepare(id, plan, None);
+            self.tell_plan(now, id, plan, (Some(frame), weights));
         }
-        let weights = self.weights_to_prepare(id, plan);
+    }
+
+    /// Tells a worker of a plan, the first frame that needs it, and the weights to prepare early; the
+    /// oldest plan that no frame uses is retired when a worker knows many.
+    pub(super) fn tell_plan(
+        &mut self,
+        now: Nanos,
+        id: WorkerId,
+        plan: &Arc<ActivePlan>,
+        (frame, weights): (Option<FrameId>, Vec<WeightSet>),
+    ) {
         for &set in &weights {
             self.commit_weights(now, id, plan, set);
         }
-        let used: BTreeSet<_> = self.frames.values().map(|f| f.plan_id()).collect();
+        let frames = self.frames.values().map(|f| f.plan_id());
+        let waiting = self.waiting.iter().map(|(_, plan)| plan.id);
+        let used = frames.chain(waiting).chain(self.upcoming.keys().copied());
+        let used: BTreeSet<PlanId> = used.collect();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.announced.insert(plan.id, frame);
         let oldest = worker.announced.keys().copied().find(|p| !used.contains(p));
         if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
             worker.announced.remove(&plan);
+            worker.prepared.remove(&plan);
             self.send(id, Message::Retire { plan });
         }
         let message = Message::Announce {

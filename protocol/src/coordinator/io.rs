@@ -87,6 +87,14 @@ pub enum Input {
         /// Bytes of its pieces on the wire.
         bytes: u64,
     },
+    /// A plan will follow another one: those who have a part in it prepare its weights, as far as there
+    /// is memory for them beside the tasks of the other.
+    Prepare {
+        /// The plan that will come.
+        next: Arc<ActivePlan>,
+        /// The plan that is in use until then.
+        known: Arc<ActivePlan>,
+    },
     /// Compute one input, which the driver holds.
     Submit(FrameId, Arc<ActivePlan>),
     /// Time passed.

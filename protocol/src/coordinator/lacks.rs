@@ -21,8 +21,8 @@ const REFUSALS_KEPT: usize = 16;
 
 impl Coordinator {
     pub(super) fn on_want(&mut self, id: WorkerId, hashes: Vec<WeightHash>) {
-        let frames = self.frames.values().map(|f| f.plan());
-        let models: Vec<_> = frames.map(|p| p.model.clone()).collect();
+        let plans = self.frames.values().map(|f| f.plan()).chain(self.upcoming.values());
+        let models: Vec<_> = plans.map(|p| p.model.clone()).collect();
         let weights = models.iter().flat_map(|m| &m.weights);
         let sizes: BTreeMap<_, _> = weights.map(|w| (w.hash, w.bytes() as u64)).collect();
         let bytes: u64 = hashes.iter().filter_map(|h| sizes.get(h)).sum();

@@ -83,18 +83,22 @@ impl Coordinator {
     }
 
     /// The weights of a plan that a worker shall prepare early: those of its tiles, as long as they
-    /// fit beside a tile.
+    /// fit beside a tile, and beside those of a plan that is in use until then.
     pub(super) fn weights_to_prepare(
         &self,
         id: WorkerId,
         plan: &Arc<ActivePlan>,
+        known: Option<&Arc<ActivePlan>>,
     ) -> Vec<WeightSet> {
         let Some(worker) = self.workers.get(&id) else { return Vec::new() };
         let mut packed = worker.packed_bytes;
+        let counted = known.filter(|_| worker.memory_bytes > 0);
+        let tile = counted.map_or(0, |known| known.tile_bytes_max(id));
+        let most = (worker.memory_bytes / 2).min(worker.memory_bytes.saturating_sub(tile));
         let mut sets = Vec::new();
         for set in plan.weight_sets_of(id) {
             let weights = fresh_bytes(plan, set, &worker.weights);
-            if worker.memory_bytes == 0 || packed + weights <= worker.memory_bytes / 2 {
+            if worker.memory_bytes == 0 || packed + weights <= most {
                 packed += weights;
                 sets.push(set);
             }

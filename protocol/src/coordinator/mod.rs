@@ -18,6 +18,7 @@
 //! | `lacks.rs` | weights that are wanted, tasks that failed or were refused |
 //! | `memory.rs` | what fits where |
 //! | `check.rs` | two answers to one task, compared |
+//! | `succession.rs` | a plan that follows another one when its weights are packed |
 //! | `progress.rs` | from a result to the end of its frame |
 
 mod check;
@@ -35,11 +36,13 @@ mod plan;
 mod progress;
 mod state;
 mod steal;
+mod succession;
 
 pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerProfile, WorkerReport};
 pub use plan::ActivePlan;
+pub use succession::Succession;
 
-use crate::ids::{FrameId, TaskId, WorkerId};
+use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::message::{Hello, Message};
 use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
@@ -61,6 +64,8 @@ pub struct Coordinator {
     frames: BTreeMap<FrameId, Frame>,
     waiting: VecDeque<(FrameId, Arc<ActivePlan>)>,
     waiting_bytes: u64,
+    /// Plans whose weights are being prepared, and that no frame needed yet.
+    upcoming: BTreeMap<PlanId, Arc<ActivePlan>>,
     /// The frame that was submitted last.
     newest: Option<FrameId>,
     /// Tasks for which no worker is there.
@@ -107,6 +112,7 @@ impl Coordinator {
             frames: BTreeMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            upcoming: BTreeMap::new(),
             newest: None,
             orphans: BTreeSet::new(),
             promised: BTreeMap::new(),
@@ -240,6 +246,7 @@ impl Coordinator {
                     worker.packed(task, attempt, bytes);
                 }
             }
+            Input::Prepare { next, known } => self.prepare(now, next, &known),
             Input::Submit(frame, plan) => self.on_submit(frame, plan),
             Input::Tick => {}
         }
@@ -281,6 +288,7 @@ impl Coordinator {
             packed_bytes: 0,
             prepares_until_ns: 0,
             announced: BTreeMap::new(),
+            prepared: BTreeSet::new(),
             reaches: BTreeSet::new(),
             kept: BTreeMap::new(),
             kept_bytes: 0,
@@ -427,6 +435,11 @@ impl Coordinator {
             Message::Hungry => {
                 worker.hungry = true;
                 self.touched.insert(id);
+            }
+            Message::Prepared { plan } => {
+                if worker.announced.contains_key(&plan) {
+                    worker.prepared.insert(plan);
+                }
             }
             Message::Want { hashes } => self.on_want(id, hashes),
             Message::Yielded { task, attempt } => self.on_yielded(now, id, task, attempt),

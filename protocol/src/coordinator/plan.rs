@@ -138,6 +138,25 @@ impl ActivePlan {
         self.survey.running_bytes(&self.model, stage as usize, tile as usize)
     }
 
+    /// What a tile that a worker may get takes at most, its weights aside.
+    pub(super) fn tile_bytes_max(&self, worker: WorkerId) -> u64 {
+        let stages = self.plan.stages.iter().zip(0..);
+        let tiles = stages.flat_map(|(s, stage)| {
+            let placed = s.placement.iter().zip(0..);
+            let placed = placed.filter(|(slot, _)| self.may_have(**slot, worker));
+            placed.map(move |(_, tile)| {
+                self.input_bytes(stage, tile) + self.running_bytes(stage, tile)
+            })
+        });
+        tiles.max().unwrap_or(0)
+    }
+
+    /// The workers that the plan itself gives tiles to.
+    pub(super) fn needed(&self) -> BTreeSet<WorkerId> {
+        let slots = self.plan.stages.iter().flat_map(|stage| &stage.placement);
+        slots.filter_map(|&slot| self.bound(slot)).collect()
+    }
+
     /// Bytes of the model's inputs.
     pub(super) fn frame_bytes(&self) -> u64 {
         let bytes = |&map: &MapId| {
@@ -169,6 +188,23 @@ impl ActivePlan {
         sets.sort_unstable();
         sets.dedup();
         sets
+    }
+
+    /// The plan as it is for workers in another order; none where one is missing that it gives tiles to.
+    pub fn rebound(&self, slots: &[WorkerId]) -> Option<Plan> {
+        let mut plan = self.plan.clone();
+        for slot in plan.stages.iter_mut().flat_map(|stage| &mut stage.placement) {
+            if let Some(worker) = self.bound(*slot) {
+                *slot = Slot(slots.iter().position(|&other| other == worker)? as u32);
+            }
+        }
+        Some(plan)
+    }
+
+    /// Whether a worker was there when the plan was made, and may get one of its tiles.
+    pub(super) fn has_part_for(&self, worker: WorkerId) -> bool {
+        let mut placed = self.plan.stages.iter().flat_map(|stage| &stage.placement);
+        self.slots.contains(&worker) && placed.any(|&slot| self.may_have(slot, worker))
     }
 
     fn may_have(&self, slot: Slot, worker: WorkerId) -> bool {

@@ -23,6 +23,7 @@ impl Coordinator {
             return self.outputs.push_back(Output::FrameFailed(id, reason));
         }
         self.newest = self.newest.max(Some(id));
+        self.upcoming.remove(&plan.id);
         self.waiting_bytes += bytes;
         self.waiting.push_back((id, plan));
     }
@@ -101,9 +102,7 @@ impl Coordinator {
             let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.done(&held, busy_ns);
-                // In the first frame of a plan its processor is busy with weights, and takes what
-                // comes later.
-                if worker.announced.get(&plan).is_some_and(|&first| task.frame > first) {
+                if worker.is_settled(plan, task.frame) {
                     let known_ns = busy_ns.saturating_add(waited_ns);
                     worker.moved(now, &held, bytes_out, known_ns, sharers);
                 }

@@ -64,8 +64,11 @@ pub(super) struct WorkerState {
     pub(super) packed_bytes: u64,
     /// Until when it may be busy reading and packing weights.
     pub(super) prepares_until_ns: Nanos,
-    /// Plans that it was told of, each with the frame that was the first to need it.
-    pub(super) announced: BTreeMap<PlanId, FrameId>,
+    /// Plans that it was told of, each with the frame that was the first to need it; none where it was
+    /// told before any did.
+    pub(super) announced: BTreeMap<PlanId, Option<FrameId>>,
+    /// Of these, the ones whose weights it has packed.
+    pub(super) prepared: BTreeSet<PlanId>,
     /// The workers that it can send pieces to.
     pub(super) reaches: BTreeSet<WorkerId>,
     /// Bytes of pieces of frames that stay on it, or are on their way to stay.
@@ -81,6 +84,17 @@ impl WorkerState {
             self.running_since_ns = now;
         }
         Some(held)
+    }
+
+    /// Whether what a task of a plan took tells of the link alone: while weights travel and are packed it
+    /// does not, nor in the first frame of a plan that nobody had prepared.
+    pub(super) fn is_settled(&self, plan: PlanId, frame: FrameId) -> bool {
+        let first = self.announced.get(&plan);
+        first.is_some_and(|first| first.is_none_or(|first| frame > first))
+            && self
+                .announced
+                .iter()
+                .all(|(id, first)| first.is_some() || self.prepared.contains(id))
     }
 
     /// Counts a gathered task and learns the worker's speed from it.

@@ -42,6 +42,8 @@ struct ActivePlan {
     tasks: BTreeSet<(u32, u32)>,
     prepared: BTreeSet<WeightSet>,
     preparing: BTreeSet<WeightSet>,
+    /// The coordinator knows that what it wanted early is packed.
+    told: bool,
 }
 
 impl ActivePlan {
@@ -60,7 +62,8 @@ impl ActivePlan {
 #[derive(Debug)]
 struct Running {
     bundle: Bundle,
-    waited_ns: Nanos,
+    /// When it came.
+    since: Nanos,
     /// What it takes on top of its inputs. Its plan may end before it does.
     bytes: u64,
 }
@@ -231,9 +234,10 @@ impl Worker {
                     plan.preparing.remove(&set);
                     plan.prepared.insert(set);
                 }
+                self.tell_prepared();
             }
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
-            Input::Executed { task, busy_ns } => self.on_executed(task, busy_ns),
+            Input::Executed { task, busy_ns } => self.on_executed(now, task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
             Input::Health(health) => {
                 self.hello.health = health.clone();
@@ -250,7 +254,7 @@ impl Worker {
             self.drop_queued(|b| !plans.contains(&b.plan));
         }
         self.look_after_sources(now);
-        self.start_next(now);
+        self.start_next();
     }
 
     fn send(&mut self, message: Message) {
@@ -335,6 +339,7 @@ impl Worker {
                     tasks: BTreeSet::new(),
                     prepared: BTreeSet::new(),
                     preparing: BTreeSet::new(),
+                    told: false,
                 };
                 self.plans.insert(plan, active);
                 self.take_up(Peer::Coordinator, plan);

@@ -40,6 +40,19 @@ impl Worker {
         for (id, set) in wanted {
             self.prepare(id, set);
         }
+        self.tell_prepared();
+    }
+
+    /// Says which plans could begin without waiting for weights.
+    pub(super) fn tell_prepared(&mut self) {
+        let mut done = Vec::new();
+        for (&id, plan) in &mut self.plans {
+            let packed = plan.survey.is_some() && plan.wanted.is_subset(&plan.prepared);
+            if packed && !std::mem::replace(&mut plan.told, true) {
+                done.push(id);
+            }
+        }
+        done.into_iter().for_each(|plan| self.send(Message::Prepared { plan }));
     }
 
     pub(super) fn prepare(&mut self, id: PlanId, set: WeightSet) {
@@ -59,6 +72,10 @@ impl Worker {
             let refused = self.queue.iter().filter(|(_, b)| waits(b));
             let refused: Vec<Bundle> = refused.map(|(_, bundle)| bundle.clone()).collect();
             self.queue.retain(|(_, b)| !waits(b));
+            // Nobody need wait for what was only to be early. A task that comes tries again.
+            if let Some(plan) = self.plans.get_mut(&id) {
+                plan.wanted.remove(&set);
+            }
             return refused.iter().for_each(|bundle| self.refuse(bundle));
         }
         if let Some(plan) = self.plans.get_mut(&id) {

@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Starts the oldest task that can run; asks for more when it was the last.
-    pub(super) fn start_next(&mut self, now: Nanos) {
+    pub(super) fn start_next(&mut self) {
         while self.running.is_none() {
             let ready = self.queue.iter().position(|(_, b)| {
                 let plan = self.plans.get(&b.plan);
@@ -161,7 +161,7 @@ impl Worker {
             let Bundle { task, attempt, plan, .. } = bundle;
             self.forgotten = false;
             let bytes = self.running_bytes(&bundle);
-            self.running = Some(Running { bundle, waited_ns: now.saturating_sub(since), bytes });
+            self.running = Some(Running { bundle, since, bytes });
             self.outputs.push_back(Output::Execute { task, attempt, plan });
         }
         // A task of a plan that may never be announced is nothing to live on.
@@ -172,12 +172,13 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_executed(&mut self, task: TaskId, busy_ns: u64) {
-        let Some(Running { bundle, waited_ns, .. }) =
-            self.running.take_if(|r| r.bundle.task == task)
+    pub(super) fn on_executed(&mut self, now: Nanos, task: TaskId, busy_ns: u64) {
+        let Some(Running { bundle, since, .. }) = self.running.take_if(|r| r.bundle.task == task)
         else {
             return;
         };
+        // The processor may have had something else to finish first.
+        let waited_ns = now.saturating_sub(since).saturating_sub(busy_ns);
         if !self.forgotten && self.connected {
             let mut pieces = self.output_pieces(&bundle);
             let made = pieces.clone();
