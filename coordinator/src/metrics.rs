@@ -79,6 +79,9 @@ impl Metrics {
     }
 }
 
+/// A metric of each worker: its name, what it is, and where the number is.
+type Row<T, V> = (&'static str, &'static str, fn(&T) -> V);
+
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let counters = &self.counters;
@@ -107,7 +110,7 @@ impl Collector for Snapshot {
         ] {
             gauge(&mut encoder, name, help, value as f64)?;
         }
-        let counts: [(&str, &str, fn(&WorkerReport) -> u64); 4] = [
+        let counts: [Row<WorkerReport, u64>; 4] = [
             ("worker_tasks", "Tasks gathered from it", |r| r.tasks),
             ("worker_received_bytes", "Tensor bytes that it received", |r| r.bytes_in),
             ("worker_sent_bytes", "Tensor bytes that it sent", |r| r.bytes_out),
@@ -121,7 +124,7 @@ impl Collector for Snapshot {
                 ConstCounter::new(value(report)).encode(family.encode_family(&labels)?)?;
             }
         }
-        let states: [(&str, &str, fn(&Health) -> Option<f64>); 2] = [
+        let states: [Row<Health, Option<f64>>; 2] = [
             ("worker_memory_free_bytes", "What its programs may still take", |health| {
                 health.free_bytes.map(|bytes| bytes as f64)
             }),

@@ -232,7 +232,7 @@ impl Disk {
                 }
                 return None;
             }
-            about.is_file().then(|| Entry { used, bytes: about.len(), path })
+            about.is_file().then_some(Entry { used, bytes: about.len(), path })
         });
         entries.collect()
     }
