@@ -28,7 +28,7 @@ pub use coordinator::{
 };
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use message::{
-    Battery, Bundle, BundleKind, Delivery, Form, Health, Hello, Member, Message, Orders,
+    Battery, Bundle, BundleKind, Carried, Delivery, Form, Health, Hello, Member, Message, Orders,
     PieceHeader, Source, VERSION,
 };
 pub use survey::{Survey, Surveys, WeightSet};

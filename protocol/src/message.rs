@@ -5,7 +5,7 @@ use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::survey::WeightSet;
 use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
-use tiling::{Encoding, Plan, Rates, Region};
+use tiling::{Encoding, Plan, Rates, Region, Wire};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
 pub const VERSION: u32 = 9;
@@ -222,11 +222,31 @@ pub enum Message {
     },
     /// Worker to coordinator: how I am now.
     Health(Health),
+    /// Worker to coordinator: what the pieces that I sent to other workers took on the wire.
+    Carried {
+        /// The model that they are of.
+        model: ModelHash,
+        /// What might become of their values.
+        wire: Wire,
+        /// Map by map.
+        maps: Vec<Carried>,
+    },
     /// Either way: I leave on purpose.
     Goodbye {
         /// Why, for the log.
         reason: String,
     },
+}
+
+/// What pieces of a map took on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The map.
+    pub map: MapId,
+    /// Bytes as they lie in memory.
+    pub raw_bytes: u64,
+    /// Bytes that travelled.
+    pub wire_bytes: u64,
 }
 
 /// Why a bundle travels.

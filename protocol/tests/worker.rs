@@ -388,3 +388,36 @@ fn it_says_once_when_the_weights_of_a_plan_are_packed() {
     bench.told(announce(Vec::new()));
     assert_eq!(told(&bench.handle(Input::Opened(MODEL, bench.model.clone()))), 1);
 }
+
+#[test]
+fn what_other_workers_were_sent_is_told_with_the_next_result() {
+    use protocol::{Carried, Form};
+    use tiling::{Encoding, Wire};
+    let mut bench = Bench::ready();
+    let mut packed = bench.bundle(task(0, 0, 1), BundleKind::Exchange);
+    let raw_bytes = packed.byte_len().unwrap() as u64;
+    packed.forms = vec![Form { encoding: Encoding::Zeros, bytes: raw_bytes / 4 }];
+    let map = packed.pieces[0].map;
+    let told = |outputs: &[Output]| {
+        let one = |output: &Output| match output {
+            Output::Send(HEAD, Message::Carried { model: MODEL, wire: Wire::Auto, maps }) => {
+                Some(maps.clone())
+            }
+            _ => None,
+        };
+        outputs.iter().filter_map(one).collect::<Vec<_>>()
+    };
+    bench.scatter(task(0, 0, 0));
+    assert!(told(&bench.handle(Input::Packed(packed.clone()))).is_empty(), "a task runs");
+    assert!(told(&bench.handle(Input::Packed(packed.clone()))).is_empty());
+    let carried = |times: u64| {
+        let (raw_bytes, wire_bytes) = (times * raw_bytes, times * (raw_bytes / 4));
+        vec![vec![Carried { map, raw_bytes, wire_bytes }]]
+    };
+    let outputs = bench.handle(Input::Executed { task: task(0, 0, 0), busy_ns: 9 });
+    assert_eq!(told(&outputs), carried(2));
+    // With nothing to do it is told at once.
+    assert_eq!(told(&bench.handle(Input::Packed(packed.clone()))), carried(1));
+    packed.plan = PlanId(9);
+    assert!(bench.handle(Input::Packed(packed)).is_empty(), "nobody knows that plan");
+}

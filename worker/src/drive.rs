@@ -5,7 +5,7 @@ use crate::blobs::BlobCache;
 use crate::compute::{self, Job, Outcome, Task};
 use crate::health;
 use crate::metrics::Metrics;
-use crate::outbox::{Held, Outbox};
+use crate::outbox::{Held, Outbox, Packed};
 use crate::pace::Pace;
 use crate::service;
 use kernels::wire::decode;
@@ -71,7 +71,10 @@ pub async fn drive_paced(
     let (outcome_tx, mut outcomes) = mpsc::unbounded_channel();
     let (sent_tx, mut sent) = mpsc::unbounded_channel();
     let jobs = compute::start(engine.clone(), cache.clone(), pace, outcome_tx)?;
-    let outbox = Outbox::start(net.commands.clone(), |_| ())?;
+    let (packed_tx, mut packed) = mpsc::unbounded_channel();
+    let outbox = Outbox::start(net.commands.clone(), move |bundle| {
+        let _ = packed_tx.send(bundle);
+    })?;
     let mut driver = Driver {
         machine: Worker::new(hello),
         outbox,
@@ -120,6 +123,7 @@ pub async fn drive_paced(
                 }
             },
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
+            Some(packed) = packed.recv() => driver.on_packed(packed),
             Some(bytes) = sent.recv() => driver.handle(Input::Sent(bytes)),
             _ = looks.tick() => {
                 service::alive();
@@ -287,6 +291,13 @@ impl Driver {
                 self.handle(Input::Bundle(from, bundle));
             }
             Err(error) => tracing::warn!("unusable bundle from {from:?}: {error}"),
+        }
+    }
+
+    /// Tells the machine what pieces for another worker take on the wire.
+    fn on_packed(&mut self, Packed { to, bundle }: Packed) {
+        if let Some(Peer::Worker(_)) = self.name_of(to) {
+            self.handle(Input::Packed(bundle));
         }
     }
 

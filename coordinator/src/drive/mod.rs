@@ -207,7 +207,10 @@ impl Driver {
                         self.handle(Input::Joined(id, hello), None);
                         self.submit_waiting();
                     }
-                    message => self.handle(Input::Message(id, message), None),
+                    message => {
+                        self.hear_of_maps(&message);
+                        self.handle(Input::Message(id, message), None);
+                    }
                 }
             }
             Event::Bundle(peer, bundle, values, _) => {
@@ -293,6 +296,16 @@ impl Driver {
     fn see(&mut self, bundle: &Bundle) {
         if let Some(frame) = self.frames.get(&bundle.task.frame) {
             self.seen.see((frame.model.hash, frame.plan.plan.wire), bundle);
+        }
+    }
+
+    /// Takes in what maps took on their way between workers. Nothing is remembered of models that nobody
+    /// here computes.
+    fn hear_of_maps(&mut self, message: &Message) {
+        if let Message::Carried { model, wire, maps } = message
+            && self.blobs.contains_key(&model.0)
+        {
+            self.seen.hear((*model, *wire), maps);
         }
     }
 

@@ -3,13 +3,17 @@
 use kernels::wire::encode;
 use kernels::{Piece, Pieces};
 use model::{MapId, Model};
-use protocol::{Bundle, ModelHash};
+use protocol::{Bundle, Carried, ModelHash};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tiling::{Shares, Wire};
 
 /// Models whose maps are remembered; more begin anew.
 const MODELS_MAX: usize = 64;
+
+/// Maps of a model that are remembered, and bytes that one word may tell of: it comes over the wire.
+const CARRIED_MAX: usize = 1 << 14;
+const BYTES_MAX: u64 = 1 << 40;
 
 /// Bytes as they lie in memory, and as they travelled.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,21 +41,46 @@ impl Seen {
     /// Takes in what the pieces of a bundle took. Those that travel as they lie in memory although they
     /// could be encoded count too: their form says so.
     pub(super) fn see(&mut self, (model, wire): (ModelHash, Wire), bundle: &Bundle) {
-        if bundle.forms.is_empty() {
+        let sent = bundle.pieces.iter().zip(&bundle.forms);
+        let carried = sent.map(|(piece, form)| {
+            let (map, raw_bytes) = (piece.map, piece.byte_len().unwrap_or(0) as u64);
+            Carried { map, raw_bytes, wire_bytes: form.bytes }
+        });
+        self.add((model, wire), carried);
+    }
+
+    /// Takes in what a worker says of pieces that it sent to others.
+    pub(super) fn hear(&mut self, (model, wire): (ModelHash, Wire), maps: &[Carried]) {
+        // Nothing tells of more maps than a model has.
+        let maps = maps.iter().take(CARRIED_MAX);
+        let bounded = |carried: &Carried| Carried {
+            raw_bytes: carried.raw_bytes.min(BYTES_MAX),
+            wire_bytes: carried.wire_bytes.min(carried.raw_bytes).min(BYTES_MAX),
+            ..*carried
+        };
+        self.add((model, wire), maps.map(bounded));
+    }
+
+    fn add(&mut self, (model, wire): (ModelHash, Wire), carried: impl Iterator<Item = Carried>) {
+        let mut carried = carried.peekable();
+        if carried.peek().is_none() {
             return;
         }
         if self.0.len() >= MODELS_MAX {
             self.0.clear();
         }
         let maps = self.0.entry(key(model, wire)).or_default();
-        for (piece, form) in bundle.pieces.iter().zip(&bundle.forms) {
-            let travelled = maps.entry(piece.map).or_default();
+        for Carried { map, raw_bytes, wire_bytes } in carried {
+            if maps.len() >= CARRIED_MAX && !maps.contains_key(&map) {
+                return;
+            }
+            let travelled = maps.entry(map).or_default();
             // What is long ago counts for less.
             if travelled.raw > 1 << 30 {
                 *travelled = Travelled { raw: travelled.raw / 2, wire: travelled.wire / 2 };
             }
-            travelled.raw += piece.byte_len().unwrap_or(0) as u64;
-            travelled.wire += form.bytes;
+            travelled.raw += raw_bytes;
+            travelled.wire += wire_bytes;
         }
     }
 
@@ -110,6 +139,14 @@ mod tests {
         bundle.forms = vec![Form { encoding: Encoding::Zeros, bytes }];
         seen.see((hash, Wire::Auto), &bundle);
         assert_eq!((share(&seen, input), share(&seen, made)), (1000, 250));
+        // What workers sent each other counts like the rest, and as much as it can be.
+        let carried = |raw_bytes, wire_bytes| Carried { map: made, raw_bytes, wire_bytes };
+        seen.hear((hash, Wire::Auto), &[carried(4 * bytes, 3 * bytes)]);
+        assert_eq!(share(&seen, made), 500);
+        seen.hear((hash, Wire::Auto), &[carried(u64::MAX, u64::MAX); 3]);
+        assert_eq!(share(&seen, made), 999);
+        let mut seen = Seen::default();
+        seen.see((hash, Wire::Auto), &bundle);
         // Half floats are another matter.
         let halves = seen.shares((hash, &model), Wire::F16, &none);
         assert_eq!((halves.per_mille(input), halves.per_mille(made)), (500, 500));

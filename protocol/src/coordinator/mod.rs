@@ -422,7 +422,8 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
         worker.heard_ns = now;
         match message {
-            Message::Heartbeat => {}
+            // What maps take is for those who plan: the driver has taken it in.
+            Message::Heartbeat | Message::Carried { .. } => {}
             Message::Health(health) => worker.health = health,
             Message::Echo { sent_ns, padding } => {
                 let first = worker.link.round_trip_ns().is_none();

@@ -30,6 +30,8 @@ pub enum Input {
     /// A bundle with all its values. Those of a task the driver holds under its task and attempt,
     /// those of an exchange until the outputs of this call are drained: `Keep` keeps them.
     Bundle(Peer, Bundle),
+    /// A bundle was encoded, with the forms that its pieces were given, and goes to a worker.
+    Packed(Bundle),
     /// So many bytes of results are off this device, or lost with their connection.
     Sent(u64),
     /// The driver opened a model's graph; it is valid.

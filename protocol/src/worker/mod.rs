@@ -12,7 +12,9 @@
 //! | `tasks.rs` | tasks, from their arrival to their result |
 //! | `kept.rs` | pieces that stay here from one stage to the next |
 //! | `memory.rs` | what fits |
+//! | `carried.rs` | what pieces took that other workers were sent |
 
+mod carried;
 mod io;
 mod kept;
 mod memory;
@@ -25,6 +27,7 @@ use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Hello, Message};
 use crate::survey::{PackedWeight, Survey, Surveys, WeightSet};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
+use carried::Ledger;
 use kept::Kept;
 use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -84,6 +87,7 @@ pub struct Worker {
     /// With the time of arrival.
     queue: VecDeque<(Nanos, Bundle)>,
     kept: Kept,
+    carried: Ledger,
     /// Bytes of results that are not off this device yet.
     unsent_bytes: u64,
     running: Option<Running>,
@@ -120,6 +124,7 @@ impl Worker {
             missing: BTreeSet::new(),
             queue: VecDeque::new(),
             kept: Kept::default(),
+            carried: Ledger::default(),
             unsent_bytes: 0,
             running: None,
             forgotten: false,
@@ -236,6 +241,7 @@ impl Worker {
                 }
                 self.tell_prepared();
             }
+            Input::Packed(bundle) => self.on_packed(&bundle),
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             Input::Executed { task, busy_ns } => self.on_executed(now, task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
@@ -284,6 +290,7 @@ impl Worker {
         self.id = None;
         self.plans.clear();
         self.missing.clear();
+        self.carried = Ledger::default();
         // The next coordinator may count its frames from zero again.
         self.ended.clear();
         self.cancelled.clear();

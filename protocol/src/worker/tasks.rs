@@ -191,6 +191,7 @@ impl Worker {
             let result = Bundle { kind, pieces, orders, forms: Vec::new(), ..bundle.clone() };
             self.unsent_bytes += result.unsent_bytes();
             self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
+            self.tell_carried();
             if bundle.orders.keep {
                 self.keep_outputs(&bundle, made);
             }
