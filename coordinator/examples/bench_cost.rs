@@ -92,7 +92,7 @@ async fn run_model(model: &LoadedModel, threads: usize, cases: &mut [Case]) -> R
     let machine = CoordinatorConfig::default();
     let cluster = Cluster::start(ClusterConfig { reach, machine }).await?;
     let token = &cluster.invite(&Terms::default())?;
-    let workers = LocalWorkers::start(1, threads, token, &state, (0, Default::default()));
+    let workers = LocalWorkers::start(1, threads, token, &state, Default::default());
     let workers = workers.map_err(|_| anyhow!("the worker does not start"))?;
     let devices = cluster.wait_for(1, Duration::from_secs(60)).await?;
     // Before any task has corrected it: what the worker measured.

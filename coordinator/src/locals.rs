@@ -6,7 +6,7 @@ use net::Token;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
-use worker::logging::LogFormat;
+use worker::logging::{LogArguments, LogFormat};
 
 /// Running worker processes; they end when this is dropped, and also when this process dies.
 pub struct LocalWorkers {
@@ -22,7 +22,7 @@ impl LocalWorkers {
         threads: usize,
         token: &Token,
         state: &Path,
-        (verbosity, log_format): (u8, LogFormat),
+        log: LogArguments,
     ) -> Result<Self, Failure> {
         let binary = worker_binary()?;
         let start = |index: usize| {
@@ -30,8 +30,8 @@ impl LocalWorkers {
             command
                 .args(["--child", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
                 .args(["--name", &format!("local-{index}"), "--threads", &threads.to_string()])
-                .args((0..verbosity).map(|_| "-v"))
-                .args((log_format == LogFormat::Json).then_some("--log-format=json"))
+                .args((0..log.verbose).map(|_| "-v"))
+                .args((log.log_format == LogFormat::Json).then_some("--log-format=json"))
                 .arg("--state")
                 .arg(state)
                 // Not on the command line, where every user of the machine could read it.

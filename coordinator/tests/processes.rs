@@ -84,7 +84,7 @@ fn anywhere() -> Multiaddr {
 async fn with_locals(count: usize, state: &Path) -> (Cluster, LocalWorkers) {
     let cluster = cluster(Kept::new(), anywhere()).await;
     let token = cluster.invite(&Terms::default()).unwrap();
-    let locals = LocalWorkers::start(count, 1, &token, state, (0, Default::default())).unwrap();
+    let locals = LocalWorkers::start(count, 1, &token, state, Default::default()).unwrap();
     assert_eq!(cluster.wait_for(count, PATIENCE).await.unwrap().len(), count);
     (cluster, locals)
 }
@@ -309,14 +309,30 @@ async fn reserved() -> (Kept, Multiaddr, Token) {
     (kept, address, token)
 }
 
+/// A cluster whose worker was there first.
+struct Early {
+    state: tempfile::TempDir,
+    problem: Problem,
+    token: Token,
+    _first: Child,
+    cluster: Cluster,
+}
+
+impl Early {
+    async fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let problem = Problem::new("zoo:unet@96x96");
+        let (kept, address, token) = reserved().await;
+        let _first = worker_process(&token, state.path(), "early");
+        let cluster = cluster(kept, address).await;
+        assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+        Self { state, problem, token, _first, cluster }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_may_start_first_and_one_may_join_in_mid_run() {
-    let state = tempfile::tempdir().unwrap();
-    let problem = Problem::new("zoo:unet@96x96");
-    let (kept, address, token) = reserved().await;
-    let _first = worker_process(&token, state.path(), "early");
-    let cluster = cluster(kept, address).await;
-    assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+    let Early { state, problem, token, _first, cluster } = Early::start().await;
     problem.check(&cluster.submit(problem.job((3, 3))).await.unwrap());
     let _second = worker_process(&token, state.path(), "late");
     // Frames follow each other until the late one has taken part.
@@ -335,12 +351,7 @@ async fn workers_may_start_first_and_one_may_join_in_mid_run() {
 /// Frames go on with the plan they have while a newcomer still packs its weights, however long that is.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_frame_waits_for_the_weights_of_the_next_plan() {
-    let state = tempfile::tempdir().unwrap();
-    let problem = Problem::new("zoo:unet@96x96");
-    let (kept, address, token) = reserved().await;
-    let _first = worker_process(&token, state.path(), "early");
-    let cluster = cluster(kept, address).await;
-    assert_eq!(cluster.wait_for(1, PATIENCE).await.unwrap().len(), 1);
+    let Early { state, problem, token, _first, cluster } = Early::start().await;
     let first = cluster.submit(problem.job((3, 3))).await.unwrap();
     let second = worker_process(&token, state.path(), "late");
     assert_eq!(cluster.wait_for(2, PATIENCE).await.unwrap().len(), 2);

@@ -1,7 +1,7 @@
 //! `tilehive-worker`: the command line.
 
 use crate::doctor::{Diagnosis, device, network, reach};
-use crate::logging::LogFormat;
+use crate::logging::LogArguments;
 use crate::manual::{self, Shell};
 use crate::membership::{self, Joined};
 use crate::metrics::{self, Metrics};
@@ -47,19 +47,8 @@ struct Arguments {
     #[arg(long, value_name = "DIR", env = "TILEHIVE_STATE", global = true)]
     state: Option<PathBuf>,
 
-    /// More log: -v tells what happens, -vv tells all
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    verbose: u8,
-
-    /// What a line of the log looks like
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "TILEHIVE_LOG_FORMAT",
-        global = true,
-        default_value = "text"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArguments,
 }
 
 #[derive(Subcommand, Debug)]
@@ -193,7 +182,7 @@ const INVITE: &str = "print a token with `tilehive cluster token` on the coordin
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = parse();
-    logging::start(arguments.verbose, arguments.log_format);
+    logging::start(arguments.log);
     let Some(state) = arguments.state.or_else(service::state_folder) else {
         return failed("this user has no data folder", "give one with --state", 2);
     };

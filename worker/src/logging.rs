@@ -19,10 +19,28 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for this process. `verbosity` counts `-v`.
-pub fn start(verbosity: u8, format: LogFormat) {
+/// What a person says of the log on the command line.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct LogArguments {
+    /// More log: -v tells what happens, -vv tells all
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    /// What a line of the log looks like
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TILEHIVE_LOG_FORMAT",
+        global = true,
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Starts logging for this process.
+pub fn start(log: LogArguments) {
     // libp2p tells of every connection that a peer drops; that is our own log's business.
-    let default = match verbosity {
+    let default = match log.verbose {
         0 => "warn,libp2p=error,libp2p_swarm=error,libp2p_mdns=error",
         1 => "info,libp2p=warn,libp2p_swarm=warn",
         _ => "debug,libp2p=info,libp2p_swarm=info",
@@ -35,7 +53,7 @@ pub fn start(verbosity: u8, format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(colours);
     // A second start in one process, as in tests, keeps the first.
-    let _ = match format {
+    let _ = match log.log_format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
         LogFormat::Text if to_journal() => lines
             .with_ansi(false)

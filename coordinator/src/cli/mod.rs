@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use values::{part_of_one, rate};
 use vision::{ChannelOrder, FitMode, Head, Normalize, Task};
-use worker::logging::LogFormat;
+use worker::logging::LogArguments;
 use worker::manual::{self, Shell};
 
 /// Runs one convolutional network over the devices you already own.
@@ -41,19 +41,8 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
 
-    /// More log: -v tells what happens, -vv tells all
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    verbose: u8,
-
-    /// What a line of the log looks like
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "TILEHIVE_LOG_FORMAT",
-        global = true,
-        default_value = "text"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArguments,
 
     /// Where the cluster's key and the weights of local workers are kept [default: the user's data
     /// folder]
@@ -424,16 +413,15 @@ Examples:
 
 /// What all commands know.
 pub(crate) struct Context {
-    pub verbose: u8,
+    pub log: LogArguments,
     pub state: PathBuf,
-    pub log_format: LogFormat,
     pub metrics: Option<SocketAddr>,
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    worker::logging::start(arguments.verbose, arguments.log_format);
+    worker::logging::start(arguments.log);
     let state = arguments.state.or_else(|| Some(dirs::data_local_dir()?.join("tilehive")));
     let Some(state) = state else {
         eprintln!("error: this user has no data folder\nhint: give one with --state");
@@ -443,8 +431,7 @@ pub fn main() -> ExitCode {
         crate::memory::give_back_what_is_freed();
     }
     let metrics = arguments.command.metrics();
-    let (verbose, log_format) = (arguments.verbose, arguments.log_format);
-    let context = Context { verbose, state, log_format, metrics };
+    let context = Context { log: arguments.log, state, metrics };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
             Ok(runtime) => runtime,

@@ -5,7 +5,7 @@
 //! same machine in the same minute.
 
 use super::check::{Check, alone};
-use super::run::worker_json;
+use super::report::worker_json;
 use super::{Opened, TileBar, cores, open_locals};
 use crate::cli::{Context, DemoArguments};
 use crate::cluster::{Answer, Cluster, HostedModel, Job};

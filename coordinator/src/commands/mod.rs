@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod invite;
 pub(crate) mod model;
 pub(crate) mod plan;
+mod report;
 pub(crate) mod run;
 pub(crate) mod stream;
 
@@ -134,8 +135,7 @@ pub(crate) async fn open_locals(
     };
     let cluster = start(context, ClusterConfig { reach, machine }).await?;
     let token = cluster.invite(&Terms::default())?;
-    let log = (context.verbose, context.log_format);
-    let locals = LocalWorkers::start(count, threads, &token, &context.state, log)?;
+    let locals = LocalWorkers::start(count, threads, &token, &context.state, context.log)?;
     let spinner = spinner(format!("starting {count} workers"));
     let devices = cluster.wait_for(count, LOCAL_START).await?;
     spinner.finish_and_clear();

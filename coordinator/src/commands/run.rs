@@ -1,6 +1,7 @@
 //! `tilehive run`.
 
 use super::check::{Check, alone};
+use super::report::{Report, Timing};
 use super::{Opened, TileBar, open_cluster, plan::bad_plan};
 use crate::cli::{Context, RunArguments};
 use crate::cluster::{Answer, HostedModel, Job};
@@ -9,7 +10,6 @@ use crate::input::Input;
 use crate::pictures;
 use crate::results::{self, Outcome, Question};
 use crate::say::say;
-use crate::table;
 use crate::usage::{Hinted, Usage};
 use crate::watch::{self, Beside};
 use anyhow::{Context as _, anyhow};
@@ -17,14 +17,13 @@ use image::DynamicImage;
 use kernels::Pieces;
 use model::{Axes, InputSpec, LoadOptions, ModelError};
 use planner::{PlanOptions, Strategy};
-use protocol::{CoordinatorConfig, Counters, WorkerReport};
-use serde::Serialize;
+use protocol::CoordinatorConfig;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tiling::{Numerics, Rates};
 use vision::{Fit, Size};
 
@@ -35,18 +34,18 @@ fn submitted_max(in_flight: usize) -> usize {
 }
 
 /// One input, ready for its model.
-struct Ready {
-    model: Arc<HostedModel>,
-    usage: Arc<Usage>,
+pub(super) struct Ready {
+    pub(super) model: Arc<HostedModel>,
+    pub(super) usage: Arc<Usage>,
     inputs: Pieces,
     picture: Option<(Arc<DynamicImage>, Fit)>,
 }
 
 /// What a frame was and what came of it.
-struct Frame {
-    path: PathBuf,
-    ready: Ready,
-    answer: Answer,
+pub(super) struct Frame {
+    pub(super) path: PathBuf,
+    pub(super) ready: Ready,
+    pub(super) answer: Answer,
 }
 
 pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<(), Failure> {
@@ -373,132 +372,4 @@ fn check(frame: &Frame) -> anyhow::Result<Check> {
         &frame.answer.outputs,
         &alone(&frame.ready.model, Numerics::Exact, &frame.ready.inputs)?,
     ))
-}
-
-#[derive(Serialize)]
-struct Report {
-    model: String,
-    strategy: &'static str,
-    frames: usize,
-    last_input: String,
-    makespan_ms: Vec<f64>,
-    total_ms: f64,
-    frames_per_s: f64,
-    predicted_makespan_ms: f64,
-    predicted_one_device_ms: f64,
-    redundancy: f64,
-    /// Why only one of several devices was used.
-    one_device: Option<String>,
-    reassigned: u64,
-    /// Bytes of maps that a frame moved, each way between two devices counted once.
-    moved_bytes: u64,
-    predicted_moved_bytes: u64,
-    /// Bytes of maps that workers sent each other.
-    exchanged_bytes: u64,
-    /// What the scheduler did.
-    counters: Counters,
-    check: Option<Check>,
-    workers: Vec<serde_json::Value>,
-    usage: serde_json::Value,
-    answers: Vec<serde_json::Value>,
-}
-
-/// How long the frames took.
-struct Timing<'a> {
-    makespans: &'a [Duration],
-    took: Duration,
-    reassigned: u64,
-    counters: Counters,
-}
-
-impl Report {
-    fn new(
-        last: &Frame,
-        strategy: Strategy,
-        timing: Timing<'_>,
-        reports: &BTreeMap<protocol::WorkerId, WorkerReport>,
-        check: Option<Check>,
-        answers: Vec<serde_json::Value>,
-    ) -> Self {
-        let Timing { makespans, took, reassigned, counters } = timing;
-        let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        let predicted = &last.answer.predicted;
-        Self {
-            model: last.ready.model.loaded.graph.name.clone(),
-            strategy: strategy.name(),
-            frames: makespans.len(),
-            last_input: last.path.display().to_string(),
-            makespan_ms: makespans.iter().copied().map(ms).collect(),
-            total_ms: ms(took),
-            frames_per_s: makespans.len() as f64 / took.as_secs_f64().max(1e-9),
-            predicted_makespan_ms: predicted.predicted_ns() as f64 / 1e6,
-            predicted_one_device_ms: predicted.one_device_ns as f64 / 1e6,
-            redundancy: predicted.redundancy(),
-            one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
-            reassigned,
-            moved_bytes: moved(reports, &counters) / makespans.len().max(1) as u64,
-            predicted_moved_bytes: predicted.moved_bytes(),
-            exchanged_bytes: counters.exchanged_bytes,
-            counters,
-            check,
-            workers: reports.values().map(worker_json).collect(),
-            usage: last.ready.usage.told.clone(),
-            answers,
-        }
-    }
-
-    fn print(&self, reports: &BTreeMap<protocol::WorkerId, WorkerReport>) {
-        say!("{}", table::workers(reports));
-        let ms = |ms: f64| table::time(Duration::from_secs_f64(ms / 1e3));
-        let mut sorted = self.makespan_ms.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        let frames = if self.frames == 1 {
-            let sent: u64 = reports.values().map(|r| r.weight_bytes).sum();
-            let cold = if sent > 0 { " (weights sent first)" } else { "" };
-            format!("makespan {}{cold}", ms(median))
-        } else {
-            let (n, fps) = (self.frames, self.frames_per_s);
-            format!("{n} frames, median makespan {}, {fps:.2} frames/s", ms(median))
-        };
-        say!("{frames}, redundancy {:.3}, by `{}`", self.redundancy, self.strategy);
-        let (plan, one) = (self.predicted_makespan_ms, self.predicted_one_device_ms);
-        say!("predicted {}; one device alone {}", ms(plan), ms(one));
-        let bytes = table::bytes;
-        let (moved, expected) = (bytes(self.moved_bytes), bytes(self.predicted_moved_bytes));
-        say!("a frame moved {moved}; predicted {expected}");
-        if let Some(why) = &self.one_device {
-            say!("{why}");
-        }
-        if self.exchanged_bytes > 0 {
-            say!("workers sent each other {} between stages", table::bytes(self.exchanged_bytes));
-        }
-        if self.reassigned > 0 {
-            say!("{} tasks were reassigned", self.reassigned);
-        }
-        match self.check {
-            Some(Check { identical: true, .. }) => say!("bit-identical to one device: yes"),
-            Some(Check { relative, .. }) => say!(
-                "differs from the exact answer of one device by {relative:.1e} of the largest value \
-                 (`--numerics exact` without `--wire f16` gives equal bits)"
-            ),
-            None => {}
-        }
-    }
-}
-
-/// Bytes of all maps that travelled. What passed between two workers is in the report of each.
-fn moved(reports: &BTreeMap<protocol::WorkerId, WorkerReport>, counters: &Counters) -> u64 {
-    let all: u64 = reports.values().map(|r| r.bytes_in + r.bytes_out).sum();
-    all.saturating_sub(counters.exchanged_bytes + counters.stolen_bytes)
-}
-
-/// What a worker did, for machines.
-pub(crate) fn worker_json(r: &WorkerReport) -> serde_json::Value {
-    json!({
-        "name": r.name, "threads": r.threads, "alive": r.alive, "tiles": r.tasks,
-        "stolen": r.stolen, "multiply_adds": r.multiply_adds, "bytes_in": r.bytes_in,
-        "bytes_out": r.bytes_out, "weight_bytes": r.weight_bytes,
-        "busy_ms": r.busy_ns as f64 / 1e6,
-    })
 }

@@ -6,7 +6,7 @@
 //! other is cut or written.
 
 use super::plan::bad_plan;
-use super::run::worker_json;
+use super::report::worker_json;
 use super::{Opened, open_cluster};
 use crate::cli::{Bytes, Context, NumericsName, PictureArguments, RunArguments};
 use crate::cluster::{Answer, BandJob, HostedModel};

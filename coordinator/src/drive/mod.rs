@@ -1,6 +1,7 @@
 //! The drive loop: gives the state machine what happened, carries out what it wants, holds the
 //! tensors and blobs that it names.
 
+mod blobs;
 mod planning;
 mod seen;
 
@@ -405,14 +406,7 @@ impl Driver {
         if self.blobs.contains_key(&model.hash.0) {
             return;
         }
-        let weights = &model.loaded.weights;
-        for hash in weights.hashes().collect::<Vec<_>>() {
-            if let Some(values) = weights.find(hash) {
-                self.blobs.insert(hash, Arc::new(WeightBytes(values.clone())));
-            } else if let Some(bytes) = weights.find_bytes(hash) {
-                self.blobs.insert(hash, Arc::new(IntegerBytes(bytes.clone())));
-            }
-        }
+        self.blobs.extend(blobs::blobs(&model.loaded.weights));
         self.blobs.insert(model.hash.0, model.graph_bytes.clone());
     }
 
@@ -489,21 +483,4 @@ fn checksum(values: &[Arrived]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     values.iter().for_each(|piece| hasher.write(piece.bytes()));
     hasher.finish()
-}
-
-/// Weights as they travel. Little-endian machines only, as all the supported ones are.
-struct IntegerBytes(Arc<Vec<u8>>);
-
-impl AsRef<[u8]> for IntegerBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-struct WeightBytes(Arc<Vec<f32>>);
-
-impl AsRef<[u8]> for WeightBytes {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
 }

@@ -31,10 +31,12 @@ impl Coordinator {
         let place = ["--no-mdns", "--listen", &self.address, "--json"];
         let wait = ["devices", "--join-wait", "60s", "--expect", "1"];
         let mut command = self.folder.command(&[&wait[..], &place].concat());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // A device that asks has patience, but not for ever.
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A device that asks has patience, but not for ever. Nothing but the port itself tells that it
+        // is open, so it is tried until then, or until the program has ended.
         let socket = self.address.replace("/ip4/", "").replace("/tcp/", ":");
         while std::net::TcpStream::connect(&socket).is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "it listens");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         Listening(Some(child))
