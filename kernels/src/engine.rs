@@ -3,12 +3,12 @@
 use crate::arena::Pool;
 use crate::cache::ScheduleCache;
 use crate::error::KernelError;
-use crate::pack::PackedModel;
+use crate::pack::{PackedModel, Steps};
 use crate::piece::Piece;
 use crate::run::{self, Task};
 use crate::simd::{Cpu, Isa};
 use crate::threads::Threads;
-use model::{LayerId, MapId};
+use model::{LayerId, MapId, WeightStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tiling::{Algorithm, Numerics, Order, StageGeometry, TileGeometry};
@@ -88,6 +88,21 @@ impl Engine {
     pub fn trim(&self) {
         self.memory.clear();
         self.threads.trim();
+    }
+
+    /// Packs one layer as [`PackedModel::pack`] does, with all threads, in steps of a few milliseconds
+    /// between which `pause` is called: it may run tiles that are more urgent.
+    ///
+    /// *Errors*: as [`PackedModel::pack`].
+    pub fn pack(
+        &self,
+        model: &PackedModel,
+        layer: LayerId,
+        algorithm: Algorithm,
+        weights: &WeightStore,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), KernelError> {
+        model.pack_in(layer, algorithm, weights, Steps { threads: Some(&self.threads), pause })
     }
 
     /// Runs the layers of a stage over the regions of one of its tiles.

@@ -5,6 +5,7 @@
 //! with zeros. Two panels side by side feed AVX-512, one feeds AVX2 and NEON.
 
 mod packing;
+mod steps;
 
 use crate::conv::transposed::PackedTranspose;
 use crate::error::KernelError;
@@ -16,6 +17,7 @@ use model::{Axes, LayerId, LoadedModel, Model, Op, WeightId, WeightStore};
 use packing::Packing;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
+pub(crate) use steps::Steps;
 use tiling::{Algorithm, Numerics, StageGeometry};
 
 /// Output channels of a panel.
@@ -89,7 +91,12 @@ impl PackedConv {
 
     /// Takes the bias of each output channel, and the weights of the direct algorithm: `from`
     /// knows them by output channel, input channel of the group, and tap.
-    fn fill(&mut self, bias: &[f32], from: impl Fn(usize, usize, usize) -> f32) {
+    fn fill(
+        &mut self,
+        bias: &[f32],
+        steps: &mut Steps<'_>,
+        from: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) {
         let taps = self.kernel.rows * self.kernel.cols;
         if self.is_depthwise() {
             let channels = self.groups;
@@ -104,21 +111,33 @@ impl PackedConv {
             return;
         }
         let (depth, panels) = (self.depth(), self.panels_per_group());
+        let (group_inputs, group_outputs) = (self.group_inputs, self.group_outputs);
         self.values = AlignedBuffer::zeroed(self.groups * panels * depth * PANEL);
         self.bias = vec![0.0; self.groups * panels * PANEL];
-        let to = self.values.values_mut();
-        for (out, bias) in bias.iter().enumerate() {
-            let (group, in_group) = (out / self.group_outputs, out % self.group_outputs);
-            let (panel, lane) = (group * panels + in_group / PANEL, in_group % PANEL);
-            self.bias[panel * PANEL + lane] = *bias;
-            for tap in 0..taps {
-                for c in 0..self.group_inputs {
-                    let k = tap * self.group_inputs + c;
-                    to[(panel * depth + k) * PANEL + lane] = from(out, c, tap);
+        for (panel, to) in self.bias.chunks_mut(PANEL).enumerate() {
+            let (outs, lanes) = lanes_of(panel, panels, group_outputs);
+            to[..lanes].copy_from_slice(&bias[outs..outs + lanes]);
+        }
+        // Without inputs there are no values either.
+        let to = self.values.values_mut().chunks_mut((depth * PANEL).max(1)).enumerate();
+        steps.each(to.collect(), depth * PANEL * size_of::<f32>(), |(panel, to)| {
+            let (outs, lanes) = lanes_of(panel, panels, group_outputs);
+            for lane in 0..lanes {
+                for tap in 0..taps {
+                    for c in 0..group_inputs {
+                        let k = tap * group_inputs + c;
+                        to[k * PANEL + lane] = from(outs + lane, c, tap);
+                    }
                 }
             }
-        }
+        });
     }
+}
+
+/// The first output channel of a panel, and how many it has.
+fn lanes_of(panel: usize, panels_per_group: usize, group_outputs: usize) -> (usize, usize) {
+    let (group, first) = (panel / panels_per_group, panel % panels_per_group * PANEL);
+    (group * group_outputs + first, PANEL.min(group_outputs - first))
 }
 
 /// What a layer needs beside its inputs.
@@ -179,12 +198,22 @@ impl PackedModel {
         algorithm: Algorithm,
         weights: &WeightStore,
     ) -> Result<(), KernelError> {
+        self.pack_in(layer, algorithm, weights, Steps { threads: None, pause: &mut || () })
+    }
+
+    pub(crate) fn pack_in(
+        &self,
+        layer: LayerId,
+        algorithm: Algorithm,
+        weights: &WeightStore,
+        mut steps: Steps<'_>,
+    ) -> Result<(), KernelError> {
         let slot = &self.layers[layer.index()][algorithm as usize];
         let (graph, storage) = (&*self.graph, self.storage);
         let packing = Packing { graph, storage, layer, algorithm, weights };
         if slot.get().is_none() {
             // Two threads may both come here; the second result is dropped.
-            let _ = slot.set(packing.run()?);
+            let _ = slot.set(packing.run(&mut steps)?);
         }
         match slot.get() {
             Some(Packed::Rows { slices, .. }) => packing.slices(slices),

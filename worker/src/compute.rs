@@ -1,17 +1,17 @@
 //! The thread that computes: one job after another, each with all threads of the engine.
 //!
-//! Tasks go before weights. Those of a plan that is to follow are packed a layer at a time, in between the
-//! tasks of the plan that is in use, and a frame waits for no more than a layer.
+//! Tasks go before weights. Those of a plan that is to follow are packed in steps of a few milliseconds, in
+//! between the tasks of the plan that is in use, and a frame waits for little more than a step.
 
 use crate::blobs::BlobCache;
-use crate::pace::Pace;
+use crate::pace::{Begun, Pace};
 use kernels::wire::{Saturated, round_outputs};
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
 use model::{MapId, WeightHash, WeightStore};
 use protocol::{PlanId, TaskId, WeightSet};
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tiling::{LayerWeights, StageGeometry, Wire};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -59,100 +59,153 @@ pub(crate) fn start(
 ) -> std::io::Result<mpsc::Sender<Job>> {
     let (jobs, queue) = mpsc::channel::<Job>();
     std::thread::Builder::new().name("compute".into()).spawn(move || {
-        let mut queue = Queue::new(queue);
-        while let Some(step) = queue.next() {
-            let outcome = match step {
-                Step::Task(task) => Some(run(&engine, &pace, task)),
-                Step::Layer(packing) => {
-                    pace.run(None, || packing.layer(&cache));
-                    queue.take_packed()
-                }
-            };
-            if outcome.is_some_and(|outcome| outcomes.send(outcome).is_err()) {
-                return;
-            }
-        }
+        let mut thread = Compute { engine, cache, pace, outcomes, queue: Queue::new(queue) };
+        while thread.next().is_some() {}
     })?;
     Ok(jobs)
 }
 
-/// Tasks in a row before a layer is packed all the same: a worker that is never idle is to have another
-/// plan, too.
-const TASKS_A_LAYER: u32 = 4;
+/// The thread and all that it uses.
+struct Compute {
+    engine: Arc<Engine>,
+    cache: BlobCache,
+    pace: Pace,
+    outcomes: UnboundedSender<Outcome>,
+    queue: Queue,
+}
+
+impl Compute {
+    /// Waits for something to do and does it; none when nobody will ask for anything more.
+    fn next(&mut self) -> Option<()> {
+        self.queue.wait()?;
+        let outcome = match self.queue.next()? {
+            Step::Task(task) => self.run(task),
+            Step::Weights(packing) => self.pack(packing),
+        };
+        self.outcomes.send(outcome).ok()
+    }
+
+    fn run(&mut self, task: Task) -> Outcome {
+        let begun = Instant::now();
+        let outcome = run(&self.engine, &self.pace, task);
+        self.queue.ran(begun.elapsed());
+        outcome
+    }
+
+    /// Packs some weights, and runs what tasks are due in between.
+    fn pack(&mut self, mut packing: Packing) -> Outcome {
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        let mut begun = self.pace.begin();
+        packing.run(&engine, &cache, &mut || self.pause(&mut begun));
+        match packing.missing.is_empty() {
+            true => Outcome::Prepared(packing.plan, packing.set),
+            false => Outcome::Missing(packing.missing),
+        }
+    }
+
+    /// Between two steps of packing, of which one has ended that began then.
+    fn pause(&mut self, begun: &mut Begun) {
+        let step = std::mem::replace(begun, self.pace.begin());
+        let at = step.at;
+        self.pace.end(step, None);
+        self.queue.packed(at.elapsed());
+        while let Some(task) = self.queue.due() {
+            let outcome = self.run(task);
+            // Nobody listens when the worker ends; the thread then ends after this.
+            let _ = self.outcomes.send(outcome);
+        }
+        *begun = self.pace.begin();
+    }
+}
+
+/// A worker that is never idle is to have another plan, too: of the time of tasks, the part that packing
+/// gets when both are waiting...
+const PACKING_SHARE: u32 = 8;
+
+/// ...and what of it it may save up at most: no task waits longer.
+const OWED_MAX: Duration = Duration::from_millis(50);
 
 /// What is to be done, in the order that it came, tasks first.
 struct Queue {
     jobs: mpsc::Receiver<Job>,
     tasks: VecDeque<Task>,
     packing: VecDeque<Packing>,
-    /// Tasks since a layer was packed.
-    in_a_row: u32,
+    /// How long weights are packed before another task runs.
+    owed: Duration,
 }
 
-enum Step<'a> {
+enum Step {
     Task(Task),
-    /// The next layer of some weights.
-    Layer(&'a mut Packing),
+    Weights(Packing),
 }
 
 impl Queue {
     fn new(jobs: mpsc::Receiver<Job>) -> Self {
-        Self { jobs, tasks: VecDeque::new(), packing: VecDeque::new(), in_a_row: 0 }
+        Self { jobs, tasks: VecDeque::new(), packing: VecDeque::new(), owed: Duration::ZERO }
     }
 
-    /// What to do next; waits until there is something. None when nobody will ask for anything more.
-    fn next(&mut self) -> Option<Step<'_>> {
+    /// Waits until there is something to do. None when nobody will ask for anything more.
+    fn wait(&mut self) -> Option<()> {
         while self.tasks.is_empty() && self.packing.is_empty() {
             let job = self.jobs.recv().ok()?;
             self.take(job);
         }
+        Some(())
+    }
+
+    /// What to do next, if there is anything.
+    fn next(&mut self) -> Option<Step> {
+        if self.packing.is_empty() {
+            self.owed = Duration::ZERO;
+        }
+        let task = self.due().map(Step::Task);
+        task.or_else(|| self.packing.pop_front().map(Step::Weights))
+    }
+
+    /// The next task, unless weights must be packed first.
+    fn due(&mut self) -> Option<Task> {
         while let Ok(job) = self.jobs.try_recv() {
             self.take(job);
         }
-        let layer_is_due = self.in_a_row >= TASKS_A_LAYER && !self.packing.is_empty();
-        if let Some(task) = (!layer_is_due).then(|| self.tasks.pop_front()).flatten() {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-            return Some(Step::Task(task));
-        }
-        self.in_a_row = 0;
-        self.packing.front_mut().map(Step::Layer)
+        if self.owed.is_zero() { self.tasks.pop_front() } else { None }
+    }
+
+    /// A task took so long.
+    fn ran(&mut self, took: Duration) {
+        self.owed = (self.owed + took / PACKING_SHARE).min(OWED_MAX);
+    }
+
+    /// Weights were packed for so long.
+    fn packed(&mut self, took: Duration) {
+        self.owed = self.owed.saturating_sub(took);
     }
 
     fn take(&mut self, job: Job) {
         match job {
             Job::Prepare { plan, set, model, weights } => {
-                let (left, missing) = (weights.into(), Vec::new());
-                self.packing.push_back(Packing { plan, set, model, left, missing });
+                let missing = Vec::new();
+                self.packing.push_back(Packing { plan, set, model, weights, missing });
             }
             Job::Execute(task) => self.tasks.push_back(task),
         }
     }
-
-    /// What came of the weights that are packed at the moment, when no layer is left.
-    fn take_packed(&mut self) -> Option<Outcome> {
-        let is_done = self.packing.front().is_some_and(|packing| packing.left.is_empty());
-        let done = is_done.then(|| self.packing.pop_front()).flatten()?;
-        Some(match done.missing.is_empty() {
-            true => Outcome::Prepared(done.plan, done.set),
-            false => Outcome::Missing(done.missing),
-        })
-    }
 }
 
-/// Weights that are being packed.
+/// Weights that are to be packed.
 struct Packing {
     plan: PlanId,
     set: WeightSet,
     model: Arc<PackedModel>,
-    left: VecDeque<LayerWeights>,
+    weights: Vec<LayerWeights>,
+    /// What the cache lacks.
     missing: Vec<WeightHash>,
 }
 
 impl Packing {
-    /// Packs the next layer that is not packed yet: one at a time, so that raw weights never lie in memory
+    /// Packs the layers that are not packed yet: one at a time, so that raw weights never lie in memory
     /// together. Where the cache lacks some of it nothing is lost, the rest stays packed.
-    fn layer(&mut self, cache: &BlobCache) {
-        while let Some(LayerWeights { layer, algorithm, ids }) = self.left.pop_front() {
+    fn run(&mut self, engine: &Engine, cache: &BlobCache, pause: &mut dyn FnMut()) {
+        for LayerWeights { layer, algorithm, ids } in std::mem::take(&mut self.weights) {
             let wanted = self.model.lacking(layer, algorithm, &ids);
             if wanted.is_empty() {
                 continue;
@@ -163,6 +216,7 @@ impl Packing {
             let lacking = infos.filter(|info| match cache.read(info.hash) {
                 Some(bytes) => {
                     store.insert_raw(info.element, &bytes);
+                    pause();
                     false
                 }
                 None => true,
@@ -173,11 +227,10 @@ impl Packing {
                 continue;
             }
             // A layer that cannot be packed fails its tasks, with a reason that names it.
-            if let Err(error) = self.model.pack(layer, algorithm, &store) {
+            if let Err(error) = engine.pack(&self.model, layer, algorithm, &store, pause) {
                 tracing::error!("{error}");
             }
             ids.iter().for_each(|id| cache.release(graph.weight(*id).hash));
-            return;
         }
     }
 }
@@ -187,8 +240,9 @@ fn run(engine: &Engine, pace: &Pace, job: Task) -> Outcome {
     let started = Instant::now();
     let stage = &geometry[task.stage as usize];
     let work = stage.tile_work(model.graph(), task.tile as usize);
-    let outputs =
-        pace.run(Some(&work), || execute(engine, &model, (&geometry, wire), task, &inputs));
+    let begun = pace.begin();
+    let outputs = execute(engine, &model, (&geometry, wire), task, &inputs);
+    pace.end(begun, Some(&work));
     let busy_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     match outputs {
         Ok(outputs) => {
@@ -222,34 +276,16 @@ mod tests {
     use protocol::FrameId;
     use tiling::{Algorithm, Numerics};
 
-    fn task(tile: u32, model: &Arc<PackedModel>) -> Job {
-        let task = TaskId { frame: FrameId(0), stage: 0, tile };
+    fn task(frame: u64, model: &Arc<PackedModel>) -> Job {
+        let task = TaskId { frame: FrameId(frame), stage: 0, tile: 0 };
         let geometry = Arc::new(vec![StageGeometry::whole(model.graph(), Numerics::Exact)]);
         let (model, inputs) = (model.clone(), Pieces::new());
         Job::Execute(Task { task, model, geometry, wire: Wire::Raw, inputs })
     }
 
-    /// What is done, one after another: the tiles of tasks, and nothing where a layer is packed.
-    fn order(queue: &mut Queue, cache: &BlobCache) -> Vec<Option<u32>> {
-        let mut done = Vec::new();
-        while !(queue.tasks.is_empty() && queue.packing.is_empty() && !done.is_empty()) {
-            match queue.next() {
-                Some(Step::Task(task)) => done.push(Some(task.task.tile)),
-                Some(Step::Layer(packing)) => {
-                    packing.layer(cache);
-                    queue.take_packed();
-                    done.push(None);
-                }
-                None => break,
-            }
-        }
-        done
-    }
-
-    #[test]
-    fn tasks_go_first_and_weights_come_in_between() {
+    /// Three layers of a network, whose weights are in the cache.
+    fn weights(cache: &BlobCache) -> (Arc<PackedModel>, Job) {
         let loaded = open("zoo:unet@32x32", &LoadOptions::default()).unwrap();
-        let cache = BlobCache::in_memory();
         for info in &loaded.graph.weights {
             let values = loaded.weights.find(info.hash).unwrap();
             cache.write(info.hash, bytemuck::cast_slice(values).to_vec());
@@ -261,18 +297,61 @@ mod tests {
         });
         let weights: Vec<LayerWeights> = layers.filter(|layer| !layer.ids.is_empty()).collect();
         assert!(weights.len() >= 2);
+        let set = WeightSet { stage: 0, index: 0 };
+        (model.clone(), Job::Prepare { plan: PlanId(1), set, model, weights })
+    }
+
+    #[test]
+    fn tasks_go_first_and_weights_get_a_part_of_the_time() {
+        let (model, prepare) = weights(&BlobCache::in_memory());
         let (jobs, queue) = mpsc::channel();
         let mut queue = Queue::new(queue);
-        let set = WeightSet { stage: 0, index: 0 };
-        let count = weights.len();
-        let prepare = Job::Prepare { plan: PlanId(1), set, model: model.clone(), weights };
         jobs.send(prepare).unwrap();
-        (0..6).for_each(|tile| jobs.send(task(tile, &model)).unwrap());
-        let done = order(&mut queue, &cache);
-        // Whoever always has a task packs a layer now and then.
-        let mut expected = vec![Some(0), Some(1), Some(2), Some(3), None, Some(4), Some(5)];
-        expected.extend(std::iter::repeat_n(None, count - 1));
-        assert_eq!(done, expected);
+        (0..4).for_each(|frame| jobs.send(task(frame, &model)).unwrap());
+        let ms = Duration::from_millis;
+        queue.wait().unwrap();
+        assert!(matches!(queue.next(), Some(Step::Task(task)) if task.task.frame.0 == 0));
+        // An eighth of it is packed before the next one.
+        queue.ran(ms(80));
+        assert!(matches!(queue.next(), Some(Step::Weights(_))));
+        queue.packed(ms(6));
+        assert!(queue.due().is_none());
+        queue.packed(ms(6));
+        assert_eq!(queue.due().unwrap().task.frame.0, 1);
+        queue.ran(ms(16));
+        assert!(queue.due().is_none());
+        queue.packed(ms(3));
+        assert_eq!(queue.due().unwrap().task.frame.0, 2);
+        // No task waits for long, whatever the one before took...
+        queue.ran(ms(60_000));
+        queue.packed(OWED_MAX);
+        assert_eq!(queue.due().unwrap().task.frame.0, 3);
+        // ...nor where nothing is to be packed.
+        queue.ran(ms(80));
+        jobs.send(task(4, &model)).unwrap();
+        assert!(matches!(queue.next(), Some(Step::Task(task)) if task.task.frame.0 == 4));
+    }
+
+    #[test]
+    fn tasks_that_come_while_weights_are_packed_lose_nothing() {
+        let cache = BlobCache::in_memory();
+        let (model, prepare) = weights(&cache);
+        let (outcomes, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let engine = Arc::new(Engine::new(2).unwrap());
+        let jobs = start(engine, cache, Pace::own(), outcomes).unwrap();
+        jobs.send(prepare).unwrap();
+        (0..6).for_each(|frame| jobs.send(task(frame, &model)).unwrap());
+        drop(jobs);
+        let (mut frames, mut prepared) = (Vec::new(), 0);
+        while let Some(outcome) = done.blocking_recv() {
+            match outcome {
+                // These have no inputs.
+                Outcome::Broke { task, .. } => frames.push(task.frame.0),
+                Outcome::Prepared(..) => prepared += 1,
+                _ => unreachable!("nothing is missing"),
+            }
+        }
+        assert_eq!((frames, prepared), ((0..6).collect(), 1));
         assert!(model.is_packed(LayerId(0), Algorithm::Direct));
     }
 }

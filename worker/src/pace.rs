@@ -45,19 +45,39 @@ impl Pace {
         Ok(Self { paced: Some(Paced { file: path.to_owned(), times, rates }) })
     }
 
-    /// Runs a job of the calling thread and takes as long as it is to take; `work` is that of a task.
-    pub(crate) fn run<T>(&self, work: Option<&Work>, job: impl FnOnce() -> T) -> T {
-        let Some(paced) = &self.paced else { return job() };
-        let (started, cpu) = (Instant::now(), cpu_time());
-        let made = job();
-        let own = cpu_time().saturating_sub(cpu).as_secs_f64();
+    /// A job of the calling thread begins.
+    pub(crate) fn begin(&self) -> Begun {
+        Begun {
+            at: Instant::now(),
+            cpu: self.paced.as_ref().map(|_| cpu_time()).unwrap_or_default(),
+        }
+    }
+
+    /// It has computed; returns when it has taken as long as it is to take. `work` is that of a task.
+    pub(crate) fn end(&self, begun: Begun, work: Option<&Work>) {
+        let Some(paced) = &self.paced else { return };
+        let own = cpu_time().saturating_sub(begun.cpu).as_secs_f64();
         let own = match (&paced.rates, work) {
             (Some(rates), Some(work)) => rates.pace().ns(work) / 1e9 / paced.times,
             _ => own,
         };
-        paced.sleep(started, own);
+        paced.sleep(begun.at, own);
+    }
+
+    /// Runs a job of the calling thread and takes as long as it is to take.
+    #[cfg(test)]
+    fn run<T>(&self, work: Option<&Work>, job: impl FnOnce() -> T) -> T {
+        let begun = self.begin();
+        let made = job();
+        self.end(begun, work);
         made
     }
+}
+
+/// When a job began, and the processor time of its thread until then.
+pub(crate) struct Begun {
+    pub(crate) at: Instant,
+    cpu: Duration,
 }
 
 impl Paced {

@@ -1,6 +1,6 @@
 //! From the tensors of one layer to what the kernels want.
 
-use super::{PANEL, Packed, PackedConv, WeightStorage};
+use super::{PANEL, Packed, PackedConv, Steps, WeightStorage};
 use crate::conv;
 use crate::conv::transposed::{AxisPhase, PackedTranspose};
 use crate::error::KernelError;
@@ -30,7 +30,7 @@ pub(super) struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    pub(super) fn run(&self) -> Result<Packed, KernelError> {
+    pub(super) fn run(&self, steps: &mut Steps<'_>) -> Result<Packed, KernelError> {
         let layer = self.graph.layer(self.layer);
         let output = self.graph.shape(layer.output);
         let input = layer.inputs.first().map(|&map| self.graph.shape(map));
@@ -38,12 +38,13 @@ impl Packing<'_> {
         Ok(match &layer.op {
             Op::Conv { window, groups, weights, bias, .. } => {
                 let kernel = window.kernel;
-                Packed::Conv(self.conv(*groups, kernel, *weights, *bias, channels, output)?)
+                let tensors = (*weights, *bias);
+                Packed::Conv(self.conv(*groups, kernel, tensors, channels, output, steps)?)
             }
             Op::ConvTranspose { window, groups, weights, bias, .. } => {
-                let outputs = output.channels();
+                let (tensors, outputs) = ((*weights, *bias), output.channels());
                 Packed::ConvTranspose(
-                    self.transposed(window, *groups, *weights, *bias, channels, outputs)?,
+                    self.transposed(window, *groups, tensors, channels, outputs, steps)?,
                 )
             }
             Op::ChannelAffine { scale, shift, .. } => Packed::Channels(vec![
@@ -188,10 +189,10 @@ impl Packing<'_> {
         &self,
         groups: usize,
         kernel: Axes<usize>,
-        weights: WeightId,
-        bias: Option<WeightId>,
+        (weights, bias): (WeightId, Option<WeightId>),
         channels: usize,
         output: &Shape,
+        steps: &mut Steps<'_>,
     ) -> Result<PackedConv, KernelError> {
         let outputs = output.channels();
         let mut packed = self.unpacked(groups, kernel, channels, outputs)?;
@@ -202,7 +203,7 @@ impl Packing<'_> {
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
         if self.algorithm == Algorithm::Direct || packed.is_depthwise() {
             let depth = packed.depth();
-            packed.fill(&bias, |out, c, tap| from[out * depth + c * taps + tap]);
+            packed.fill(&bias, steps, |out, c, tap| from[out * depth + c * taps + tap]);
             if is_half {
                 packed.narrow();
             }
@@ -212,7 +213,7 @@ impl Packing<'_> {
         self.check("taps of a Winograd convolution", 9, taps)?;
         packed.bias = bias;
         packed.bias.resize(packed.panels_per_group() * PANEL, 0.0);
-        packed.values = conv::transformed(self.algorithm, &from, group_inputs, outputs);
+        packed.values = conv::transformed(self.algorithm, &from, group_inputs, outputs, steps);
         Ok(packed)
     }
 
@@ -220,10 +221,10 @@ impl Packing<'_> {
         &self,
         window: &Window,
         groups: usize,
-        weights: WeightId,
-        bias: Option<WeightId>,
+        (weights, bias): (WeightId, Option<WeightId>),
         channels: usize,
         outputs: usize,
+        steps: &mut Steps<'_>,
     ) -> Result<PackedTranspose, KernelError> {
         let Window { kernel, stride, dilation, .. } = *window;
         let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
@@ -236,7 +237,7 @@ impl Packing<'_> {
             for cols in AxisPhase::all(kernel.cols, stride.cols, dilation.cols) {
                 let kernel_here = Axes::new(rows.taps, cols.taps);
                 let mut packed = self.unpacked(groups, kernel_here, channels, outputs)?;
-                packed.fill(&bias, |out, c, tap| {
+                packed.fill(&bias, steps, |out, c, tap| {
                     let (row, col) = (rows.tap(tap / cols.taps), cols.tap(tap % cols.taps));
                     let input = out / group_outputs * group_inputs + c;
                     let filter = input * group_outputs + out % group_outputs;
