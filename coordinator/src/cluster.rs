@@ -2,6 +2,7 @@
 
 use crate::drive::{self, Request, Work};
 use crate::metrics::Metrics;
+use crate::watts::Watts;
 use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
 use model::{LoadedModel, WeightHash};
@@ -107,6 +108,21 @@ pub struct Answer {
     pub predicted: Cost,
 }
 
+/// The way from a worker to another one.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PairReport {
+    /// The other's name.
+    pub with: String,
+    /// The other's id.
+    pub id: u32,
+    /// What the way carries.
+    pub bytes_per_s: u64,
+    /// Time of a word there and back.
+    pub round_trip_ns: u64,
+    /// Whether it is another than the links of the two to the coordinator suggest, so that plans heed it.
+    pub unusual: bool,
+}
+
 /// A worker as seen from here.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Device {
@@ -138,6 +154,12 @@ pub struct Device {
     pub battery_percent: Option<u8>,
     /// Whether its battery is being emptied.
     pub on_battery: bool,
+    /// What its system says that it is.
+    pub board: Option<String>,
+    /// What it draws, and who says so, where that is known.
+    pub watts: Option<Watts>,
+    /// The ways to other workers, as far as they are measured.
+    pub pairs: Vec<PairReport>,
     /// What the planner plans with.
     #[serde(skip)]
     pub profile: DeviceProfile,
@@ -166,6 +188,9 @@ impl Device {
             throttled: None,
             battery_percent: None,
             on_battery: false,
+            board: None,
+            watts: None,
+            pairs: Vec::new(),
             peer: String::new(),
             addresses: Vec::new(),
             profile,
@@ -296,8 +321,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all links are measured and the workers have found each other, or for
-    /// `patience`.
+    /// Waits until all links are measured, the workers have found each other and measured the ways
+    /// between them, or for `patience`.
     pub async fn settle(&self, patience: Duration) -> Result<Vec<Device>> {
         let give_up = tokio::time::Instant::now() + patience;
         loop {

@@ -45,8 +45,12 @@ mod table;
 mod trace;
 mod usage;
 mod watch;
+mod watts;
 
 pub use cli::main;
-pub use cluster::{Answer, BandJob, Cluster, ClusterConfig, Device, HostedModel, Job, Reach};
+pub use cluster::{
+    Answer, BandJob, Cluster, ClusterConfig, Device, HostedModel, Job, PairReport, Reach,
+};
 pub use failure::Failure;
 pub use locals::{LocalWorkers, worker_binary};
+pub use watts::Watts;

@@ -27,11 +27,18 @@ fn devices_tells_rates_links_and_health() {
         }
         assert!(device["link_bytes_per_s"].as_u64().unwrap() > 0, "{device}");
         assert!(device["round_trip_ns"].as_u64().unwrap() > 0, "{device}");
+        // They found each other, and one of them measured the way between them.
+        let pairs = device["pairs"].as_array().unwrap();
+        assert_eq!(pairs.len(), 1, "{device}");
+        assert!(pairs[0]["bytes_per_s"].as_u64().unwrap() > 0, "{device}");
+        assert!(pairs[0]["round_trip_ns"].as_u64().unwrap() > 0, "{device}");
+        assert_ne!(pairs[0]["with"], device["name"]);
         assert_eq!(device["speed"].as_f64(), Some(1.0));
         assert_eq!(device["speedups_per_mille"], serde_json::json!([1000]));
         #[cfg(target_os = "linux")]
         assert!(device["free_bytes"].as_u64().unwrap() > 0, "{device}");
     }
+    assert_eq!(devices[0]["pairs"][0]["bytes_per_s"], devices[1]["pairs"][0]["bytes_per_s"]);
     // Both have one thread: one of them measured, the other read what it wrote.
     assert_eq!(devices[0]["rates"], devices[1]["rates"]);
     let first = kept(&folder);

@@ -183,8 +183,7 @@ fn refined(
         }
     }
     let reach = crate::cost::Reach::of(model);
-    let (handover, devices) = (options.handover, devices.len());
-    let moves = Moves { model, reach: &reach, devices, handover };
+    let moves = Moves::new(model, &reach, devices, options.handover);
     let end = exact.effort() + EFFORT_MAX;
     let judge = |stages: &[Stage]| -> Verdict<Score> {
         match exact.effort() > end {

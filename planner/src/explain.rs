@@ -3,7 +3,9 @@
 
 use crate::profile::model_work;
 use crate::search::{Search, Space, World};
-use crate::{Cost, DeviceProfile, Objective, PlanOptions, Strategy, devices_used, local, plan};
+use crate::{
+    Cost, DeviceProfile, Objective, Pair, PlanOptions, Strategy, devices_used, local, plan,
+};
 use model::Model;
 use serde::Serialize;
 use tiling::{Handover, Plan, Rates, Stage};
@@ -210,8 +212,14 @@ fn turn(factors: &[f64], mut answers: impl FnMut(&[f64]) -> Vec<bool>, now: bool
 }
 
 fn with_links(devices: &[DeviceProfile], factor: f64) -> Vec<DeviceProfile> {
+    let scale = |bytes_per_s: u64| ((bytes_per_s as f64 * factor) as u64).max(1);
     let scaled = |device: &DeviceProfile| DeviceProfile {
-        link_bytes_per_s: ((device.link_bytes_per_s as f64 * factor) as u64).max(1),
+        link_bytes_per_s: scale(device.link_bytes_per_s),
+        pairs: device
+            .pairs
+            .iter()
+            .map(|pair| Pair { bytes_per_s: scale(pair.bytes_per_s), ..*pair })
+            .collect(),
         ..device.clone()
     };
     devices.iter().map(scaled).collect()

@@ -1,5 +1,6 @@
 //! What is known of a device and its link, and who is how fast at what.
 
+use crate::pairs::Pair;
 use model::{LayerId, Model};
 use serde::{Deserialize, Serialize};
 use tiling::{Numerics, Pace, Rates, Shares, Slot, StageGeometry, Wire, Work, layer_work};
@@ -17,6 +18,11 @@ const ENCODED_BELOW_BYTES_PER_S: u64 = 200_000_000;
 pub struct DeviceProfile {
     /// A name for people.
     pub name: String,
+    /// What others call it in their [`DeviceProfile::pairs`].
+    pub key: u64,
+    /// The ways to other devices that are not what the links to the coordinator suggest
+    /// ([`DeviceProfile::is_unusual`]). Each is told by both of its ends.
+    pub pairs: Vec<Pair>,
     /// Its speed by operator class, with the threads that it uses; zeros where unknown.
     pub rates: Rates,
     /// What its link to the coordinator carries.
@@ -52,6 +58,8 @@ impl DeviceProfile {
     pub fn wired(name: impl Into<String>, rates: Rates) -> Self {
         Self {
             name: name.into(),
+            key: 0,
+            pairs: Vec::new(),
             rates,
             link_bytes_per_s: 11_800_000,
             round_trip_ns: 400_000,
@@ -108,12 +116,16 @@ const LINK_DRIFT_MAX: f64 = 2.0;
 const ROUND_TRIP_DRIFT_MAX_NS: u64 = 2_000_000;
 
 /// What has changed since a plan for some work was made, where that is worth a new plan, in words.
-pub fn drifted(before: &[DeviceProfile], now: &[DeviceProfile], work: &Work) -> Option<String> {
+pub fn drifted(
+    all_before: &[DeviceProfile],
+    all_now: &[DeviceProfile],
+    work: &Work,
+) -> Option<String> {
     let apart = |a: u64, b: u64, most: f64| {
         let (low, high) = (a.min(b).max(1), a.max(b).max(1));
         high as f64 > low as f64 * most
     };
-    before.iter().zip(now).find_map(|(before, now)| {
+    all_before.iter().zip(all_now).find_map(|(before, now)| {
         let name = &now.name;
         let (old, new) = (before.takes_ns(work), now.takes_ns(work));
         if apart(old, new, SPEED_DRIFT_MAX) {
@@ -128,8 +140,29 @@ pub fn drifted(before: &[DeviceProfile], now: &[DeviceProfile], work: &Work) -> 
             return Some(format!("maps take other bytes than were expected on the way to {name}"));
         }
         let (old, new) = (before.round_trip_ns, now.round_trip_ns);
-        let far = old.abs_diff(new) > ROUND_TRIP_DRIFT_MAX_NS && apart(old, new, LINK_DRIFT_MAX);
-        far.then(|| format!("a round trip to {name} takes {new} ns in place of {old}"))
+        let far = |old: u64, new: u64| {
+            old.abs_diff(new) > ROUND_TRIP_DRIFT_MAX_NS && apart(old, new, LINK_DRIFT_MAX)
+        };
+        if far(old, new) {
+            return Some(format!("a round trip to {name} takes {new} ns in place of {old}"));
+        }
+        // A way that is the usual one now, or was before, is compared with that.
+        let knows = |pair: &Pair, in_list: &[DeviceProfile]| {
+            in_list.iter().find(|device| device.key == pair.with).cloned()
+        };
+        now.pairs.iter().chain(&before.pairs).find_map(|pair| {
+            let (was, is) = (knows(pair, all_before)?, knows(pair, all_now)?);
+            let way = |of: &DeviceProfile, other: &DeviceProfile| {
+                of.pair_with(other).copied().unwrap_or_else(|| of.usual_pair(other))
+            };
+            let (old, new) = (way(before, &was), way(now, &is));
+            let is_other = apart(old.bytes_per_s, new.bytes_per_s, LINK_DRIFT_MAX)
+                || far(old.round_trip_ns, new.round_trip_ns);
+            let (old, new, other) = (old.bytes_per_s, new.bytes_per_s, &is.name);
+            is_other.then(|| {
+                format!("the way between {name} and {other} carries {new} B/s in place of {old}")
+            })
+        })
     })
 }
 
@@ -201,6 +234,21 @@ mod tests {
         assert!(after(&|d| d.rates = d.rates.scaled(|_| 0.7)).unwrap().contains("ms in place"));
         assert!(after(&|d| d.link_bytes_per_s /= 3).unwrap().contains("link of d"));
         assert!(after(&|d| d.round_trip_ns = 50_000_000).unwrap().contains("round trip"));
+        // A way that turns out to be slow, and one that is well again.
+        let two = |bytes_per_s: Option<u64>| {
+            let other = DeviceProfile { key: 1, name: "e".into(), ..device.clone() };
+            let mut two = [device.clone(), other];
+            let pair =
+                |with| bytes_per_s.map(|rate| Pair { with, bytes_per_s: rate, round_trip_ns: 0 });
+            two[0].pairs.extend(pair(1));
+            two[1].pairs.extend(pair(0));
+            two
+        };
+        let [well, slow, slower] = [None, Some(1_000_000), Some(600_000)].map(two);
+        let told = |before: &[_], now: &[_]| drifted(before, now, &work);
+        assert!(told(&well, &slow).unwrap().contains("between d and e carries 1000000 B/s"));
+        assert!(told(&slow, &well).unwrap().contains("in place of 1000000"));
+        assert_eq!(told(&slow, &slower), None);
     }
 
     #[test]

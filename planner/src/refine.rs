@@ -1,7 +1,8 @@
 //! Local search: small changes of a plan, as long as one of them is better.
 //!
 //! A change moves the place where a stage ends, joins two stages or parts one, gives rows to a
-//! neighbour, leaves a device out or takes one in, cuts a stage as its neighbour is cut, or lets maps
+//! neighbour, leaves a device out or takes one in, lets two change places where ways between devices
+//! differ, cuts a stage as its neighbour is cut, or lets maps
 //! stay where they were gathered. The changes are tried in a fixed order, and what better means is up
 //! to the caller: an exact estimate, or a simulation.
 
@@ -24,7 +25,7 @@ pub fn refine<S: PartialOrd>(
 ) -> Plan {
     let Plan { strategy, numerics, wire, stages } = plan;
     let (reach, handover) = (&Reach::of(model), options.handover);
-    let moves = Moves { reach, model, devices: devices.len(), handover };
+    let moves = Moves::new(model, reach, devices, handover);
     let mut exact = Exact::new(model, devices, numerics);
     let limited = devices.iter().any(|device| device.memory_bytes.is_some());
     let stages = moves.climb(stages, |stages| {
@@ -64,14 +65,26 @@ const STEPS: [u32; 3] = [512, 128, 32];
 const DEVICES_MAX: usize = 16;
 
 pub(crate) struct Moves<'a> {
-    pub(crate) model: &'a Model,
-    pub(crate) reach: &'a Reach,
-    pub(crate) devices: usize,
+    model: &'a Model,
+    reach: &'a Reach,
+    devices: usize,
+    /// Whether it matters who is whose neighbour.
+    paired: bool,
     /// What must happen between stages, where that is not free.
-    pub(crate) handover: Option<Handover>,
+    handover: Option<Handover>,
 }
 
-impl Moves<'_> {
+impl<'a> Moves<'a> {
+    pub(crate) fn new(
+        model: &'a Model,
+        reach: &'a Reach,
+        devices: &[DeviceProfile],
+        handover: Option<Handover>,
+    ) -> Self {
+        let paired = devices.iter().any(|device| !device.pairs.is_empty());
+        Self { model, reach, devices: devices.len(), paired, handover }
+    }
+
     /// Goes from plan to better plan until no change is better.
     pub(crate) fn climb<S: PartialOrd>(
         &self,
@@ -247,7 +260,7 @@ impl Moves<'_> {
         }
     }
 
-    /// Strips without one of their devices, or with one more.
+    /// Strips without one of their devices, with one more, or in another order.
     fn strips(&self, grid: &Grid, placement: &[Slot], grids: &mut Vec<(Grid, Vec<Slot>)>) {
         let are_rows = grid.col_shares.len() == 1;
         let of = |shares: Vec<u32>| match are_rows {
@@ -260,6 +273,12 @@ impl Moves<'_> {
             let (mut shares, mut placement) = (shares.clone(), placement.to_vec());
             shares.remove(i);
             placement.remove(i);
+            grids.push((of(shares), placement));
+        }
+        for i in (1..count).take(if self.paired { DEVICES_MAX } else { 0 }) {
+            let (mut shares, mut placement) = (shares.clone(), placement.to_vec());
+            shares.swap(i - 1, i);
+            placement.swap(i - 1, i);
             grids.push((of(shares), placement));
         }
         let others = (0..self.devices as u32).map(Slot).filter(|slot| !placement.contains(slot));

@@ -19,17 +19,19 @@
 
 pub mod coordinator;
 pub mod ids;
+mod link;
 pub mod message;
 mod survey;
 pub mod worker;
 
 pub use coordinator::{
-    ActivePlan, Coordinator, CoordinatorConfig, Counters, Succession, WorkerProfile, WorkerReport,
+    ActivePlan, Coordinator, CoordinatorConfig, Counters, PairLink, Succession, WorkerProfile,
+    WorkerReport,
 };
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use message::{
     Battery, Bundle, BundleKind, Carried, Delivery, Form, Health, Hello, Member, Message, Orders,
-    PieceHeader, Source, VERSION,
+    PieceHeader, Power, Source, VERSION,
 };
 pub use survey::{Survey, Surveys, WeightSet};
 pub use worker::Worker;

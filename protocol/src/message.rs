@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tiling::{Encoding, Plan, Rates, Region, Wire};
 
 /// Version of everything in this file. Two sides with different versions do not talk.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +26,35 @@ pub struct Hello {
     pub memory_bytes: u64,
     /// How it is.
     pub health: Health,
+    /// What its system says that it is, such as a board's model.
+    pub board: Option<String>,
+    /// What it draws, where somebody told it.
+    pub power: Option<Power>,
 }
 
 impl Hello {
     /// A device of which nothing else is known.
     pub fn new(name: impl Into<String>, threads: u32, rates: Rates, memory_bytes: u64) -> Self {
-        let (speedups_per_mille, health) = (Vec::new(), Health::default());
-        Self { name: name.into(), threads, rates, speedups_per_mille, memory_bytes, health }
+        Self {
+            name: name.into(),
+            threads,
+            rates,
+            speedups_per_mille: Vec::new(),
+            memory_bytes,
+            health: Health::default(),
+            board: None,
+            power: None,
+        }
     }
+}
+
+/// What a device draws, in thousandths of a watt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Power {
+    /// With nothing to do.
+    pub idle_mw: u32,
+    /// With all threads at work.
+    pub active_mw: u32,
 }
 
 /// How a device is, as far as its system tells.
@@ -213,9 +234,10 @@ pub enum Message {
     },
     /// Either way: I live.
     Heartbeat,
-    /// Coordinator to worker, which sends it back as it is: how long is the way?
+    /// Coordinator to worker, or worker to worker, which sends it back as it is: how long is the way?
+    /// A worker that has other things to do sends it back to another worker without its padding.
     Echo {
-        /// When it was sent, by the coordinator's clock.
+        /// When it was sent, by the clock of who asks.
         sent_ns: u64,
         /// Something to carry.
         padding: Vec<u8>,
@@ -236,6 +258,29 @@ pub enum Message {
         /// Why, for the log.
         reason: String,
     },
+    /// Worker to worker: the pieces that you sent for a task are here.
+    Arrived {
+        /// The task that made them.
+        task: TaskId,
+        /// Bytes that travelled.
+        bytes: u64,
+    },
+    /// Worker to coordinator: what I measured of the way to another worker.
+    PairLink {
+        /// The other.
+        peer: WorkerId,
+        /// What the way carries.
+        bytes_per_s: u64,
+        /// Time of a word there and back.
+        round_trip_ns: u64,
+    },
+}
+
+impl Message {
+    /// Bytes that it carries for nothing but their time on the way.
+    pub fn padding(&self) -> u64 {
+        if let Message::Echo { padding, .. } = self { padding.len() as u64 } else { 0 }
+    }
 }
 
 /// What pieces of a map took on their way.

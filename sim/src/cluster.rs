@@ -1,7 +1,7 @@
 //! The clock: one event after another, in order of time, then of their making.
 
 use crate::bound::Bound;
-use crate::device::Device;
+use crate::device::{Device, Kind};
 use crate::events::{End, Event, Parcel, Sender};
 use crate::fnv::Fnv;
 use crate::head::Head;
@@ -11,7 +11,7 @@ use crate::physics::{LinkSpec, Network, Priority, Transfer};
 use crate::queue::{Queue, Timers};
 use crate::random::Random;
 use crate::record::Recorder;
-use crate::scenario::{Payload, Sabotage, Scenario};
+use crate::scenario::{PairSpec, Payload, Sabotage, Scenario};
 use kernels::Engine;
 use protocol::{BundleKind, Nanos, PlanId, SECOND};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,10 +68,13 @@ impl Cluster {
         let cache = if scenario.weights_cached { head.blobs() } else { BTreeSet::new() };
         let specs = scenario.workers.iter().enumerate();
         let lies = scenario.sabotage == Sabotage::IgnoreMemory;
+        let kind = Kind { lies, measures: scenario.measures_pairs };
         let devices: Vec<Device> =
-            specs.map(|(i, spec)| Device::new(i, spec, &surveys, lies, cache.clone())).collect();
+            specs.map(|(i, spec)| Device::new(i, spec, &surveys, kind, cache.clone())).collect();
         let mut links: Vec<LinkSpec> = scenario.workers.iter().map(|w| w.link).collect();
         links.push(scenario.head_link);
+        let mut network = Network::new(&links);
+        scenario.pairs.iter().for_each(|pair| network.set_way(pair.workers, pair.bytes_per_s));
         let mut cluster = Self {
             now: 0,
             random: Random::new(scenario.seed),
@@ -80,7 +83,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             engine: Engine::new(1).expect("an engine of one thread starts no thread"),
             violation: None,
-            network: Network::new(&links),
+            network,
             works: BTreeMap::new(),
             bounds: BTreeMap::new(),
             recorder: Recorder::new(scenario.workers.iter().map(|w| w.name.clone())),
@@ -139,7 +142,13 @@ impl Cluster {
     /// As [`Cluster::run`]; `watch` is told the number of ended frames now and then.
     ///
     /// *Errors*: the first promise that was broken.
-    pub fn run_watched(mut self, mut watch: impl FnMut(usize)) -> Result<Outcome, Violation> {
+    pub fn run_watched(mut self, watch: impl FnMut(usize)) -> Result<Outcome, Violation> {
+        let ended_ns = self.go_on(watch)?;
+        Ok(self.outcome(ended_ns))
+    }
+
+    /// Runs until the end; tells when the last frame ended.
+    fn go_on(&mut self, mut watch: impl FnMut(usize)) -> Result<Nanos, Violation> {
         let mut ended_ns = None;
         loop {
             let missing = self.head.missing;
@@ -171,7 +180,19 @@ impl Cluster {
                 watch(self.scenario.payload.frames() - missing);
             }
         }
-        Ok(self.outcome(ended_ns.unwrap_or_default()))
+        Ok(ended_ns.unwrap_or_default())
+    }
+
+    /// As [`Cluster::run`], and what the coordinator says in the end.
+    #[cfg(test)]
+    pub(crate) fn run_asking<T>(
+        self,
+        ask: impl FnOnce(&protocol::Coordinator) -> T,
+    ) -> (Result<Outcome, Violation>, T) {
+        let mut cluster = self;
+        let ran = cluster.go_on(|_| {});
+        let told = ask(&cluster.head.machine);
+        (ran.map(|ended_ns| cluster.outcome(ended_ns)), told)
     }
 
     fn outcome(mut self, ended_ns: Nanos) -> Outcome {
@@ -336,7 +357,14 @@ impl Cluster {
         {
             return self.lose_event(event, false);
         }
-        let bytes = parcel.bytes();
+        let padding = match parcel {
+            // What the coordinator's echoes would tell is known: they are taken to be short.
+            Parcel::Message(message) if matches!((from, to), (End::Device(_), End::Device(_))) => {
+                message.padding()
+            }
+            _ => 0,
+        };
+        let bytes = parcel.bytes() + padding;
         let ends = (self.index(from), self.index(to));
         match parcel {
             Parcel::Message(message) => {
@@ -378,11 +406,22 @@ impl Cluster {
     }
 
     fn rate(&self, from: End, to: End) -> u64 {
-        self.link_of(from).send_bytes_per_s.min(self.link_of(to).receive_bytes_per_s)
+        let slower = self.link_of(from).send_bytes_per_s.min(self.link_of(to).receive_bytes_per_s);
+        self.pair(from, to).map_or(slower, |pair| pair.bytes_per_s)
+    }
+
+    /// The way between two devices, where their links do not tell it.
+    fn pair(&self, from: End, to: End) -> Option<&PairSpec> {
+        let (End::Device(a), End::Device(b)) = (from, to) else { return None };
+        self.scenario.pairs.iter().find(|p| [(a, b), (b, a)].contains(&p.workers))
     }
 
     /// Time that one packet is on its way.
     fn one_way(&mut self, from: End, to: End) -> Nanos {
+        if let Some(round_trip) = self.pair(from, to).map(|pair| pair.round_trip) {
+            // Of a link it is the way there and back, of which each of two devices has a part.
+            return round_trip.one_way(&mut self.random);
+        }
         let (a, b) = (self.link_of(from).round_trip, self.link_of(to).round_trip);
         a.one_way(&mut self.random) + b.one_way(&mut self.random)
     }

@@ -87,15 +87,24 @@ struct Given {
     pieces: Pieces,
 }
 
+/// How a process was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    /// It claims more memory than there is.
+    pub(crate) lies: bool,
+    /// It measures the ways to others.
+    pub(crate) measures: bool,
+}
+
 impl Device {
     pub(crate) fn new(
         index: usize,
         spec: &WorkerSpec,
         surveys: &Surveys,
-        lies: bool,
+        kind: Kind,
         cache: BTreeSet<WeightHash>,
     ) -> Self {
-        let memory_bytes = spec.device.memory_bytes * if lies { 10 } else { 1 };
+        let memory_bytes = spec.device.memory_bytes * if kind.lies { 10 } else { 1 };
         let threads = spec.device.threads as u32;
         let hello = Hello::new(spec.name.clone(), threads, spec.claims, memory_bytes);
         Self {
@@ -105,7 +114,10 @@ impl Device {
             life: 0,
             session: None,
             sessions_made: 0,
-            machine: Worker::sharing(hello, surveys.clone()),
+            machine: match (kind.measures, Worker::sharing(hello, surveys.clone())) {
+                (true, worker) => worker.measuring(),
+                (false, worker) => worker,
+            },
             inputs: BTreeMap::new(),
             inputs_bytes: 0,
             running_bytes: 0,
@@ -136,10 +148,10 @@ impl Device {
     }
 
     /// A new process on the same device.
-    pub(crate) fn reborn(&self, surveys: &Surveys, lies: bool) -> Self {
+    pub(crate) fn reborn(&self, surveys: &Surveys, kind: Kind) -> Self {
         // What was written to disk is there again, where anything was there before.
         let cache = if self.cached { self.blobs.clone() } else { BTreeSet::new() };
-        let fresh = Self::new(self.index, &self.spec, surveys, lies, cache);
+        let fresh = Self::new(self.index, &self.spec, surveys, kind, cache);
         Self {
             life: self.life,
             sessions_made: self.sessions_made,

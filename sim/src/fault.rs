@@ -1,6 +1,7 @@
 //! What goes wrong, and how the others notice.
 
 use crate::cluster::Cluster;
+use crate::device::Kind;
 use crate::events::{End, Event, Parcel};
 use crate::head::Head;
 use crate::scenario::{Fault, FaultKind, Sabotage};
@@ -33,7 +34,8 @@ impl Cluster {
             FaultKind::Restart(i) => {
                 if !self.devices[i].up {
                     let lies = self.scenario.sabotage == Sabotage::IgnoreMemory;
-                    self.devices[i] = self.devices[i].reborn(&self.surveys, lies);
+                    let kind = Kind { lies, measures: self.scenario.measures_pairs };
+                    self.devices[i] = self.devices[i].reborn(&self.surveys, kind);
                     self.connect_later(i);
                 }
             }

@@ -66,6 +66,7 @@ impl Rehearsal {
             // The second frame waits for the first, which prepares the weights.
             machine,
             head_link,
+            pairs: crate::pairs::known(devices),
             options,
             shares,
             patience_ns: u64::MAX / 2,
@@ -177,6 +178,13 @@ impl Wish<'_> {
             now.rehearsed_ns = Rehearsal::new(graph, devices, options).frame_ns(known);
         }
         Ok(planner::again(graph, devices, options, (known, now), made))
+    }
+
+    /// How long a frame takes by a plan that was made elsewhere; none where it does not end, or where
+    /// there are too many devices to play it through.
+    pub fn rehearse(&self, plan: &Plan) -> Option<Nanos> {
+        let few = self.devices.len() <= DEVICES_MAX;
+        few.then(|| Rehearsal::new(self.graph, self.devices, self.options).frame_ns(plan))?
     }
 
     fn is_rehearsed(&self) -> bool {

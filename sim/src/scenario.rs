@@ -1,6 +1,6 @@
 //! What is simulated, as a value.
 
-use crate::physics::{DeviceModel, LinkSpec};
+use crate::physics::{DeviceModel, LinkSpec, RoundTrip};
 use kernels::Pieces;
 use model::LoadedModel;
 use planner::{PlanOptions, Strategy};
@@ -20,6 +20,17 @@ pub struct WorkerSpec {
     pub link: LinkSpec,
     /// When it joins.
     pub joins_ns: Nanos,
+}
+
+/// The way between two workers, where their links to the switch do not tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairSpec {
+    /// The workers, by their indices into [`Scenario::workers`].
+    pub workers: (usize, usize),
+    /// What the way carries, each way.
+    pub bytes_per_s: u64,
+    /// How long a packet is on its way.
+    pub round_trip: RoundTrip,
 }
 
 impl WorkerSpec {
@@ -167,6 +178,10 @@ pub struct Scenario {
     pub head_link: LinkSpec,
     /// The workers; the index is the worker's id.
     pub workers: Vec<WorkerSpec>,
+    /// Ways between workers that are not what their links suggest.
+    pub pairs: Vec<PairSpec>,
+    /// Whether workers measure the ways to each other, as real ones do.
+    pub measures_pairs: bool,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// Virtual time within which every frame must end.
@@ -203,6 +218,8 @@ impl Scenario {
             machine: CoordinatorConfig::default(),
             head_link: LinkSpec::unlimited(),
             workers,
+            pairs: Vec::new(),
+            measures_pairs: false,
             faults: Vec::new(),
             patience_ns: 300 * SECOND,
             steps_max: 2_000_000,

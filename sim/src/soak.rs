@@ -9,7 +9,7 @@ use crate::invariants::Violation;
 use crate::outcome::Outcome;
 use crate::physics::{BackgroundLoad, DeviceModel, LinkSpec, Medium, RoundTrip, Thermal};
 use crate::random::Random;
-use crate::scenario::{Fault, FaultKind, Payload, Scenario, WorkerSpec};
+use crate::scenario::{Fault, FaultKind, PairSpec, Payload, Scenario, WorkerSpec};
 use kernels::{Engine, PackedModel, Piece, Pieces};
 use model::builder::Builder;
 use model::{Activation, LoadedModel, Op, PoolKind, Shape, Window};
@@ -224,9 +224,22 @@ pub fn scenario(seed: u64) -> Scenario {
     let frame_interval_ns = random.pick(&[0, 1_000_000, SECOND]);
     let head_link = random.pick(&[LinkSpec::unlimited(), LinkSpec::wire(100_000, 12_500_000, 0)]);
     let patience_ns = 4 * 3600 * SECOND;
+    // As above: workers that measure the ways to each other, one of which may be another than their links
+    // suggest.
+    let mut others = Random::new(seed ^ 0x0070_a125);
+    let measures_pairs = others.below(2) == 0;
+    let odd = (others.below(count as u64) as usize, others.below(count as u64) as usize);
+    let pair = PairSpec {
+        workers: odd,
+        bytes_per_s: others.pick(&[50_000, 1_000_000, 500_000_000]),
+        round_trip: RoundTrip::even(0, others.pick(&[100_000, 30_000_000])),
+    };
+    let has_pair = measures_pairs && odd.0 != odd.1;
     let mut scenario = Scenario {
         seed,
         payload,
+        pairs: has_pair.then_some(pair).into_iter().collect(),
+        measures_pairs,
         frame_interval_ns,
         // Workers exchange pieces as soon as all have found each other.
         frames_from_ns: if exchange { 2 * SECOND } else { 0 },

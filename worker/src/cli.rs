@@ -1,5 +1,6 @@
 //! `tilehive-worker`: the command line.
 
+use crate::board::{self, Watts};
 use crate::doctor::{Diagnosis, device, network, reach};
 use crate::logging::LogArguments;
 use crate::manual::{self, Shell};
@@ -139,6 +140,11 @@ struct RunArguments {
     /// or a tenth of what the disk has free where that is less]
     #[arg(long, value_name = "MB")]
     cache_mb: Option<u64>,
+
+    /// What this device draws idle and with all threads at work, in watts, such as 1.6:5; for --objective
+    /// energy [default: what is known of its board, if that is known]
+    #[arg(long, value_name = "IDLE:ACTIVE", env = "TILEHIVE_WATTS")]
+    watts: Option<Watts>,
 
     /// Name of this device in tables and logs [default: the host name]
     #[arg(long)]
@@ -400,6 +406,9 @@ async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Res
             None => health.free_bytes.unwrap_or(0) / 4 * 3,
         },
         health,
+        // A child shares its board with others.
+        board: board::name(Path::new("/")).filter(|_| !arguments.child),
+        power: arguments.watts.map(|Watts(power)| power),
     };
     tracing::info!("{} threads, {:?}", threads, engine.isa());
     let coordinator = token.coordinator;

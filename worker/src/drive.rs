@@ -76,7 +76,7 @@ pub async fn drive_paced(
         let _ = packed_tx.send(bundle);
     })?;
     let mut driver = Driver {
-        machine: Worker::new(hello),
+        machine: Worker::new(hello).measuring(),
         outbox,
         commands: net.commands.clone(),
         wanted: net.wanted.clone(),

@@ -12,6 +12,7 @@
 //! | `profile.rs` | what was measured, kept on disk |
 //! | `pace.rs` | a device that stands for a slower one |
 //! | `health.rs` | memory, heat, throttling, battery |
+//! | `board.rs` | what it is and draws |
 //! | `metrics/` | what it did, in numbers for Prometheus |
 //! | `membership.rs` | the token that is kept; joining and leaving |
 //! | `doctor/` | what is wrong with a device, and the cure |
@@ -21,6 +22,7 @@
 //! | `logging.rs` | `tracing` on stderr, the same for all programs |
 
 mod blobs;
+pub mod board;
 pub mod cli;
 mod compute;
 pub mod doctor;

@@ -2,19 +2,21 @@
 //!
 //! Devices that join tell what they know of themselves and learn their links on the way; with none in
 //! reach this machine is measured anew. One folder gets a cluster, and a device and a link for each
-//! worker. What nobody measures (watts, heat) is left out.
+//! worker; ways between workers that their links do not tell are pairs. What is not known (heat, and the
+//! watts of most) is left out.
 
 use super::{SETTLE_TO_TELL, cores, listen, open_locals, profiles, spinner};
 use crate::cli::{CalibrateArguments, Context};
 use crate::cluster::Device;
 use crate::failure::Failure;
 use crate::say::say;
+use crate::watts::Watts;
 use anyhow::Context as _;
 use kernels::Engine;
 use planner::DeviceProfile;
 use protocol::CoordinatorConfig;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tiling::{OperatorClass, Rates};
 
@@ -48,9 +50,15 @@ pub(crate) async fn run(context: &Context, arguments: CalibrateArguments) -> Res
         let hint = "`tilehive cluster token` prints the line to run on each device";
         return Err(Failure::run(error).hint(hint));
     }
-    let folder = &arguments.output;
+    say!("{}", write_all(&arguments.output, &devices)?.display());
+    Ok(())
+}
+
+/// Writes a cluster of these devices into a folder; gives the file of the cluster.
+fn write_all(folder: &Path, devices: &[Device]) -> Result<PathBuf, Failure> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut text = "name = \"calibrated\"\n\n[coordinator]\nlink = \"ethernet-1g\"\n".to_owned();
+    let names = names(devices);
     for (i, device) in devices.iter().enumerate() {
         let (device_file, link_file) = (format!("device-{i}.toml"), format!("link-{i}.toml"));
         write(&folder.join(&device_file), &device_text(device))?;
@@ -59,15 +67,47 @@ pub(crate) async fn run(context: &Context, arguments: CalibrateArguments) -> Res
         let _ = write!(
             text,
             "\n[[worker]]\nname = {:?}\ndevice = {}\nlink = {}\n",
-            device.name,
+            names[i],
             path(&device_file),
             path(&link_file)
         );
     }
+    text += &pairs_text(devices, &names);
     let path = folder.join("cluster.toml");
     write(&path, &text)?;
-    say!("{}", path.display());
-    Ok(())
+    Ok(path)
+}
+
+/// A name for each device that no other has.
+fn names(devices: &[Device]) -> Vec<String> {
+    let name = |(i, device): (usize, &Device)| match devices[..i]
+        .iter()
+        .filter(|other| other.name == device.name)
+        .count()
+    {
+        0 => device.name.clone(),
+        before => format!("{}-{}", device.name, before + 1),
+    };
+    devices.iter().enumerate().map(name).collect()
+}
+
+/// The ways between devices that their links do not tell.
+fn pairs_text(devices: &[Device], names: &[String]) -> String {
+    let mut text = String::new();
+    for (device, name) in devices.iter().zip(names) {
+        for pair in device.pairs.iter().filter(|pair| pair.unusual && device.id < pair.id) {
+            let other = devices.iter().position(|other| other.id == pair.id);
+            let Some(other) = other.map(|place| &names[place]) else { continue };
+            let mbit = pair.bytes_per_s as f64 / 125_000.0;
+            let round_trip = Duration::from_nanos(pair.round_trip_ns).as_secs_f64() * 1e3;
+            let _ = write!(
+                text,
+                "\n[[pair]]\nworkers = [{name:?}, {other:?}]\nmbit_per_s = {mbit:.3}\n\
+                 round_trip_ms = {round_trip:.4}\n"
+            );
+        }
+    }
+    text
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
@@ -112,6 +152,12 @@ fn device_text(device: &Device) -> String {
         let giga_per_s = rates.per_s(class) as f64 / 1e9;
         let _ = writeln!(text, "{} = {:e}", class.rate_key(), giga_per_s.max(1e-9));
     }
+    if let Some(Watts { idle_w, active_w, source }) = &device.watts {
+        let _ = write!(
+            text,
+            "\n[power]\nsource = {source:?}\nidle_w = {idle_w:?}\nactive_w = {active_w:?}\n"
+        );
+    }
     text
 }
 
@@ -135,4 +181,45 @@ fn link_text(profile: &DeviceProfile) -> String {
         usual + 2.0 * late,
         usual + 3.0 * late,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::PairReport;
+    use sim::files::ClusterFile;
+
+    #[test]
+    fn odd_pairs_and_watts_are_written_and_read_again() {
+        let device = |id: u32, name: &str| {
+            let rates = Rates::typical(1_000_000_000);
+            let watts = Watts { idle_w: 1.6, active_w: 5.0, source: "as told".into() };
+            let pair = |other: u32, unusual| PairReport {
+                with: "pi".into(),
+                id: other,
+                bytes_per_s: 2_500_000,
+                round_trip_ns: 3_000_000,
+                unusual,
+            };
+            let others = (0..3).filter(|&other| other != id);
+            Device {
+                id,
+                threads: 1,
+                watts: Some(watts),
+                pairs: others.map(|other| pair(other, id + other == 3)).collect(),
+                ..Device::of(DeviceProfile::wired(name, rates))
+            }
+        };
+        // Two of them have the same name.
+        let devices = [device(0, "laptop"), device(1, "pi"), device(2, "pi")];
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_all(folder.path(), &devices).unwrap();
+        let file = ClusterFile::open(path.to_str().unwrap()).unwrap();
+        let workers = file.workers().unwrap();
+        assert_eq!(workers[2].name, "pi-2");
+        assert_eq!(workers[1].device.power.active_w, 5.0);
+        let [pair] = file.pairs().unwrap()[..] else { panic!("{:?}", file.pairs()) };
+        assert_eq!((pair.workers, pair.bytes_per_s), ((1, 2), 2_500_000));
+        assert_eq!(pair.round_trip.p50_ns, 3_000_000);
+    }
 }

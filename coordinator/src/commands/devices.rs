@@ -2,11 +2,12 @@
 
 use super::{SETTLE_TO_TELL, listen, open_locals, register, spinner};
 use crate::cli::{Context, DevicesArguments, DevicesCommand};
-use crate::cluster::Device;
+use crate::cluster::{Device, PairReport};
 use crate::failure::Failure;
 use crate::say::say;
 use crate::table;
 use crate::watch;
+use crate::watts::Watts;
 use anyhow::anyhow;
 use net::{Admission, Membership, PeerId};
 use protocol::CoordinatorConfig;
@@ -66,6 +67,7 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
         } else {
             say!("{}\n", table::table(&HEADER, devices.iter().map(row)));
             say!("{}", rates(&devices));
+            odd_pairs(&devices).chain(watts(&devices)).for_each(|line| say!("{line}"));
         }
         if !away.is_empty() {
             let now = net::now_unix_s();
@@ -199,6 +201,33 @@ fn row(device: &Device) -> Vec<String> {
         or_dash(power),
         device.addresses.first().cloned().unwrap_or_default(),
     ]
+}
+
+/// The ways between workers that are not what the links of the two to the coordinator suggest.
+fn odd_pairs(devices: &[Device]) -> impl Iterator<Item = String> {
+    let of = |device: &Device| {
+        let odd = device.pairs.iter().filter(|pair| pair.unusual && device.id < pair.id);
+        let line = |pair: &PairReport| {
+            let (rate, trip) =
+                (table::bits(pair.bytes_per_s), Duration::from_nanos(pair.round_trip_ns));
+            format!(
+                "{} and {}: {rate} between them, a round trip takes {}",
+                device.name,
+                pair.with,
+                table::time(trip)
+            )
+        };
+        odd.map(line).collect::<Vec<_>>()
+    };
+    devices.iter().map(of).collect::<Vec<_>>().into_iter().flatten()
+}
+
+/// What devices draw, where that is known.
+fn watts(devices: &[Device]) -> impl Iterator<Item = String> {
+    devices.iter().filter_map(|device| {
+        let Watts { idle_w, active_w, source } = device.watts.as_ref()?;
+        Some(format!("{}: {idle_w} W idle, {active_w} W at work, {source}", device.name))
+    })
 }
 
 /// Speeds by operator class, and how many times as fast as measured real tasks were.

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod doctor;
+mod energy;
 pub(crate) mod inspect;
 pub(crate) mod invite;
 pub(crate) mod model;

@@ -9,10 +9,10 @@ use crate::table;
 use anyhow::anyhow;
 use kernels::Engine;
 use planner::{Cost, DeviceProfile, PlannerError};
-use sim::WorkerSpec;
 use sim::files::ClusterFile;
 use sim::physics::Power;
 use sim::rehearsal::Wish;
+use sim::{LinkSpec, WorkerSpec};
 use std::path::Path;
 use std::time::Duration;
 use tiling::{Plan, PlanError, Rates, Shares};
@@ -75,25 +75,31 @@ pub(crate) fn one_device(plan: &Plan, cost: &Cost, devices: usize) -> Option<Str
 
 /// The workers of a cluster file, as a planner sees them.
 fn devices_of(cluster: &str) -> Result<Vec<DeviceProfile>, Failure> {
-    let workers = ClusterFile::open(cluster).and_then(|file| file.workers());
-    let workers = workers.map_err(|error| {
+    let parts = ClusterFile::open(cluster)
+        .and_then(|file| Ok((file.workers()?, file.pairs()?, file.head_link()?)));
+    let (workers, mut pairs, head) = parts.map_err(|error| {
         Failure::bad_input(error).hint("`tilehive-sim list` names what comes with the program")
     })?;
+    // The coordinator sees all through its own link.
+    pairs.extend(sim::pairs::hidden_by(&head, &workers, &pairs));
+    let carries = |link: &LinkSpec| link.send_bytes_per_s.min(link.receive_bytes_per_s).max(1);
     let profile = |worker: WorkerSpec| {
         let link = worker.link;
         let Power { idle_w, active_w } = worker.device.power;
         DeviceProfile {
-            link_bytes_per_s: link.send_bytes_per_s.min(link.receive_bytes_per_s).max(1),
-            round_trip_ns: link.round_trip.p50_ns,
-            late_round_trip_ns: link.round_trip.p90_ns,
-            air: link.medium.air(),
+            link_bytes_per_s: carries(&link).min(carries(&head)),
+            round_trip_ns: link.round_trip.p50_ns + head.round_trip.p50_ns,
+            late_round_trip_ns: link.round_trip.p90_ns + head.round_trip.p50_ns,
+            air: link.medium.air().or(head.medium.air()),
             memory_bytes: Some(worker.device.memory_bytes).filter(|&bytes| bytes > 0),
             // A device file without a [power] section has zeros.
             power: (active_w > 0.0).then_some(planner::Power { idle_w, active_w }),
             ..DeviceProfile::wired(worker.name, worker.claims)
         }
     };
-    Ok(workers.into_iter().map(profile).collect())
+    let mut devices: Vec<DeviceProfile> = workers.into_iter().map(profile).collect();
+    sim::pairs::tell(&pairs, &mut devices, |place| place);
+    Ok(devices)
 }
 
 /// The devices that are asked about.
@@ -151,8 +157,8 @@ pub(crate) fn bad_plan(error: PlannerError) -> Failure {
         }
         PlannerError::DoesNotFit { .. } => "--strategy auto looks for a plan that fits",
         PlannerError::NoPower { .. } => {
-            "`plan --on CLUSTER` knows the watts of a cluster file, whose devices have a [power] \
-             section with idle_w and active_w"
+            "start its worker with `tilehive-worker --watts IDLE:ACTIVE`; `plan --on CLUSTER` takes the \
+             watts of a cluster file, whose devices have a [power] section with idle_w and active_w"
         }
         PlannerError::Deadline { .. } => "give a later --deadline, or a faster device",
     };

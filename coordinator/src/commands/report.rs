@@ -1,6 +1,7 @@
 //! What `tilehive run` says when its frames are through.
 
 use super::check::Check;
+use super::energy::Energy;
 use super::run::Frame;
 use crate::say::say;
 use crate::table;
@@ -35,6 +36,8 @@ pub(super) struct Report {
     /// What the scheduler did.
     counters: Counters,
     pub(super) check: Option<Check>,
+    /// What a frame is predicted to make the devices draw.
+    energy: Energy,
     workers: Vec<serde_json::Value>,
     usage: serde_json::Value,
     answers: Vec<serde_json::Value>,
@@ -54,7 +57,7 @@ impl Report {
         strategy: Strategy,
         timing: Timing<'_>,
         reports: &BTreeMap<protocol::WorkerId, WorkerReport>,
-        check: Option<Check>,
+        (check, energy): (Option<Check>, Energy),
         answers: Vec<serde_json::Value>,
     ) -> Self {
         let Timing { makespans, took, reassigned, counters } = timing;
@@ -78,6 +81,7 @@ impl Report {
             exchanged_bytes: counters.exchanged_bytes,
             counters,
             check,
+            energy,
             workers: reports.values().map(worker_json).collect(),
             usage: last.ready.usage.told.clone(),
             answers,
@@ -104,6 +108,7 @@ impl Report {
         let bytes = table::bytes;
         let (moved, expected) = (bytes(self.moved_bytes), bytes(self.predicted_moved_bytes));
         say!("a frame moved {moved}; predicted {expected}");
+        say!("{}", self.energy);
         if let Some(why) = &self.one_device {
             say!("{why}");
         }

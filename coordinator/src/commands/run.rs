@@ -1,10 +1,11 @@
 //! `tilehive run`.
 
 use super::check::{Check, alone};
+use super::energy::Energy;
 use super::report::{Report, Timing};
 use super::{Opened, TileBar, open_cluster, plan::bad_plan};
 use crate::cli::{Context, RunArguments};
-use crate::cluster::{Answer, HostedModel, Job};
+use crate::cluster::{Answer, Device, HostedModel, Job};
 use crate::failure::{Failure, bad_model};
 use crate::input::Input;
 use crate::pictures;
@@ -16,7 +17,7 @@ use anyhow::{Context as _, anyhow};
 use image::DynamicImage;
 use kernels::Pieces;
 use model::{Axes, InputSpec, LoadOptions, ModelError};
-use planner::{PlanOptions, Strategy};
+use planner::{Objective, PlanOptions, PlannerError, Strategy};
 use protocol::CoordinatorConfig;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -79,6 +80,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
     let (strategy, options) = arguments.strategy.resolve(opened.devices.len())?;
     check_plan(&first.model, opened.devices.len(), strategy, options)?;
+    check_power(&opened.devices, options)?;
 
     let began = Instant::now();
     if arguments.trace.is_some() {
@@ -143,11 +145,13 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     if let Some(path) = &arguments.trace {
         write_trace(path, &cluster.timeline().await?)?;
     }
+    let devices = cluster.devices().await?;
     Opened { cluster, locals: opened.locals, devices: opened.devices }.stop().await;
     let Some(last) = last else { return Ok(()) };
     let check = if arguments.check { Some(check(&last)?) } else { None };
     let timing = Timing { makespans: &makespans, took, reassigned, counters };
-    let report = Report::new(&last, strategy, timing, &reports, check, answers);
+    let energy = Energy::of(&last.answer, &devices);
+    let report = Report::new(&last, strategy, timing, &reports, (check, energy), answers);
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -363,7 +367,18 @@ fn check_plan(
     options: PlanOptions,
 ) -> Result<(), Failure> {
     let alike = vec![planner::DeviceProfile::wired("device", Rates::default()); devices.max(1)];
+    // Of these nobody knows what they draw, nor how fast they are.
+    let options = PlanOptions { objective: Objective::Latency, deadline_ns: None, ..options };
     planner::plan(&model.loaded.graph, &alike, strategy, options).map(drop).map_err(bad_plan)
+}
+
+/// Refuses to look for the thriftiest plan over devices of which it is not known what they draw.
+fn check_power(devices: &[Device], options: PlanOptions) -> Result<(), Failure> {
+    let unknown = devices.iter().find(|device| device.profile.power.is_none());
+    match unknown.filter(|_| options.objective == Objective::Energy) {
+        Some(device) => Err(bad_plan(PlannerError::NoPower { device: device.name.clone() })),
+        None => Ok(()),
+    }
 }
 
 /// Runs a frame again in this process, untiled.

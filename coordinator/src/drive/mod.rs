@@ -7,18 +7,19 @@ mod seen;
 
 pub(crate) use planning::Work;
 
-use crate::cluster::{Answer, Device, HostedModel, Progress};
+use crate::cluster::{Answer, Device, HostedModel, PairReport, Progress};
 use crate::metrics::{Metrics, Snapshot};
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
+use crate::watts::Watts;
 use kernels::wire::{Saturated, inputs_for};
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
-use planner::Cost;
+use planner::{Cost, DeviceProfile};
 use planning::Planned;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
-use protocol::{Member, Message, WorkerId, WorkerReport};
+use protocol::{Member, Message, PairLink, WorkerId, WorkerReport};
 use seen::Seen;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -38,7 +39,7 @@ pub(crate) enum Request {
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
     Counters(Reply<Counters>),
     Snapshot(Reply<Snapshot>),
-    /// Whether all workers can send pieces to each other.
+    /// Whether all workers can send pieces to each other, and have measured these ways.
     Reach(Reply<bool>),
     Record,
     Timeline(Reply<timeline::Timeline>),
@@ -131,7 +132,8 @@ pub(crate) async fn drive(
                     let _ = reply.send((driver.machine.reports(), driver.machine.reassigned()));
                 }
                 Some(Request::Reach(reply)) => {
-                    let _ = reply.send(driver.machine.all_reach_all());
+                    let machine = &driver.machine;
+                    let _ = reply.send(machine.all_reach_all() && machine.all_pairs_measured());
                 }
                 Some(Request::Counters(reply)) => {
                     let _ = reply.send(driver.machine.counters());
@@ -434,13 +436,28 @@ impl Driver {
     }
 
     fn devices(&self) -> Vec<Device> {
-        let device = |(id, report): (WorkerId, &WorkerReport)| {
+        let reports: BTreeMap<WorkerId, &WorkerReport> = self.machine.live().collect();
+        let (ids, profiles) = self.profiles();
+        let device = |(id, profile): (WorkerId, DeviceProfile)| {
+            let report = reports.get(&id)?;
             let (peer, addresses) = self.addresses.get(&id)?;
             let known = self.machine.profile(id)?;
             let health = &known.health;
-            let profile = self.profile(id, &report.name, &known);
+            let pairs = known.pairs.iter().filter_map(|pair| {
+                let PairLink { peer, bytes_per_s, round_trip_ns } = *pair;
+                Some(PairReport {
+                    with: reports.get(&peer)?.name.clone(),
+                    id: peer.0,
+                    bytes_per_s,
+                    round_trip_ns,
+                    unusual: profile.pairs.iter().any(|pair| pair.with == u64::from(peer.0)),
+                })
+            });
             Some(Device {
                 id: id.0,
+                pairs: pairs.collect(),
+                watts: Watts::of(&known),
+                board: known.board.clone(),
                 threads: report.threads,
                 speed: known.speed,
                 link_bytes_per_s: known.link_bytes_per_s,
@@ -457,7 +474,7 @@ impl Driver {
                 ..Device::of(profile)
             })
         };
-        self.machine.live().filter_map(device).collect()
+        ids.into_iter().zip(profiles).filter_map(device).collect()
     }
 
     fn say_goodbye(&mut self) {

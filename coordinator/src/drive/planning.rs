@@ -3,11 +3,12 @@
 
 use super::Driver;
 use crate::cluster::{BandJob, HostedModel, Job};
+use crate::watts::Watts;
 use kernels::Pieces;
 use model::WeightHash;
-use planner::{Again, Cost, DeviceProfile, PlanOptions, Strategy};
+use planner::{Again, Cost, DeviceProfile, Pair, PlanOptions, Strategy};
 use protocol::coordinator::Input;
-use protocol::{ActivePlan, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
+use protocol::{ActivePlan, PairLink, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
 use sim::rehearsal::Wish;
 use std::sync::Arc;
 use tiling::{Grid, Handover, Numerics, Plan, Wire};
@@ -105,16 +106,32 @@ impl Driver {
             late_round_trip_ns: known.late_round_trip_ns.unwrap_or(usual.late_round_trip_ns),
             air: on_air.then_some(0),
             memory_bytes: Some(known.memory_bytes).filter(|&bytes| bytes > 0),
+            power: Watts::of(known).map(|watts| watts.planned()),
+            key: id.0.into(),
             ..usual
         }
     }
 
-    fn profiles(&self) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
+    /// The workers that are there, with what the planner knows of them and of the ways between them.
+    pub(super) fn profiles(&self) -> (Vec<WorkerId>, Vec<DeviceProfile>) {
         let of = |(id, report): (WorkerId, &WorkerReport)| {
             let known = self.machine.profile(id)?;
-            Some((id, self.profile(id, &report.name, &known)))
+            Some((id, self.profile(id, &report.name, &known), known.pairs))
         };
-        self.machine.live().filter_map(of).unzip()
+        let all: Vec<_> = self.machine.live().filter_map(of).collect();
+        let pairs = all.iter().map(|(_, profile, pairs)| {
+            let unusual = pairs.iter().filter_map(|pair| {
+                let with = u64::from(pair.peer.0);
+                let (_, other, _) = all.iter().find(|(id, ..)| *id == pair.peer)?;
+                let PairLink { bytes_per_s, round_trip_ns, .. } = *pair;
+                let pair = Pair { with, bytes_per_s, round_trip_ns };
+                profile.is_unusual(other, pair).then_some(pair)
+            });
+            unusual.collect::<Vec<_>>()
+        });
+        let pairs: Vec<_> = pairs.collect();
+        let told = all.into_iter().zip(pairs);
+        told.map(|((id, profile, _), pairs)| (id, DeviceProfile { pairs, ..profile })).unzip()
     }
 
     /// Where workers cannot all send each other pieces, or answers are to be compared, every map is

@@ -23,6 +23,8 @@ pub(crate) struct Explanation {
     pub objective: planner::Objective,
     pub numerics: Numerics,
     pub devices: Vec<DeviceFacts>,
+    /// Ways between devices that are not what their links suggest.
+    pub pairs: Vec<PairFacts>,
     pub stages: Vec<StageFacts>,
     pub layers: Vec<LayerFacts>,
     pub runner_ups: Vec<RunnerUp>,
@@ -48,6 +50,14 @@ pub(crate) struct DeviceFacts {
     /// What it may hold at most.
     pub memory_bytes: Option<u64>,
     pub load: DeviceCost,
+}
+
+/// The way between two devices, where it is not what their links suggest.
+#[derive(Serialize)]
+pub(crate) struct PairFacts {
+    pub devices: [String; 2],
+    pub bytes_per_s: u64,
+    pub round_trip_ns: u64,
 }
 
 /// A stage and where its tiles lie.
@@ -144,6 +154,7 @@ impl Explanation {
             objective: options.objective,
             numerics: options.numerics,
             devices: facts.collect(),
+            pairs: pairs(devices),
             stages: stages.collect(),
             layers: layers.collect(),
             runner_ups,
@@ -155,6 +166,20 @@ impl Explanation {
             cost,
         }
     }
+}
+
+fn pairs(devices: &[DeviceProfile]) -> Vec<PairFacts> {
+    let of = |(i, device): (usize, &DeviceProfile)| {
+        let later = devices[i + 1..].iter();
+        let known = later.filter_map(|other| Some((other, *device.pair_with(other)?)));
+        let facts = |(other, pair): (&DeviceProfile, planner::Pair)| PairFacts {
+            devices: [device.name.clone(), other.name.clone()],
+            bytes_per_s: pair.bytes_per_s,
+            round_trip_ns: pair.round_trip_ns,
+        };
+        known.map(facts).collect::<Vec<_>>()
+    };
+    devices.iter().enumerate().flat_map(of).collect()
 }
 
 fn stage_facts(

@@ -41,6 +41,7 @@ const moved = cost.stages.reduce((sum, s) => sum + s.scatter_bytes + s.exchange_
 const used = devices.filter((d) => d.load.tiles > 0).length;
 for (const [value, label] of [
   [time(cost.makespan_ns), "a frame, predicted"],
+  ...(cost.rehearsed_ns === null ? [] : [[time(cost.rehearsed_ns), "the same, simulated"]]),
   [(data.alone_ns / cost.makespan_ns).toFixed(2) + "×", "the speed of one device"],
   [(1e9 / cost.period_ns).toFixed(2), "frames a second in a stream"],
   ["+" + (100 * (cost.makespan_ns / cost.bound_ns - 1)).toFixed(0) + " %", "over the lower bound"],
@@ -178,6 +179,13 @@ if (stages.length > STAGES_MAX) $("stages").append(element("p", { class: "hint" 
   }
 }
 
+// Ways between devices that are not what their links suggest.
+if (data.pairs.length > 0) {
+  const said = data.pairs.slice(0, 12).map((p) => `${p.devices.join(" and ")} ${bits(p.bytes_per_s)}, a round trip ${time(p.round_trip_ns)}`);
+  const more = data.pairs.length > 12 ? `; and ${data.pairs.length - 12} more` : "";
+  $("pairs").textContent = "Between devices, where their links would suggest otherwise: " + said.join("; ") + more + ".";
+}
+
 // The plans that lost, by what was asked for.
 {
   const energy = data.objective === "energy", stream = data.objective === "throughput";
@@ -206,16 +214,18 @@ if (stages.length > STAGES_MAX) $("stages").append(element("p", { class: "hint" 
 // What the bound is made of.
 {
   const b = cost.bound;
-  const most = cost.makespan_ns;
+  const most = Math.max(cost.makespan_ns, cost.rehearsed_ns || 0);
+  const simulated = [["simulated", cost.rehearsed_ns, "this plan played through, with words, queues and stealing"]];
   for (const [name, ns, why] of [
     ["this plan", cost.makespan_ns, "first scatter to last gather of one frame"],
+    ...(cost.rehearsed_ns === null ? [] : simulated),
     ["lower bound", cost.bound_ns, "the largest of the terms below, and a message there and back"],
     ["work", b.work_ns, "all layers spread over all devices at will; what cannot be cut, on the fastest"],
     ["uncut", b.uncut_ns, "layers that see their whole input, one after another"],
     ["moving", b.moving_ns, "the input or the output over the fastest link"],
     ["way", b.way_ns, "a message there and back"],
   ]) {
-    const row = element("div", { class: name === "this plan" ? "other best" : "other" });
+    const row = element("div", { class: ["this plan", "simulated"].includes(name) ? "other best" : "other" });
     const track = element("div", { class: "track" }), full = element("u");
     full.style.width = Math.min(100, (100 * ns) / most) + "%";
     if (name === "lower bound") full.style.background = "var(--bound)";

@@ -27,6 +27,9 @@ const LINES_MAX: usize = 6;
 /// Stages in the picture and the table; more are told in a line.
 const STAGES_MAX: usize = 24;
 
+/// Ways between two devices.
+const PAIRS_MAX: usize = 8;
+
 /// Plans that lost.
 const RUNNER_UPS_MAX: usize = 5;
 
@@ -51,6 +54,15 @@ pub(crate) fn print(facts: &Explanation) {
     }
     say!("\n{}\n", stages(facts));
     say!("{}\n", devices(facts));
+    for pair in facts.pairs.iter().take(PAIRS_MAX) {
+        let ([a, b], rate) = (&pair.devices, table::bits(pair.bytes_per_s));
+        say!("{a} and {b}: {rate} between them, a round trip takes {}", time(pair.round_trip_ns));
+    }
+    match facts.pairs.len().saturating_sub(PAIRS_MAX) {
+        0 if facts.pairs.is_empty() => {}
+        0 => say!(""),
+        more => say!("and {more} more such pairs\n"),
+    }
     if !facts.runner_ups.is_empty() {
         say!("{}\n", runner_ups(facts));
     }

@@ -5,7 +5,8 @@
 //! it can do both at a time. So does each device with its own; those on the air of one access point
 //! share that in both directions, and what one of them sends another crosses it twice. A device
 //! computes its tiles in order, each from when its inputs have arrived; pieces that stay on a worker
-//! travel from there. A task is given out when the coordinator has heard that its pieces are made,
+//! travel from there, as fast as the slower of the two links, or as the way between the two is known to
+//! be. A task is given out when the coordinator has heard that its pieces are made,
 //! which takes a message each way; who waits for several waits for one that is late.
 
 use super::{Cut, nanos, region_bytes};
@@ -292,15 +293,20 @@ impl<'a> Flow<'a> {
             let way = from.late_round_trip_ns / 2 + half;
             there = there.max(made + way);
             if origin.device != tile.device {
-                let rate = own.min(from.link_bytes_per_s.max(1));
                 let sender = &self.lanes[origin.device];
                 let start = made.max(sender.sent).max(self.lanes[tile.device].received);
-                let up = self.cross(origin.device, start, origin.bytes);
-                let down = self.cross(tile.device, up, origin.bytes);
-                let end = (start + nanos(origin.bytes, rate)).max(down);
+                let pair = from.pair_with(device);
+                let rate = pair.map_or(own.min(from.link_bytes_per_s), |pair| pair.bytes_per_s);
+                let mut end = start + nanos(origin.bytes, rate.max(1));
+                // A way that carries more than the air of the two is not through that air.
+                if pair.is_none_or(|pair| pair.bytes_per_s <= own.min(from.link_bytes_per_s)) {
+                    let up = self.cross(origin.device, start, origin.bytes);
+                    end = end.max(self.cross(tile.device, up, origin.bytes));
+                }
                 self.lanes[origin.device].sent = end;
                 self.lanes[tile.device].received = end;
-                there = there.max(end + way);
+                let late = pair.map_or(way, |pair| (pair.round_trip_ns / 2).max(way));
+                there = there.max(end + late);
             }
         }
         let lane = &mut self.lanes[tile.device];
@@ -344,6 +350,7 @@ impl<'a> Flow<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Pair;
     use tiling::Rates;
 
     fn device(link_bytes_per_s: u64) -> DeviceProfile {
@@ -409,6 +416,30 @@ mod tests {
         };
         // Half a second for the halo, both ways at once, a second to compute, and two to gather.
         assert_eq!(flow.stage(&[needs(0), needs(1)]), (2 * SECOND + SECOND / 2, 9 * SECOND / 2));
+    }
+
+    #[test]
+    fn pieces_take_the_way_between_two_workers_as_it_is_known() {
+        let halo = |bytes_per_s: u64, round_trip_ns: u64, air: Option<u32>| {
+            let pair = |with| Pair { with, bytes_per_s, round_trip_ns };
+            let end =
+                |key: u64| DeviceProfile { key, air, pairs: vec![pair(1 - key)], ..device(1000) };
+            let devices = [end(0), end(1)];
+            let mut flow = Flow::new(&devices, &[]);
+            flow.stage(&[tile(0, 0, 0, 0), tile(1, 0, 0, 0)]);
+            let origin = Origin { maker: (0, 0), device: 0, bytes: 500 };
+            let before = flow.clone();
+            let reads = TileLoad { origins: vec![origin], ..tile(1, 0, 0, 0) };
+            let made = before.made[0].iter().copied().max().unwrap();
+            flow.stage(&[reads]).0 - made
+        };
+        assert_eq!(halo(1000, 0, None), SECOND / 2);
+        assert_eq!(halo(100, 0, None), 5 * SECOND);
+        assert_eq!(halo(5000, 0, None), SECOND / 10);
+        assert_eq!(halo(1000, SECOND, None), SECOND);
+        // Faster than the air: past it.
+        assert_eq!(halo(5000, 0, Some(1)), SECOND / 10);
+        assert!(halo(500, 0, Some(1)) >= SECOND);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What following a plan tells: when its stages end, and what each device does for a frame.
 
+use super::period::Paired;
 use super::{
     Cut, DeviceCost, Flow, Made, StageCost, TileLoad, bytes, layer_multiply_adds, loads, period,
     read_once, take_from,
@@ -30,8 +31,8 @@ pub(crate) fn plan(
     cuts: &[Rc<Cut>],
 ) -> Followed {
     if !stages.iter().any(|stage| stage.placement.contains(&Slot::ANY)) {
-        let bound = bound(model, devices, stages, cuts);
-        let period_ns = period::of(devices, &bound.devices, &bound.stages);
+        let (bound, paired) = bound(model, devices, stages, cuts);
+        let period_ns = period::of(devices, &bound.devices, &bound.stages, &paired);
         let energy_j = bound.devices.iter().filter(|load| load.tiles > 0);
         let energy_j = energy_j.map(|load| load.energy_j).sum();
         return Followed { period_ns, energy_j, ..bound };
@@ -45,10 +46,10 @@ pub(crate) fn plan(
         stages
     };
     let quickest = |i: usize| fastest(devices, &cuts[i].works.iter().copied().sum::<Work>());
-    let mut followed = bound(model, devices, &to(&quickest), cuts);
+    let (mut followed, _) = bound(model, devices, &to(&quickest), cuts);
     let of = |device: usize| {
         let stages = to(&|_| Slot(device as u32));
-        bound(model, devices, &stages, cuts).devices.swap_remove(device)
+        bound(model, devices, &stages, cuts).0.devices.swap_remove(device)
     };
     followed.devices = (0..devices.len()).map(of).collect();
     let (period_ns, shares) = period::shared(devices, &followed.devices, &followed.stages);
@@ -57,8 +58,14 @@ pub(crate) fn plan(
     Followed { period_ns, energy_j, ..followed }
 }
 
-/// Follows a plan that names every device.
-fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<Cut>]) -> Followed {
+/// Follows a plan that names every device; tells what goes over ways that are known apart, too.
+fn bound(
+    model: &Model,
+    devices: &[DeviceProfile],
+    stages: &[Stage],
+    cuts: &[Rc<Cut>],
+) -> (Followed, Paired) {
+    let mut paired = Paired::new();
     let mut total = vec![DeviceCost::default(); devices.len()];
     let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
     let made = stages.iter().zip(cuts).map(|(stage, cut)| Made { stage, cut });
@@ -72,8 +79,11 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
         for (tile, slice_bytes) in tiles.iter().zip(&cut.slice_bytes) {
             let foreign = tile.origins.iter().filter(|o| o.device != tile.device);
             for origin in foreign {
-                if let Some(holder) = total.get_mut(origin.device) {
-                    holder.bytes_out += origin.bytes;
+                let Some(holder) = total.get_mut(origin.device) else { continue };
+                holder.bytes_out += origin.bytes;
+                let taker = devices.get(tile.device);
+                if taker.is_some_and(|d| d.pair_with(&devices[origin.device]).is_some()) {
+                    *paired.entry((origin.device, tile.device)).or_default() += origin.bytes;
                 }
             }
             let Some(load) = total.get_mut(tile.device) else { continue };
@@ -101,13 +111,14 @@ fn bound(model: &Model, devices: &[DeviceProfile], stages: &[Stage], cuts: &[Rc<
     for (load, device) in total.iter_mut().zip(devices) {
         load.energy_j = device.power.map(|power| energy_j(power, load, device));
     }
-    Followed {
+    let followed = Followed {
         makespan_ns: costs.iter().map(|s| s.duration_ns).sum(),
         period_ns: 0,
         energy_j: None,
         stages: costs,
         devices: total,
-    }
+    };
+    (followed, paired)
 }
 
 /// What the radio of a device draws beyond idle while something is in the air. *Source*: as in the

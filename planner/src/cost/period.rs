@@ -4,10 +4,40 @@ use super::{DeviceCost, StageCost, air_ns, nanos};
 use crate::DeviceProfile;
 use std::collections::BTreeMap;
 
+/// Bytes from one device to another, where the way between them is known.
+pub(super) type Paired = BTreeMap<(usize, usize), u64>;
+
 /// What the busiest processor or link needs for a frame.
-pub(super) fn of(devices: &[DeviceProfile], loads: &[DeviceCost], stages: &[StageCost]) -> u64 {
-    let busiest = devices.iter().zip(loads).map(unit).max().unwrap_or(0);
-    busiest.max(cable(devices, stages)).max(air(devices, loads, &vec![1.0; devices.len()]))
+pub(super) fn of(
+    devices: &[DeviceProfile],
+    loads: &[DeviceCost],
+    stages: &[StageCost],
+    paired: &Paired,
+) -> u64 {
+    let (loads, ways) = apart(devices, loads, paired);
+    let busiest = devices.iter().zip(&loads).map(unit).max().unwrap_or(0).max(ways);
+    busiest.max(cable(devices, stages)).max(air(devices, &loads, &vec![1.0; devices.len()]))
+}
+
+/// The loads of the devices' links where a way that carries more is used beside them, and what the
+/// busiest of the known ways needs.
+fn apart(
+    devices: &[DeviceProfile],
+    loads: &[DeviceCost],
+    paired: &Paired,
+) -> (Vec<DeviceCost>, u64) {
+    let (mut loads, mut busiest) = (loads.to_vec(), 0);
+    for (&(from, to), &bytes) in paired {
+        let (sender, taker) = (&devices[from], &devices[to]);
+        let Some(pair) = taker.pair_with(sender) else { continue };
+        busiest = busiest.max(nanos(bytes, pair.bytes_per_s.max(1)));
+        let slower = sender.link_bytes_per_s.min(taker.link_bytes_per_s);
+        if pair.bytes_per_s > slower {
+            loads[from].bytes_out = loads[from].bytes_out.saturating_sub(bytes);
+            loads[to].bytes_in = loads[to].bytes_in.saturating_sub(bytes);
+        }
+    }
+    (loads, busiest)
 }
 
 /// Where whole frames go to whoever is free: what one frame of many needs, and the part of the frames

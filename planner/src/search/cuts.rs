@@ -1,5 +1,6 @@
 //! Which cuts are tried.
 
+use crate::pairs::in_line;
 use crate::profile::speeds;
 use crate::{DeviceProfile, square_grid};
 use tiling::{Grid, Slot, Work};
@@ -18,13 +19,15 @@ const KEEPERS_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     devices: usize,
+    /// Without the device that has the slowest way to another.
+    without: bool,
     cut: usize,
 }
 
 impl Layout {
     /// Whether what lies in this layout goes on in another without most of it moving.
     pub(super) fn goes_on_in(self, other: Layout) -> bool {
-        self.devices == other.devices
+        (self.devices, self.without) == (other.devices, other.without)
     }
 }
 
@@ -61,16 +64,38 @@ pub(super) fn tilings(
     if space == Space::Scarce {
         counts.insert(0, 1);
     }
-    let of = |devices: usize| cuts(&by_speed[..devices], &speeds, space);
-    counts.into_iter().flat_map(of).collect()
+    let of = |count: usize| cuts(&in_line(devices, &by_speed[..count]), &speeds, (space, false));
+    let all: Vec<Tiling> = counts.iter().copied().flat_map(of).collect();
+    let Some(slow) = slow_to_reach(devices, by_speed) else { return all };
+    let others: Vec<usize> = by_speed.iter().copied().filter(|&i| i != slow).collect();
+    let of = |count: usize| cuts(&in_line(devices, &others[..count]), &speeds, (space, true));
+    let counts = counts.into_iter().filter(|&count| 1 < count && count <= others.len());
+    all.into_iter().chain(counts.flat_map(of)).collect()
 }
 
-fn cuts(used: &[usize], speeds: &[u64], space: Space) -> Vec<Tiling> {
+/// The device with the slowest way to another, if that is slower than their links; of the two, the one
+/// that is slower itself.
+fn slow_to_reach(devices: &[DeviceProfile], by_speed: &[usize]) -> Option<usize> {
+    let ways = by_speed.iter().flat_map(|&i| {
+        let device = &devices[i];
+        let known = devices.iter().filter_map(move |other| {
+            let pair = device.pair_with(other)?;
+            let usual = device.usual_pair(other);
+            (pair.bytes_per_s < usual.bytes_per_s).then_some(pair.bytes_per_s)
+        });
+        known.min().map(|rate| (rate, i))
+    });
+    let slowness = |&i: &usize| by_speed.iter().position(|&other| other == i);
+    let slowest = ways.min_by_key(|(rate, i)| (*rate, std::cmp::Reverse(slowness(i))));
+    slowest.map(|(_, device)| device)
+}
+
+fn cuts(used: &[usize], speeds: &[u64], (space, without): (Space, bool)) -> Vec<Tiling> {
     let devices = used.len();
     let slots: Vec<Slot> = used.iter().map(|&i| Slot(i as u32)).collect();
     let tiling = |cut: usize, grid: Grid, placement: Vec<Slot>| {
         let keeps = devices <= KEEPERS_MAX && (cut == 0 || cut == 2);
-        Tiling { layout: Layout { devices, cut }, grid, placement, keeps }
+        Tiling { layout: Layout { devices, without, cut }, grid, placement, keeps }
     };
     if space == Space::EqualStrips {
         let grid = Grid { row_shares: vec![1; devices], col_shares: vec![1] };

@@ -2,7 +2,7 @@
 
 use super::ActivePlan;
 use crate::ids::{FrameId, TaskId, WorkerId};
-use crate::message::{Bundle, Health, Hello, Message};
+use crate::message::{Bundle, Health, Hello, Message, Power};
 use crate::{Nanos, SECOND};
 use model::{MapId, WeightHash};
 use serde::Serialize;
@@ -175,6 +175,23 @@ pub struct WorkerProfile {
     pub speedups_per_mille: Vec<u32>,
     /// How it was when it last said so.
     pub health: Health,
+    /// What its system says that it is.
+    pub board: Option<String>,
+    /// What it draws, where somebody told it.
+    pub power: Option<Power>,
+    /// The ways to other live workers, as far as they are measured, by the others' ids.
+    pub pairs: Vec<PairLink>,
+}
+
+/// What is known of the way between two workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairLink {
+    /// The other worker.
+    pub peer: WorkerId,
+    /// What the way carries.
+    pub bytes_per_s: u64,
+    /// Time of a word there and back.
+    pub round_trip_ns: Nanos,
 }
 
 /// What the scheduler did, all told.

@@ -11,7 +11,7 @@
 //! | `state.rs` | one worker: what it holds, how long things should take it |
 //! | `learn.rs` | how fast it is: its measurement, corrected by its tasks |
 //! | `load.rs` | what a worker has to do |
-//! | `link.rs` | what its link carries |
+//! | `pairs.rs` | what the ways between workers carry |
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
 //! | `lease.rs` | what is late |
@@ -28,26 +28,26 @@ mod io;
 mod lacks;
 mod learn;
 mod lease;
-mod link;
 mod load;
 mod memory;
 mod mend;
+mod pairs;
 mod plan;
 mod progress;
 mod state;
 mod steal;
 mod succession;
 
-pub use io::{CoordinatorConfig, Counters, Input, Output, WorkerProfile, WorkerReport};
+pub use io::{CoordinatorConfig, Counters, Input, Output, PairLink, WorkerProfile, WorkerReport};
 pub use plan::ActivePlan;
 pub use succession::Succession;
 
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
+use crate::link::{ECHO_BYTES, Link};
 use crate::message::{Hello, Message};
 use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
 use learn::Learned;
-use link::{ECHO_BYTES, Link};
 use load::Load;
 use state::{Held, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -150,6 +150,9 @@ impl Coordinator {
             memory_bytes: worker.memory_bytes,
             speedups_per_mille: worker.speedups_per_mille.clone(),
             health: worker.health.clone(),
+            board: worker.board.clone(),
+            power: worker.power,
+            pairs: self.pairs_of(id),
         })
     }
 
@@ -278,6 +281,9 @@ impl Coordinator {
             learned: Learned::new(hello.rates),
             link: Link::default(),
             health: hello.health,
+            board: hello.board,
+            power: hello.power,
+            pairs: BTreeMap::new(),
             speedups_per_mille: hello.speedups_per_mille,
             stuck: false,
             strikes: 0,
@@ -300,6 +306,7 @@ impl Coordinator {
             },
         };
         self.workers.insert(id, worker);
+        self.forget_pairs_with(id);
         self.touched.insert(id);
         self.silence_ns.get_or_insert(now + SILENCE_NS);
         let oldest = self.oldest();
@@ -453,6 +460,9 @@ impl Coordinator {
                 self.on_lacking(now, (id, holder), task, attempt);
             }
             Message::Reaches { peers } => self.on_reaches(id, peers),
+            Message::PairLink { peer, bytes_per_s, round_trip_ns } => {
+                self.on_pair_link(id, peer, bytes_per_s, round_trip_ns);
+            }
             Message::Goodbye { .. } => self.lose(now, id, Loss::Left),
             other => self.expel(now, id, format!("a worker may not send {other:?}")),
         }

@@ -1,11 +1,11 @@
 //! What the coordinator knows of one worker, and how long it thinks that things take.
 
 use super::learn::Learned;
-use super::link::Link;
 use super::load::Load;
-use super::{Coordinator, WorkerReport};
+use super::{Coordinator, PairLink, WorkerReport};
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
-use crate::message::Health;
+use crate::link::Link;
+use crate::message::{Health, Power};
 use crate::survey::PackedWeight;
 use crate::{Nanos, SECOND};
 use model::MapId;
@@ -48,6 +48,10 @@ pub(super) struct WorkerState {
     pub(super) learned: Learned,
     pub(super) link: Link,
     pub(super) health: Health,
+    pub(super) board: Option<String>,
+    pub(super) power: Option<Power>,
+    /// The ways to others that it measured.
+    pub(super) pairs: BTreeMap<WorkerId, PairLink>,
     pub(super) speedups_per_mille: Vec<u32>,
     /// A task of its is late, and no result came since: it gets nothing more while others can.
     pub(super) stuck: bool,
@@ -168,6 +172,14 @@ impl Coordinator {
     pub(super) fn transfer(&self, id: WorkerId, bytes: u64) -> Nanos {
         let link = self.workers.get(&id).map(|w| w.link).unwrap_or_default();
         duration(bytes, link.bytes_per_s())
+    }
+
+    /// How long so many bytes should take from one worker to another.
+    pub(super) fn handing_over(&self, from: WorkerId, to: WorkerId, bytes: u64) -> Nanos {
+        match self.pair(from, to) {
+            Some(pair) => duration(bytes, pair.bytes_per_s),
+            None => self.transfer(to, bytes).max(self.transfer(from, bytes)),
+        }
     }
 
     /// How long a worker should need for what it holds and what waits in its share. A running task

@@ -213,7 +213,7 @@ impl Coordinator {
         if !self.fits(thief, held.task) {
             return None;
         }
-        let moving = self.transfer(thief, held.bytes).max(self.transfer(victim, held.bytes));
+        let moving = self.handing_over(victim, thief, held.bytes);
         let left = self.remaining(now, victim);
         let stays = worker.load.held()[1..=position].iter().filter(|h| h.yielding_to.is_none());
         let queued = stays.map(|h| h.work).sum();

@@ -147,6 +147,7 @@ impl Worker {
     /// Another worker asks for pieces.
     pub(super) fn on_pull(
         &mut self,
+        now: Nanos,
         from: WorkerId,
         task: TaskId,
         plan: PlanId,
@@ -154,18 +155,20 @@ impl Worker {
     ) {
         pieces.retain(|piece| self.kept.holds(task.frame, piece));
         if !pieces.is_empty() {
-            self.deliver(from, (task, 0), plan, pieces);
+            self.deliver(now, from, (task, 0), plan, pieces);
         }
     }
 
     fn deliver(
         &mut self,
+        now: Nanos,
         to: WorkerId,
         (task, attempt): (TaskId, u32),
         plan: PlanId,
         pieces: Vec<PieceHeader>,
     ) {
         let (kind, orders) = (BundleKind::Exchange, Orders::default());
+        self.note_sent(now, to, task, bytes(&pieces));
         let bundle = Bundle { kind, plan, task, attempt, pieces, forms: Vec::new(), orders };
         self.outputs.push_back(Output::SendBundle(Peer::Worker(to), bundle));
     }
@@ -188,14 +191,14 @@ impl Worker {
     }
 
     /// A task ended whose outputs stay: sends on what others need of them.
-    pub(super) fn keep_outputs(&mut self, bundle: &Bundle, outputs: Vec<PieceHeader>) {
+    pub(super) fn keep_outputs(&mut self, now: Nanos, bundle: &Bundle, outputs: Vec<PieceHeader>) {
         let frame = bundle.task.frame;
         self.kept.keep(frame, outputs);
         self.outputs.push_back(Output::Keep(frame));
         for Delivery { to, pieces } in &bundle.orders.deliveries {
             let sound = pieces.iter().all(|p| self.kept.holds(frame, p));
             if self.peers.contains(to) && sound {
-                self.deliver(*to, (bundle.task, bundle.attempt), bundle.plan, pieces.clone());
+                self.deliver(now, *to, (bundle.task, bundle.attempt), bundle.plan, pieces.clone());
             }
         }
     }

@@ -13,6 +13,7 @@
 //! | `kept.rs` | pieces that stay here from one stage to the next |
 //! | `memory.rs` | what fits |
 //! | `carried.rs` | what pieces took that other workers were sent |
+//! | `ways.rs` | what the ways to other workers carry |
 
 mod carried;
 mod io;
@@ -20,8 +21,10 @@ mod kept;
 mod memory;
 mod plans;
 mod tasks;
+mod ways;
 
 pub use io::{Input, Output, Peer};
+pub(crate) use ways::MEASURED_MAX;
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Hello, Message};
@@ -33,6 +36,7 @@ use model::{Model, WeightHash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiling::{Plan, StageGeometry, Wire};
+use ways::Ways;
 
 #[derive(Debug)]
 struct ActivePlan {
@@ -88,6 +92,7 @@ pub struct Worker {
     queue: VecDeque<(Nanos, Bundle)>,
     kept: Kept,
     carried: Ledger,
+    ways: Ways,
     /// Bytes of results that are not off this device yet.
     unsent_bytes: u64,
     running: Option<Running>,
@@ -125,6 +130,7 @@ impl Worker {
             queue: VecDeque::new(),
             kept: Kept::default(),
             carried: Ledger::default(),
+            ways: Ways::default(),
             unsent_bytes: 0,
             running: None,
             forgotten: false,
@@ -188,7 +194,8 @@ impl Worker {
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let alive = self.next_heartbeat_ns.min(self.heard_ns + SILENCE_NS);
-        self.connected.then(|| self.kept.look_ns().map_or(alive, |at| at.min(alive)))
+        let others = self.kept.look_ns().into_iter().chain(self.ways_ns());
+        self.connected.then(|| others.fold(alive, Nanos::min))
     }
 
     /// Takes in one thing that happened.
@@ -198,20 +205,28 @@ impl Worker {
             Input::Disconnected(Peer::Coordinator) => self.disconnect(),
             Input::Disconnected(Peer::Worker(id)) => {
                 self.peers.remove(&id);
+                self.part(id);
                 self.tell_peers();
             }
             Input::PeerUp(id) => {
                 self.peers.insert(id);
+                self.meet(now, id);
                 self.tell_peers();
                 self.pull_from(id);
             }
             Input::Message(Peer::Coordinator, message) => {
                 self.heard_ns = now;
-                self.on_coordinator(message);
+                self.on_coordinator(now, message);
             }
             Input::Message(Peer::Worker(_), Message::Heartbeat | Message::Goodbye { .. }) => {}
             Input::Message(Peer::Worker(from), Message::Pull { task, plan, pieces }) => {
-                self.on_pull(from, task, plan, pieces);
+                self.on_pull(now, from, task, plan, pieces);
+            }
+            Input::Message(Peer::Worker(from), Message::Echo { sent_ns, padding }) => {
+                self.on_peer_echo(now, from, (sent_ns, padding));
+            }
+            Input::Message(Peer::Worker(from), Message::Arrived { task, bytes }) => {
+                self.on_arrived(now, from, task, bytes);
             }
             Input::Message(peer, message) => {
                 self.break_off(peer, format!("a worker may not send {message:?}"));
@@ -241,7 +256,10 @@ impl Worker {
                 }
                 self.tell_prepared();
             }
-            Input::Packed(bundle) => self.on_packed(&bundle),
+            Input::Packed(bundle) => {
+                self.note_encoded(now, bundle.task);
+                self.on_packed(&bundle);
+            }
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             Input::Executed { task, busy_ns } => self.on_executed(now, task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),
@@ -261,6 +279,7 @@ impl Worker {
         }
         self.look_after_sources(now);
         self.start_next();
+        self.look_at_ways(now);
     }
 
     fn send(&mut self, message: Message) {
@@ -291,6 +310,7 @@ impl Worker {
         self.plans.clear();
         self.missing.clear();
         self.carried = Ledger::default();
+        self.part_from_all();
         // The next coordinator may count its frames from zero again.
         self.ended.clear();
         self.cancelled.clear();
@@ -322,14 +342,16 @@ impl Worker {
             Peer::Coordinator => self.disconnect(),
             Peer::Worker(id) => {
                 self.peers.remove(&id);
+                self.part(id);
             }
         }
     }
 
-    fn on_coordinator(&mut self, message: Message) {
+    fn on_coordinator(&mut self, now: Nanos, message: Message) {
         match message {
             Message::Welcome { worker, oldest } => {
                 self.id = Some(worker);
+                self.meet_all(now);
                 self.forget_before(oldest);
                 if !self.peers.is_empty() {
                     self.tell_peers();

@@ -18,6 +18,7 @@ const CANCELLED_MAX: usize = 64;
 impl Worker {
     pub(super) fn on_bundle(&mut self, now: Nanos, from: Peer, bundle: Bundle) {
         if let (Peer::Worker(_), BundleKind::Exchange) = (from, bundle.kind) {
+            self.acknowledge(from, &bundle);
             return self.on_exchange(now, bundle);
         }
         let expected = match from {
@@ -193,7 +194,7 @@ impl Worker {
             self.outputs.push_back(Output::SendBundle(Peer::Coordinator, result));
             self.tell_carried();
             if bundle.orders.keep {
-                self.keep_outputs(&bundle, made);
+                self.keep_outputs(now, &bundle, made);
             }
         }
         self.drop_task(&bundle);

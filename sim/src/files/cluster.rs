@@ -2,8 +2,8 @@
 
 use super::find::{self, FileError, Kind};
 use super::{DeviceFile, LinkFile, nanos};
-use crate::physics::LinkSpec;
-use crate::scenario::WorkerSpec;
+use crate::physics::{LinkSpec, RoundTrip};
+use crate::scenario::{PairSpec, WorkerSpec};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ pub struct ClusterFile {
     coordinator: CoordinatorSection,
     #[serde(rename = "worker", default)]
     workers: Vec<WorkerSection>,
+    #[serde(rename = "pair", default)]
+    pairs: Vec<PairSection>,
     /// Multiplies the rate of every link; for sweeps.
     #[serde(skip)]
     pub link_scale: Option<f64>,
@@ -49,6 +51,15 @@ struct WorkerSection {
     access_point: u32,
     #[serde(default)]
     joins_s: f64,
+}
+
+/// The way between two workers, where it is not what their links suggest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PairSection {
+    workers: (String, String),
+    mbit_per_s: f64,
+    round_trip_ms: f64,
 }
 
 fn one() -> usize {
@@ -93,6 +104,7 @@ impl ClusterFile {
     /// *Errors*: an unknown device or link, or none at all.
     pub fn workers(&self) -> Result<Vec<WorkerSpec>, FileError> {
         let mut workers: Vec<WorkerSpec> = Vec::new();
+        let mut bases: Vec<String> = Vec::new();
         for section in &self.workers {
             let mut device = DeviceFile::open(&self.seen(&section.device))?.model();
             if let Some(threads) = section.threads {
@@ -109,7 +121,8 @@ impl ClusterFile {
             }
             let base = section.name.clone().unwrap_or_else(|| section.device.clone());
             for _ in 0..section.count {
-                let alike = workers.iter().filter(|w| w.name.starts_with(&base)).count();
+                let alike = bases.iter().filter(|known| **known == base).count();
+                bases.push(base.clone());
                 let many = section.count > 1 || alike > 0;
                 let name = if many { format!("{base}-{}", alike + 1) } else { base.clone() };
                 let joins_ns = nanos(section.joins_s);
@@ -122,6 +135,42 @@ impl ClusterFile {
             return Err(FileError::Value(what));
         }
         Ok(workers)
+    }
+
+    /// The ways between workers that are not what their links suggest.
+    ///
+    /// *Errors*: as for [`ClusterFile::workers`], a name that no worker has, numbers that no way has.
+    pub fn pairs(&self) -> Result<Vec<PairSpec>, FileError> {
+        if self.pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let workers = self.workers()?;
+        let wrong = |pair: &PairSection, what: String| {
+            let (a, b) = &pair.workers;
+            FileError::Value(format!("the [[pair]] of {a} and {b} is not sound: {what}"))
+        };
+        let spec = |pair: &PairSection| {
+            let place = |name: &String| {
+                workers.iter().position(|worker| worker.name == *name).ok_or_else(|| {
+                    let names: Vec<&str> = workers.iter().map(|w| &*w.name).take(16).collect();
+                    let names = names.join(", ");
+                    wrong(pair, format!("no worker is called {name}; there are {names}"))
+                })
+            };
+            let ends = (place(&pair.workers.0)?, place(&pair.workers.1)?);
+            if ends.0 == ends.1 {
+                return Err(wrong(pair, "two different workers are needed".into()));
+            }
+            let rate = pair.mbit_per_s * self.scale() * 125_000.0;
+            if !(rate > 0.0 && rate.is_finite() && pair.round_trip_ms >= 0.0) {
+                let what = "mbit_per_s must be positive, and round_trip_ms not negative";
+                return Err(wrong(pair, what.into()));
+            }
+            let trip = nanos(pair.round_trip_ms / 1e3);
+            let (bytes_per_s, round_trip) = ((rate as u64).max(1), RoundTrip::even(trip, trip));
+            Ok(PairSpec { workers: ends, bytes_per_s, round_trip })
+        };
+        self.pairs.iter().map(spec).collect()
     }
 
     /// The same cluster with so many workers: the first kinds again and again, or fewer.

@@ -12,6 +12,9 @@ use tiling::{OperatorClass, Rates};
 #[serde(deny_unknown_fields)]
 pub struct DeviceFile {
     name: String,
+    /// How the system of such a device names it, from the beginning of the name.
+    #[serde(default)]
+    boards: Vec<String>,
     threads: usize,
     speedup_by_threads: Vec<f64>,
     memory_mb: u64,
@@ -175,6 +178,12 @@ impl DeviceFile {
             )));
         }
         Ok(file)
+    }
+
+    /// Whether a device whose system names it so is one of these.
+    pub(super) fn is_board(&self, name: &str) -> Option<usize> {
+        let known = self.boards.iter().filter(|board| name.starts_with(board.as_str()));
+        known.map(|board| board.len()).max()
     }
 
     /// The device as it is simulated.

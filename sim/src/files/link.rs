@@ -53,7 +53,8 @@ impl LinkFile {
         let file = self;
         let trip = &file.round_trip;
         let rises = [trip.min_ms, trip.p50_ms, trip.p90_ms, trip.p99_ms, trip.max_ms].is_sorted();
-        if !rises || file.send_mbit_per_s <= 0.0 || file.receive_mbit_per_s <= 0.0 {
+        let carries = |mbit: f64| mbit > 0.0 && mbit.is_finite();
+        if !rises || !carries(file.send_mbit_per_s) || !carries(file.receive_mbit_per_s) {
             return Err(FileError::Value(format!(
                 "the link {reference} is not sound: rates must be positive, and the quantiles of \
                  the round trip must rise from min to max"

@@ -3,6 +3,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `device.rs` | what a device is |
+//! | `board.rs` | what a board draws, by what it calls itself |
 //! | `link.rs` | how it is connected |
 //! | `cluster.rs` | which devices there are |
 //! | `scenario.rs` | what they compute, and what goes wrong |
@@ -10,12 +11,14 @@
 //!
 //! Every file under `configs/` is loaded by a test.
 
+mod board;
 mod cluster;
 mod device;
 mod find;
 mod link;
 mod scenario;
 
+pub use board::board_power;
 pub use cluster::ClusterFile;
 pub use device::DeviceFile;
 pub use find::{FileError, Kind, names};

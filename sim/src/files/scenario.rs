@@ -199,7 +199,9 @@ impl ScenarioFile {
     ///
     /// *Errors*: what [`ScenarioFile::scenario`] would say.
     pub fn check(&self) -> Result<(), FileError> {
-        let workers = self.cluster()?.workers()?.len();
+        let cluster = self.cluster()?;
+        cluster.pairs()?;
+        let workers = cluster.workers()?.len();
         self.faults.iter().try_for_each(|fault| fault.faults(workers).map(drop))
     }
 
@@ -224,6 +226,8 @@ impl ScenarioFile {
         for fault in &self.faults {
             faults.extend(fault.faults(workers.len())?);
         }
+        let mut pairs = cluster.pairs()?;
+        pairs.retain(|pair| pair.workers.0.max(pair.workers.1) < workers.len());
         let base = Scenario::sized(model, self.frames, workers);
         Ok(Scenario {
             seed: self.seed,
@@ -253,6 +257,7 @@ impl ScenarioFile {
                 ..CoordinatorConfig::default()
             },
             head_link: cluster.head_link()?,
+            pairs,
             faults,
             patience_ns: nanos(self.patience_s) + SECOND,
             steps_max: u64::MAX,

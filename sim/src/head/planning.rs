@@ -43,7 +43,9 @@ impl Cluster {
             let profile = profile.sharing(self.scenario.options.wire, &self.head.shares);
             (id, profile)
         };
-        live.map(profile).unzip()
+        let (ids, mut profiles): (Vec<WorkerId>, Vec<_>) = live.map(profile).unzip();
+        crate::pairs::tell(&self.scenario.pairs, &mut profiles, |place| ids[place].0 as usize);
+        (ids, profiles)
     }
 
     /// The plan for a frame: the known one as long as it runs, until a better one is prepared.

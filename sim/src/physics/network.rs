@@ -143,6 +143,8 @@ pub(crate) struct Moved {
 #[derive(Debug)]
 pub(crate) struct Network<P> {
     ports: Vec<Port>,
+    /// Bytes a nanosecond between two ends, the smaller first, where their links do not tell.
+    ways: BTreeMap<(usize, usize), f64>,
     streams: BTreeMap<(u32, u32), Stream<P>>,
     flows: Flows,
     now: Nanos,
@@ -177,7 +179,14 @@ impl<P> Network<P> {
             ports.push(Port { send, receive, air, message_ns, airtime_fair });
         }
         let flows = Flows::new(ports.len(), resources);
-        Self { ports, streams: BTreeMap::new(), flows, now: 0 }
+        Self { ports, ways: BTreeMap::new(), streams: BTreeMap::new(), flows, now: 0 }
+    }
+
+    /// Between two ends so much is carried each way, whatever their links carry. Where that is more
+    /// than the air does, they are taken not to use the air.
+    pub(crate) fn set_way(&mut self, (a, b): (usize, usize), bytes_per_s: u64) {
+        let rate = bytes_per_s.max(1) as f64 / SECOND as f64;
+        self.ways.insert((a.min(b), a.max(b)), rate);
     }
 
     /// What each end moved so far.
@@ -239,6 +248,15 @@ impl<P> Network<P> {
         let left = transfer.left;
         let (source, target) = (&self.ports[key.0 as usize], &self.ports[key.1 as usize]);
         let (mut first, mut second) = (source.send, target.receive);
+        let (from, to) = (key.0 as usize, key.1 as usize);
+        let way = self.ways.get(&(from.min(to), from.max(to))).copied();
+        if let Some(rate) = way {
+            for (end, port) in [(&mut first, source), (&mut second, target)] {
+                if rate > 1.0 / end.1 {
+                    end.1 = if port.air.is_some() { 0.0 } else { 1.0 / rate };
+                }
+            }
+        }
         if first.0 == second.0 {
             // From station to station: the same air, twice.
             (first.1, second) = (first.1 + second.1, (first.0, 0.0));
@@ -249,7 +267,9 @@ impl<P> Network<P> {
             _ => 1.0,
         };
         let uses = [first, second];
-        stream.flow = Some(self.flows.start(now, Flow::new(key, uses, weight, left)));
+        let mut flow = Flow::new(key, uses, weight, left);
+        flow.most = way.unwrap_or(f64::INFINITY);
+        stream.flow = Some(self.flows.start(now, flow));
     }
 
     /// Nothing moves to or from an end, or it does again.

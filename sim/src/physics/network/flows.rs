@@ -17,6 +17,8 @@ pub(super) struct Flow {
     pub(super) key: (u32, u32),
     pub(super) uses: [Use; 2],
     pub(super) weight: f64,
+    /// Bytes a nanosecond that its way carries at most.
+    pub(super) most: f64,
     /// Bytes that were left when it was last looked at.
     pub(super) left: f64,
     /// Bytes a nanosecond.
@@ -28,7 +30,26 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn new(key: (u32, u32), uses: [Use; 2], weight: f64, left: f64) -> Self {
-        Self { key, uses, weight, left, rate: 0.0, since: 0, seen: 0 }
+        let most = f64::INFINITY;
+        Self { key, uses, weight, most, left, rate: 0.0, since: 0, seen: 0 }
+    }
+
+    /// How far its own way lets it go.
+    fn own(&self) -> f64 {
+        self.most / self.weight
+    }
+
+    /// How far the resources let it go that it takes time of.
+    fn levels(&self, resources: &[Resource]) -> [f64; 2] {
+        let level = |(resource, cost): Use| match cost > 0.0 {
+            true => resources[resource].level,
+            false => f64::INFINITY,
+        };
+        self.uses.map(level)
+    }
+
+    fn tightest(&self, [a, b]: [f64; 2]) -> f64 {
+        a.min(b).min(self.own())
     }
 
     /// The resources that it crosses; one, where both uses are of the same.
@@ -254,18 +275,23 @@ impl Flows {
             }
             // A resource has to wait while one of its flows is tighter elsewhere.
             for &id in &open {
-                let [a, b] = flows[id as usize].uses.map(|(resource, _)| resource);
-                let levels = [resources[a].level, resources[b].level];
-                resources[a].waits += u32::from(levels[0] > levels[1]);
-                resources[b].waits += u32::from(levels[1] > levels[0]);
+                let flow = &flows[id as usize];
+                let levels = flow.levels(resources);
+                let tightest = flow.tightest(levels);
+                for ((resource, cost), level) in flow.uses.into_iter().zip(levels) {
+                    resources[resource].waits += u32::from(cost > 0.0 && level > tightest);
+                }
             }
             let before = open.len();
             open.retain(|&id| {
                 let flow = &mut flows[id as usize];
-                let [a, b] = flow.uses.map(|(resource, _)| resources[resource]);
-                let tightest = a.level.min(b.level);
-                let fills = |state: Resource| state.level <= tightest && state.waits == 0;
-                if !fills(a) && !fills(b) {
+                let levels = flow.levels(resources);
+                let tightest = flow.tightest(levels);
+                let mut fills = flow.uses.iter().zip(levels).map(|(&(resource, cost), level)| {
+                    cost > 0.0 && level <= tightest && resources[resource].waits == 0
+                });
+                // What its own way carries at most is shared with nobody.
+                if flow.own() > tightest && !fills.any(|fills| fills) {
                     return true;
                 }
                 flow.rate = tightest * flow.weight;

@@ -10,7 +10,10 @@ fn air(point: u32, bytes_per_s: u64) -> LinkSpec {
 
 /// When each of these transfers of 1 MB ends, all queued at zero.
 fn ends(links: &[LinkSpec], transfers: &[(usize, usize)]) -> Vec<f64> {
-    let mut network = Network::new(links);
+    ends_over(Network::new(links), transfers)
+}
+
+fn ends_over(mut network: Network<usize>, transfers: &[(usize, usize)]) -> Vec<f64> {
     for (i, &pair) in transfers.iter().enumerate() {
         network.send(0, pair, Priority::Bundle, MB, i);
     }
@@ -44,6 +47,26 @@ fn a_port_is_shared_evenly_and_what_one_cannot_use_the_others_get() {
     near(&ends(&[fast; 3], &[(0, 1), (0, 2)]), &[200.0, 200.0]);
     // The slow one takes 2 of 10 MB/s, the fast one the 8 that are left.
     near(&ends(&[fast, slow, fast], &[(0, 1), (0, 2)]), &[500.0, 125.0]);
+}
+
+#[test]
+fn a_way_that_is_known_carries_what_it_does_and_leaves_the_rest_to_others() {
+    let over = |links: &[LinkSpec], rate: u64, transfers: &[(usize, usize)]| {
+        let mut network = Network::new(links);
+        network.set_way((1, 0), rate);
+        ends_over(network, transfers)
+    };
+    let wires = [LinkSpec::wire(0, 10 * MB, 0); 3];
+    // A slow way takes 2 of the 10 MB/s, in either direction; the other transfer gets the 8.
+    near(&over(&wires, 2 * MB, &[(0, 1), (0, 2)]), &[500.0, 125.0]);
+    near(&over(&wires, 2 * MB, &[(1, 0)]), &[500.0]);
+    // A fast one is not bound by what the links carry to others, and shares their ports by time.
+    near(&over(&wires, 40 * MB, &[(0, 1)]), &[25.0]);
+    near(&over(&wires, 40 * MB, &[(0, 2)]), &[100.0]);
+    // Two stations with a way of their own do not use the air.
+    let stations = [air(0, 10 * MB); 3];
+    near(&over(&stations, 40 * MB, &[(0, 1), (0, 2)]), &[25.0, 200.0]);
+    near(&over(&stations, MB, &[(0, 1)]), &[1000.0]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! What a worker's link carries, and how long a word takes there and back.
+//! What a link carries, and how long a word takes there and back: that of a worker to the coordinator,
+//! or that of two workers to each other.
 //!
 //! Echoes when a worker joins give a first idea, the results of its tasks the rest: what a task took
 //! beyond waiting and computing was the network. Several workers are sent to at a time, over one
 //! cable or through one air, and each gets a part of that: so a transfer tells between what bounds
 //! the link is, and only what is outside of them is corrected. A short echo now and then keeps the
-//! round trip fresh. Links between workers are not measured: one is taken to carry what the slower of
-//! the two links to the coordinator carries.
+//! round trip fresh.
 
 use crate::{Nanos, SECOND};
 
@@ -16,8 +16,10 @@ const BYTES_PER_S: u64 = 11_800_000;
 const BYTES_PER_S_MIN: u64 = 10_000;
 const BYTES_PER_S_MAX: u64 = 10_000_000_000;
 
+const ROUND_TRIP_MAX_NS: Nanos = 60 * SECOND;
+
 /// Padding of the second echo: well over what the round trip itself is worth on a home's network.
-pub(super) const ECHO_BYTES: usize = 48 << 10;
+pub(crate) const ECHO_BYTES: usize = 48 << 10;
 
 /// Short echoes when a worker joins, and about as many as the usual delay is the mean of.
 const ECHOES_FIRST: u32 = 8;
@@ -26,10 +28,10 @@ const ECHOES_FIRST: u32 = 8;
 const DELAY_MAX_NS: Nanos = SECOND / 5;
 
 /// Transfers of less say more of the round trip than of the link.
-const BYTES_MIN: u64 = 16 << 10;
+pub(crate) const BYTES_MIN: u64 = 16 << 10;
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Link {
+pub(crate) struct Link {
     bytes_per_s: Option<u64>,
     round_trip_ns: Option<Nanos>,
     /// By how much longer a word usually takes than it can.
@@ -42,33 +44,38 @@ pub(super) struct Link {
 
 impl Link {
     /// What it carries, if anything told.
-    pub(super) fn measured_bytes_per_s(&self) -> Option<u64> {
+    pub(crate) fn measured_bytes_per_s(&self) -> Option<u64> {
         self.bytes_per_s
     }
 
     /// The time of a word there and back, if anything told.
-    pub(super) fn round_trip_ns(&self) -> Option<Nanos> {
+    pub(crate) fn round_trip_ns(&self) -> Option<Nanos> {
         self.round_trip_ns
     }
 
     /// The time that one in ten words there and back exceeds: where many wait for each other, the
     /// slowest counts. Of delays that come as they like, one in ten takes 2.3 times the mean.
-    pub(super) fn late_round_trip_ns(&self) -> Option<Nanos> {
+    pub(crate) fn late_round_trip_ns(&self) -> Option<Nanos> {
         Some(self.round_trip_ns? + self.delay_ns * 23 / 10)
     }
 
     /// Whether too few echoes came back to know how late they can be.
-    pub(super) fn wants_echo(&self) -> bool {
+    pub(crate) fn wants_echo(&self) -> bool {
         self.echoes < ECHOES_FIRST
     }
 
+    /// Nothing moved for a while: the next padded echo tells anew what it carries.
+    pub(crate) fn forget_share(&mut self) {
+        self.share_per_s = None;
+    }
+
     /// What it is taken to carry.
-    pub(super) fn bytes_per_s(&self) -> u64 {
+    pub(crate) fn bytes_per_s(&self) -> u64 {
         self.bytes_per_s.unwrap_or(BYTES_PER_S)
     }
 
     /// An echo with so much padding came back.
-    pub(super) fn echoed(&mut self, took_ns: Nanos, padding: usize) {
+    pub(crate) fn echoed(&mut self, took_ns: Nanos, padding: usize) {
         let Some(known) = self.round_trip_ns.filter(|_| padding > 0) else {
             let known = self.round_trip_ns.unwrap_or(took_ns);
             // The other end may have been busy: what is longer counts for less.
@@ -90,7 +97,7 @@ impl Link {
     }
 
     /// So many bytes moved for a task, in this time, while up to `sharers` workers were sent to.
-    pub(super) fn moved(&mut self, bytes: u64, took_ns: Nanos, sharers: u64) {
+    pub(crate) fn moved(&mut self, bytes: u64, took_ns: Nanos, sharers: u64) {
         let took_ns = took_ns.saturating_sub(self.round_trip_ns.unwrap_or(0));
         if bytes < BYTES_MIN {
             return;
@@ -106,6 +113,11 @@ impl Link {
         let most = share.saturating_mul(sharers.max(1)).min(BYTES_PER_S_MAX);
         self.bytes_per_s = Some(known.clamp(least, most));
     }
+}
+
+/// What somebody says that a link is like, within the bounds of what is learned of one.
+pub(crate) fn bounded(bytes_per_s: u64, round_trip_ns: Nanos) -> (u64, Nanos) {
+    (bytes_per_s.clamp(BYTES_PER_S_MIN, BYTES_PER_S_MAX), round_trip_ns.min(ROUND_TRIP_MAX_NS))
 }
 
 /// None where no time passed.
