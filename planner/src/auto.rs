@@ -16,7 +16,7 @@ use tiling::{Handover, Numerics, Plan, Slot, Stage};
 /// millions.
 const EFFORT_MAX: usize = 600_000;
 
-/// Plans that are made better by small changes; the best of these is taken.
+/// Plans that are made better by small changes, beside one in halves; the best of these is taken.
 const STARTS_MAX: usize = 3;
 
 /// Devices up to which the slower of the published strategies are compared, too.
@@ -42,7 +42,7 @@ pub(crate) fn plan(
         let fits = packing::plan(model, devices, options.numerics, &mut exact);
         starts = exact.ranked(&options, fits.into_iter().collect());
     }
-    let starts: Vec<_> = starts.into_iter().take(STARTS_MAX).collect();
+    let starts = promising(starts);
     let ends = climbed(model, devices, options, &starts, &mut exact);
     let Some((_, best, stages)) = ends.into_iter().next() else {
         return match options.numerics {
@@ -76,7 +76,7 @@ pub(crate) fn finalists(
     let mut exact = Exact::new(model, devices, options.numerics);
     let plans = latency(model, devices, options, &mut exact);
     let mut starts = exact.ranked(&options, plans);
-    starts.truncate(STARTS_MAX);
+    starts = promising(starts);
     let PlanOptions { numerics, wire, .. } = options;
     let plan = |stages| Plan { strategy: "auto".into(), numerics, wire, stages };
     let ends = climbed(model, devices, options, &starts, &mut exact);
@@ -91,6 +91,14 @@ pub(crate) fn finalists(
         }
     }
     all
+}
+
+/// The best few, and the one in halves: it has the most to gain from small changes, which join its stages.
+fn promising(ranked: Vec<(Score, Plan)>) -> Vec<(Score, Plan)> {
+    let is_kept = |(rank, (_, plan)): &(usize, (Score, Plan))| {
+        *rank < STARTS_MAX || plan.strategy == coedge::HALVES
+    };
+    ranked.into_iter().enumerate().filter(is_kept).map(|(_, start)| start).collect()
 }
 
 /// Each plan made better by small changes, with its new stages, best first; of equals, the first.
@@ -139,6 +147,10 @@ pub(crate) fn latency(
     let found = search.run(&worlds).into_iter().flatten();
     let plan = |stages| Plan::new("auto", options.numerics, stages);
     plans.extend(found.map(plan));
+    // Not among those that bound the search, which does not see that halo travels beside computing.
+    if options.handover.is_none() && several {
+        plans.push(coedge::halves(model, devices, options));
+    }
     plans
 }
 

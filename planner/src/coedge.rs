@@ -5,9 +5,10 @@
 
 use crate::modnn::shares;
 use crate::profile::{fastest, layer_works};
+use crate::refine::halved;
 use crate::{DeviceProfile, PlanOptions};
 use model::{LayerId, Model};
-use tiling::{Grid, Locality, Plan, Slot, Stage, Work, locality};
+use tiling::{Grid, Locality, Plan, Slot, Split, Stage, Work, locality};
 
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
     let works = layer_works(model, options.numerics);
@@ -21,6 +22,26 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
     };
     let stages = works.iter().enumerate().map(stage).collect();
     Plan::new("coedge", options.numerics, stages)
+}
+
+/// What [`halves`] is called.
+pub(crate) const HALVES: &str = "coedge in halves";
+
+/// The same with two strips for each device, so that halo travels while the other one is computed.
+pub(crate) fn halves(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
+    let plan = plan(model, devices, options);
+    let halve = |stage: Stage| {
+        let Split::Spatial(grid) = &stage.split else { return stage };
+        let (row_shares, placement) = halved(&grid.row_shares, &stage.placement);
+        let last = model.layers[stage.end_layer as usize - 1].output;
+        if row_shares.len() > model.shape(last).rows() {
+            return stage;
+        }
+        let split = Split::Spatial(Grid { row_shares, col_shares: vec![1] });
+        Stage { split, placement, ..stage }
+    };
+    let stages = plan.stages.into_iter().map(halve).collect();
+    Plan { strategy: HALVES.into(), stages, ..plan }
 }
 
 /// How often in a thousand seconds each device could get the input and do the work.

@@ -282,6 +282,11 @@ impl<'a> Moves<'a> {
             grids.push((of(shares), placement));
         }
         let others = (0..self.devices as u32).map(Slot).filter(|slot| !placement.contains(slot));
+        for (shares, placement) in [halved(shares, placement), joined(shares, placement)] {
+            if placement.len() != count {
+                grids.push((of(shares), placement));
+            }
+        }
         for slot in others.take(2) {
             let (mut shares, mut placement) = (shares.clone(), placement.to_vec());
             let least = shares.iter().copied().min().unwrap_or(1);
@@ -315,6 +320,31 @@ fn shifted(shares: &[u32], from: usize, to: usize, step: u32) -> Option<Vec<u32>
     scaled[from] = scaled[from].checked_sub(step).filter(|&left| left > 0)?;
     scaled[to] += step;
     Some(scaled)
+}
+
+/// Most strips of a stage: more cost more messages than they hide.
+const STRIPS_MAX: usize = 32;
+
+/// Two strips in place of each: the rows that neighbours wait for travel while the other half is
+/// computed. Nothing changes where there are many, or one device has several.
+pub(crate) fn halved(shares: &[u32], placement: &[Slot]) -> (Vec<u32>, Vec<Slot>) {
+    let once = placement.windows(2).all(|pair| pair[0] != pair[1]);
+    let times = if once && 2 * placement.len() <= STRIPS_MAX { 2 } else { 1 };
+    let shares = shares.iter().flat_map(|&share| std::iter::repeat_n(share, times));
+    let placement = placement.iter().flat_map(|&slot| std::iter::repeat_n(slot, times));
+    (shares.collect(), placement.collect())
+}
+
+/// One strip in place of neighbours on one device.
+fn joined(shares: &[u32], placement: &[Slot]) -> (Vec<u32>, Vec<Slot>) {
+    let mut joined: Vec<(u32, Slot)> = Vec::new();
+    for (&share, &slot) in shares.iter().zip(placement) {
+        match joined.last_mut().filter(|(_, last)| *last == slot) {
+            Some((sum, _)) => *sum = sum.saturating_add(share),
+            None => joined.push((share, slot)),
+        }
+    }
+    joined.into_iter().unzip()
 }
 
 #[cfg(test)]
@@ -359,6 +389,15 @@ mod tests {
         assert!(asked <= 20 && best <= few && few <= before);
         // What nothing is better than stays.
         assert_eq!(refine(&model, &devices, options, plan.clone(), |_| Verdict::Is(1)), plan);
+    }
+
+    #[test]
+    fn strips_are_halved_and_joined() {
+        let (shares, placement) = (vec![3, 2], vec![Slot(1), Slot(0)]);
+        let halves = halved(&shares, &placement);
+        assert_eq!(halves, (vec![3, 3, 2, 2], vec![Slot(1), Slot(1), Slot(0), Slot(0)]));
+        assert_eq!(joined(&halves.0, &halves.1), (vec![6, 4], placement));
+        assert_eq!(halved(&halves.0, &halves.1), halves, "no quarters");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The coordinator has one link, over which it sends one piece after another and receives likewise;
 //! it can do both at a time. So does each device with its own; those on the air of one access point
 //! share that in both directions, and what one of them sends another crosses it twice. A device
-//! computes its tiles in order, each from when its inputs have arrived; pieces that stay on a worker
+//! computes its tiles one by one, first what has its inputs first; pieces that stay on a worker
 //! travel from there, as fast as the slower of the two links, or as the way between the two is known to
 //! be. A task is given out when the coordinator has heard that its pieces are made,
 //! which takes a message each way; who waits for several waits for one that is late.
@@ -221,12 +221,16 @@ impl<'a> Flow<'a> {
             turns[tile.device] += 1;
         }
         order.sort_unstable();
+        let mut there = vec![0; tiles.len()];
         for turn in order.chunk_by(|a, b| a.0 == b.0) {
             let arrivals = self.scatter(tiles, turn);
-            for (&(_, i), arrival) in turn.iter().zip(arrivals) {
-                made[i] = self.compute(&tiles[i], arrival);
-            }
+            turn.iter().zip(arrivals).for_each(|(&(_, i), arrival)| there[i] = arrival);
         }
+        // What was made first is on its way first, and what is there first is computed first.
+        order.sort_by_key(|&(turn, i)| (self.ready(&tiles[i]), turn, i));
+        order.iter().for_each(|&(_, i)| there[i] = self.fetch(&tiles[i], there[i]));
+        order.sort_by_key(|&(turn, i)| (there[i], turn, i));
+        order.iter().for_each(|&(_, i)| made[i] = self.compute(&tiles[i], there[i]));
         let computed = made.iter().copied().max().unwrap_or(0);
         let gathered = self.gather(tiles, &made);
         self.made.push(made);
@@ -279,8 +283,14 @@ impl<'a> Flow<'a> {
         arrivals
     }
 
-    /// When a tile is computed, of which what the coordinator sends is there by then.
-    fn compute(&mut self, tile: &TileLoad, arrival: u64) -> u64 {
+    /// When the last of what a tile reads from workers is made.
+    fn ready(&self, tile: &TileLoad) -> u64 {
+        let made = tile.origins.iter().map(|origin| self.made[origin.maker.0][origin.maker.1]);
+        made.max().unwrap_or(0)
+    }
+
+    /// When all is there that a tile reads, what the coordinator sends by then.
+    fn fetch(&mut self, tile: &TileLoad, arrival: u64) -> u64 {
         let device = &self.devices[tile.device];
         let own = device.link_bytes_per_s.max(1);
         let half = device.round_trip_ns / 2;
@@ -309,6 +319,11 @@ impl<'a> Flow<'a> {
                 there = there.max(end + late);
             }
         }
+        there
+    }
+
+    /// When a tile is computed whose inputs are there by then.
+    fn compute(&mut self, tile: &TileLoad, there: u64) -> u64 {
         let lane = &mut self.lanes[tile.device];
         lane.computed = lane.computed.max(there) + tile.takes_ns;
         lane.computed
@@ -440,6 +455,32 @@ mod tests {
         // Faster than the air: past it.
         assert_eq!(halo(5000, 0, Some(1)), SECOND / 10);
         assert!(halo(500, 0, Some(1)) >= SECOND);
+    }
+
+    #[test]
+    fn halo_travels_while_the_other_half_of_a_strip_is_computed() {
+        let devices = [device(1000), device(1000)];
+        let travel = |halves: usize| {
+            let mut flow = Flow::new(&devices, &[]);
+            // The strips of the first device above those of the second.
+            let strips = |tile: &dyn Fn(usize) -> TileLoad| -> Vec<TileLoad> {
+                (0..2 * halves).map(tile).collect()
+            };
+            let takes = SECOND / halves as u64;
+            flow.stage(&strips(&|at| tile(at / halves, takes, 0, 0)));
+            let needs = |at: usize| {
+                let around = at.saturating_sub(1)..(at + 2).min(2 * halves);
+                let origin =
+                    |from: usize| Origin { maker: (0, from), device: from / halves, bytes: 500 };
+                let origins = around.map(origin).collect();
+                TileLoad { origins, ..tile(at / halves, takes, 0, 0) }
+            };
+            flow.stage(&strips(&needs)).0
+        };
+        // Half a second for the halo, unless there is something else to do meanwhile: what the upper half
+        // reads was made before the lower half was.
+        assert_eq!(travel(1), 2 * SECOND + SECOND / 2);
+        assert_eq!(travel(2), 2 * SECOND);
     }
 
     #[test]
