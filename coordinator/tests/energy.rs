@@ -58,6 +58,12 @@ fn of_whom_watts_are_missing_is_said() {
 }
 
 #[test]
+fn a_deadline_that_none_meets_is_refused_before_anything_runs() {
+    let late = ["--objective", "energy", "--deadline", "1us"];
+    says(&run([Some("2:4"), Some("2:4")], &late), 2, &["the fastest takes", "--deadline"]);
+}
+
+#[test]
 fn watts_that_cannot_be_are_refused() {
     let device = Device::new();
     for watts in ["5", "5:1", "a:b", "nan:4"] {

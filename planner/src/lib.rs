@@ -306,7 +306,9 @@ pub fn cost_of(
     plan: &Plan,
 ) -> Result<Cost, PlannerError> {
     let mut cost = Cost::of(model, devices, plan)?;
-    if advice::is_due(strategy, devices.len(), plan) {
+    // The thriftiest plan needs no word on why it is not the fastest.
+    let thrifty = options.objective == Objective::Energy;
+    if !thrifty && advice::is_due(strategy, devices.len(), plan) {
         cost.turned_down = advice::turned_down(model, devices, options);
     }
     Ok(cost)

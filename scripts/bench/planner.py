@@ -129,5 +129,20 @@ def main():
         print(f"| {short(row['model'])} | {row['devices']} | {row['link']} | {ms(row['one_device_ns'])} | "
               f"{ms(row['makespan_ns'])} | {ms(row['bound_ns'])} | {over * 100:.0f} % | {reason} |")
 
+    print("\n## Playing plans through\n")
+    print("For one frame on up to 16 devices, `plan` and `run` simulate the last few plans and make the best of them better by")
+    print("simulation. Devices are as above, frames are simulated ones by the plan that came of it. Each is planned once.\n")
+    rows = report["rehearsals"]
+    gains = [row["alone_ns"] / row["rehearsed_ns"] for row in rows]
+    print(f"Planning takes {max(row['rehearsed_s'] for row in rows):.2f} s at most in place of "
+          f"{max(row['alone_s'] for row in rows):.2f}; frames are {statistics.geometric_mean(gains):.3f} times as fast in the mean "
+          f"({min(gains):.3f} to {max(gains):.3f}).\n")
+    print("| model | layers | devices | link | planned in | with rehearsals | frame | with rehearsals |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {short(row['model'])} | {row['layers']} | {row['devices']} | {row['link']} | {row['alone_s']:.2f} s | "
+              f"{row['rehearsed_s']:.2f} s | {ms(row['alone_ns'])} | {ms(row['rehearsed_ns'])} |")
+    print("\nWhat changed since these figures were last made, and why: `planner-findings.md`.")
+
 
 main()

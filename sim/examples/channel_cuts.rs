@@ -4,17 +4,21 @@
 //! Each device would compute a quarter of a layer's channels and read a quarter of its weights, and would
 //! need all channels of the layer's input: three quarters of that map come from the others. Stages of
 //! the plan that `auto` makes, and of one whose maps all stay on the workers, are replaced so, from any
-//! of them to any later one, and the best replacement counts. Everything uncertain is taken to be in
-//! favour of channels: whole maps pass between all devices at once and at the full rate of each
-//! link, what they leave behind suits the stage after them as it is, and in the second figure
-//! computing and sending overlap perfectly.
+//! of them to any later one, and the best replacement with a convolution counts. What is uncertain is
+//! taken to be in favour of channels: maps pass between all devices at once and at the full rate of each
+//! link, each layer that cannot be cut otherwise is cut as well, and in the second figure computing
+//! and sending overlap perfectly.
 
 use model::builder::Builder;
-use model::{LayerId, LoadOptions, Model, Op, open};
+use model::{LayerId, LoadOptions, MapId, Model, Op, open};
 use planner::{Cost, DeviceProfile, PlanOptions, Strategy, plan};
 use serde_json::{Value, json};
 use sim::files::DeviceFile;
-use tiling::{Handover, Numerics, OperatorClass, Rates, Shares, StageGeometry, Wire, Work};
+use std::collections::BTreeMap;
+use tiling::locality;
+use tiling::{
+    Handover, Locality, Numerics, OperatorClass, Rates, Shares, StageGeometry, Wire, Work,
+};
 
 const DEVICES: usize = 4;
 
@@ -50,7 +54,15 @@ fn slice(model: &Model, layer: usize, whole: &Work) -> Result<Work, Failed> {
     Ok(StageGeometry::whole(&model, Numerics::Fast).tile_work(&model, 0))
 }
 
-/// Time to compute the layers of some stages by channels, and time to send what they need.
+/// How a map lies on the devices, where all of it is not everywhere.
+#[derive(Clone, Copy, PartialEq)]
+enum Lies {
+    Rows,
+    Channels,
+    Everywhere,
+}
+
+/// Time to compute the layers of some stages by channels, and time to send what they need and leave.
 fn by_channels(
     model: &Model,
     device: &DeviceProfile,
@@ -58,28 +70,46 @@ fn by_channels(
 ) -> Result<(f64, f64), Failed> {
     let whole = StageGeometry::whole(model, Numerics::Fast);
     let (mut computes, mut sends) = (0.0, 0.0);
-    let mut there = Vec::new();
-    for layer in layers {
-        let region = whole.tiles[0].layers[layer];
-        let algorithm = whole.algorithms[layer];
+    let mut lies: BTreeMap<MapId, Lies> = BTreeMap::new();
+    let send = |map: MapId, sixteenths: u64| {
+        let bytes = (model.shape(map).elements() * model.element(map).bytes()) as u64;
+        let some = device.shares.of(map, bytes) * sixteenths / 16;
+        some as f64 * 1e9 / device.link_bytes_per_s as f64 + device.late_round_trip_ns as f64
+    };
+    for layer in layers.clone() {
         let id = LayerId(layer as u32);
+        let (region, algorithm) = (whole.tiles[0].layers[layer], whole.algorithms[layer]);
         let work = tiling::layer_work(model, id, algorithm, region);
         computes += device.rates.pace().ns(&slice(model, layer, &work)?);
-        if !matches!(model.layer(id).op, Op::Conv { groups: 1, .. }) {
-            continue;
+        let op = &model.layer(id).op;
+        let sees_all = is_dense(op) || matches!(op, Op::LinearRows { .. });
+        let each_channel =
+            !sees_all && locality(model, id) == Locality::Local || matches!(op, Op::Reduce { .. });
+        for &map in &model.layer(id).inputs {
+            let before = lies.get(&map).copied().unwrap_or(Lies::Rows);
+            let (after, ns) = match (before, each_channel) {
+                (Lies::Everywhere, _) => (Lies::Everywhere, 0.0),
+                (Lies::Channels, true) => (Lies::Channels, 0.0),
+                // A quarter of the rows of each quarter of the channels is there.
+                (Lies::Rows, true) => (Lies::Channels, send(map, 3)),
+                (_, false) => (Lies::Everywhere, send(map, 12)),
+            };
+            lies.insert(map, after);
+            sends += ns;
         }
-        for &map in model.layer(id).inputs.iter().filter(|map| !model.inputs.contains(map)) {
-            if there.contains(&map) {
-                continue;
-            }
-            there.push(map);
-            let bytes = (model.shape(map).elements() * model.element(map).bytes()) as u64;
-            let others = device.shares.of(map, bytes) * (DEVICES as u64 - 1) / DEVICES as u64;
-            sends += others as f64 * 1e9 / device.link_bytes_per_s as f64;
-            sends += device.late_round_trip_ns as f64;
-        }
+        lies.insert(model.layer(id).output, Lies::Channels);
+    }
+    // What comes after reads rows, and the coordinator all of an output.
+    for (&map, _) in lies.iter().filter(|(_, lies)| **lies == Lies::Channels) {
+        let later = model.layers[layers.end..].iter().any(|layer| layer.inputs.contains(&map));
+        sends += if later { send(map, 3) } else { 0.0 };
+        sends += if model.outputs.contains(&map) { send(map, 16) } else { 0.0 };
     }
     Ok((computes, sends))
+}
+
+fn is_dense(op: &Op) -> bool {
+    matches!(op, Op::Conv { groups: 1, .. })
 }
 
 /// The stages' layers, and how long each takes.
@@ -117,6 +147,9 @@ fn best(name: &str, (link, bytes_per_s, round_trip_ns): (&str, u64, u64)) -> Res
         for from in 0..stages.len() {
             for to in from + 1..=stages.len() {
                 let layers = stages[from].0.start..stages[to - 1].0.end;
+                if !model.layers[layers.clone()].iter().any(|layer| is_dense(&layer.op)) {
+                    continue;
+                }
                 let replaced: f64 = stages[from..to].iter().map(|(_, ns)| ns).sum();
                 let (computes, sends) = by_channels(&model, &device, layers.clone())?;
                 let rest = total - replaced;

@@ -17,7 +17,7 @@ use anyhow::{Context as _, anyhow};
 use image::DynamicImage;
 use kernels::Pieces;
 use model::{Axes, InputSpec, LoadOptions, ModelError};
-use planner::{Objective, PlanOptions, PlannerError, Strategy};
+use planner::{Objective, PlanOptions, Strategy};
 use protocol::CoordinatorConfig;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -80,7 +80,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let opened = open_cluster(context, &arguments.cluster, machine).await?;
     let (strategy, options) = arguments.strategy.resolve(opened.devices.len())?;
     check_plan(&first.model, opened.devices.len(), strategy, options)?;
-    check_power(&opened.devices, options)?;
+    check_energy(&first.model, &opened.devices, strategy, options)?;
 
     let began = Instant::now();
     if arguments.trace.is_some() {
@@ -372,13 +372,19 @@ fn check_plan(
     planner::plan(&model.loaded.graph, &alike, strategy, options).map(drop).map_err(bad_plan)
 }
 
-/// Refuses to look for the thriftiest plan over devices of which it is not known what they draw.
-fn check_power(devices: &[Device], options: PlanOptions) -> Result<(), Failure> {
-    let unknown = devices.iter().find(|device| device.profile.power.is_none());
-    match unknown.filter(|_| options.objective == Objective::Energy) {
-        Some(device) => Err(bad_plan(PlannerError::NoPower { device: device.name.clone() })),
-        None => Ok(()),
+/// Refuses, before anything is sent, a thriftiest plan that cannot be: of a device it is not known what it
+/// draws, or none ends in time.
+fn check_energy(
+    model: &HostedModel,
+    devices: &[Device],
+    strategy: Strategy,
+    options: PlanOptions,
+) -> Result<(), Failure> {
+    if options.objective != Objective::Energy {
+        return Ok(());
     }
+    let profiles: Vec<_> = devices.iter().map(|device| device.profile.clone()).collect();
+    planner::plan(&model.loaded.graph, &profiles, strategy, options).map(drop).map_err(bad_plan)
 }
 
 /// Runs a frame again in this process, untiled.
