@@ -18,11 +18,14 @@ const BYTES_PER_S_MAX: u64 = 10_000_000_000;
 
 const ROUND_TRIP_MAX_NS: Nanos = 60 * SECOND;
 
-/// Padding of the second echo: well over what the round trip itself is worth on a home's network.
+/// Padding of some echoes: well over what the round trip itself is worth on a home's network.
 pub(crate) const ECHO_BYTES: usize = 48 << 10;
 
 /// Short echoes when a worker joins, and about as many as the usual delay is the mean of.
 const ECHOES_FIRST: u32 = 8;
+
+/// Padded echoes of which the middle one counts: others on the same cable may be in the way of one.
+const PADDED: usize = 3;
 
 /// Who answers later than that was asleep.
 const DELAY_MAX_NS: Nanos = SECOND / 5;
@@ -38,6 +41,8 @@ pub(crate) struct Link {
     delay_ns: Nanos,
     /// Short echoes that came back.
     echoes: u32,
+    /// What padded ones said.
+    padded: [Option<u64>; PADDED],
     /// What transfers got of it, on average of the last.
     share_per_s: Option<u64>,
 }
@@ -64,9 +69,14 @@ impl Link {
         self.echoes < ECHOES_FIRST
     }
 
-    /// Nothing moved for a while: the next padded echo tells anew what it carries.
+    /// Whether too few padded echoes came back to know what it carries, and no transfers told.
+    pub(crate) fn wants_padding(&self) -> bool {
+        self.share_per_s.is_none() && self.padded.contains(&None)
+    }
+
+    /// Nothing moved for a while: the next padded echoes tell anew what it carries.
     pub(crate) fn forget_share(&mut self) {
-        self.share_per_s = None;
+        (self.share_per_s, self.padded) = (None, [None; PADDED]);
     }
 
     /// What it is taken to carry.
@@ -92,7 +102,12 @@ impl Link {
             // On a fast link the padding may cost less than a word's delay varies: no more is known
             // then than that all of it was there in time.
             let beyond_ns = took_ns.checked_sub(known).filter(|&ns| ns > 0);
-            self.bytes_per_s = rate(both_ways, beyond_ns.unwrap_or(took_ns).max(1));
+            let new = rate(both_ways, beyond_ns.unwrap_or(took_ns).max(1));
+            self.padded.rotate_right(1);
+            self.padded[0] = new;
+            let mut told: Vec<u64> = self.padded.iter().flatten().copied().collect();
+            told.sort_unstable();
+            self.bytes_per_s = told.get(told.len() / 2).copied();
         }
     }
 
@@ -139,6 +154,21 @@ mod tests {
         link.echoed(2_000_000 + 2 * ECHO_BYTES as u64 * 100, ECHO_BYTES);
         assert_eq!(link.round_trip_ns(), Some(2_000_000));
         assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+    }
+
+    #[test]
+    fn of_three_padded_echoes_the_middle_one_counts() {
+        let mut link = Link::default();
+        link.echoed(1_000_000, 0);
+        let mut told = Vec::new();
+        for ns_a_byte in [400, 100, 20, 100] {
+            assert_eq!(link.wants_padding(), told.len() < 3);
+            link.echoed(1_000_000 + 2 * ECHO_BYTES as u64 * ns_a_byte, ECHO_BYTES);
+            told.push(link.measured_bytes_per_s().unwrap() / 100_000);
+        }
+        assert_eq!(told, [25, 100, 100, 100]);
+        link.forget_share();
+        assert!(link.wants_padding());
     }
 
     #[test]

@@ -103,17 +103,17 @@ fn the_smaller_id_measures_and_tells() {
     // Ten thousand bytes a millisecond; the short words carry one.
     assert_eq!((pair.peer, pair.round_trip_ns), (W1, 2 * MS + 200));
     assert!((9_900_000..10_100_000).contains(&pair.bytes_per_s), "{pair:?}");
-    assert_eq!(two.asked, [1, 1, 1, 1, 32 << 10]);
+    assert_eq!(two.asked, [1, 1, 1, 1, 32 << 10, 32 << 10, 32 << 10]);
     // It is measured again now and then, and told where it is another.
     two.wait(50 * SECOND);
-    assert_eq!(two.asked.len(), 5);
+    assert_eq!(two.asked.len(), 7);
     two.bytes_per_ms = 1000;
     two.wait(70 * SECOND);
-    assert_eq!(two.asked.len(), 10);
+    assert_eq!(two.asked.len(), 14);
     let [_, (0, slower)] = two.told[..] else { panic!("{:?}", two.told) };
     assert!((990_000..1_010_000).contains(&slower.bytes_per_s), "{slower:?}");
     two.wait(140 * SECOND);
-    assert_eq!((two.asked.len(), two.told.len()), (15, 2), "nothing new is not told");
+    assert_eq!((two.asked.len(), two.told.len()), (21, 2), "nothing new is not told");
 }
 
 #[test]
@@ -130,6 +130,24 @@ fn who_has_other_things_to_do_is_measured_later() {
         two.wait(two.now + 2 * SECOND);
         assert_eq!(two.told.len(), 1, "{busy}");
     }
+}
+
+#[test]
+fn who_is_measured_by_one_has_no_time_for_another() {
+    let mut worker = Worker::new(Hello::new("c", 1, Rates::uniform(5), 0)).measuring();
+    worker.handle(0, Input::Connected);
+    worker.handle(0, Input::Message(HEAD, Message::Welcome { worker: W2, oldest: None }));
+    let mut answers = |now: Nanos, from: WorkerId| {
+        let echo = Message::Echo { sent_ns: now, padding: vec![0] };
+        worker.handle(now, Input::Message(Peer::Worker(from), echo.clone()));
+        std::iter::from_fn(|| worker.poll_output())
+            .any(|o| o == Output::Send(Peer::Worker(from), echo.clone()))
+    };
+    assert!(answers(MS, W0));
+    assert!(!answers(2 * MS, W1));
+    assert!(answers(3 * MS, W0));
+    assert!(answers(SECOND, W1));
+    assert!(!answers(SECOND + MS, W0));
 }
 
 #[test]

@@ -40,16 +40,18 @@ fn a_link_is_measured_as_a_worker_joins() {
     // Ten milliseconds for the load there and back.
     bench.now += 12 * MS;
     let third = bench.says(W0, Message::Echo { sent_ns, padding: vec![0; carried] });
-    // Some more, to learn how late they can be.
+    // Some more: short ones to learn how late they can be, and loads, as something is in the way of one.
     let mut asked = echoes(&third);
-    for more in 0.. {
-        let [(sent_ns, 0)] = asked[..] else {
-            assert!(asked.is_empty() && more == 7, "{asked:?} after {more}");
-            break;
+    let (mut short, mut loads) = (0, 0);
+    while let [(sent_ns, more)] = asked[..] {
+        bench.now += match more {
+            0 => 2 * MS + short % 2 * MS,
+            _ => [12, 30][loads] * MS,
         };
-        bench.now += 2 * MS + more % 2 * MS;
-        asked = echoes(&bench.says(W0, Message::Echo { sent_ns, padding: Vec::new() }));
+        (short, loads) = if more == 0 { (short + 1, loads) } else { (short, loads + 1) };
+        asked = echoes(&bench.says(W0, Message::Echo { sent_ns, padding: vec![0; more] }));
     }
+    assert!(asked.is_empty() && (short, loads) == (7, 2), "{short} {loads}");
     let late = profile(&bench).late_round_trip_ns.unwrap();
     assert!(late > 2 * MS + MS / 2 && late < 4 * MS, "{late}");
     let expected = 2 * carried as u64 * 100;

@@ -433,10 +433,11 @@ impl Coordinator {
             Message::Heartbeat | Message::Carried { .. } => {}
             Message::Health(health) => worker.health = health,
             Message::Echo { sent_ns, padding } => {
-                let first = worker.link.round_trip_ns().is_none();
                 worker.link.echoed(now.saturating_sub(sent_ns), padding.len());
-                if first || worker.link.wants_echo() {
-                    let padding = if first { vec![0; ECHO_BYTES] } else { Vec::new() };
+                // Short ones and padded ones in turn.
+                let padded = padding.is_empty() && worker.link.wants_padding();
+                if padded || worker.link.wants_echo() {
+                    let padding = vec![0; if padded { ECHO_BYTES } else { 0 }];
                     self.send(id, Message::Echo { sent_ns: now, padding });
                 }
             }

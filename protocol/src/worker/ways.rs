@@ -1,8 +1,8 @@
 //! The ways to other workers: what they carry, and how long a word takes there and back.
 //!
-//! Of two workers that reach each other, the one with the smaller id measures: a few short words and a
-//! padded one, there and back, to one peer at a time, and only while nothing else is to be done here or
-//! there. Pieces that are sent for the next stage tell, too: who gets them says so. The coordinator
+//! Of two workers that reach each other, the one with the smaller id measures: a few short words and some
+//! padded ones, there and back, to one peer at a time, and only while nothing else is to be done here or
+//! there, another measurement included. Pieces that are sent for the next stage tell, too: who gets them says so. The coordinator
 //! hears of what changes.
 
 use super::{Output, Peer, Worker};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Where there are more peers, none are measured: their number grows with the square.
 pub(crate) const MEASURED_MAX: usize = 31;
 
-/// Padding of the word that tells what a way carries.
+/// Padding of the words that tell what a way carries.
 const PADDING: usize = 32 << 10;
 
 /// Short words before it. They carry a little, so that an answer without it says that the other has no
@@ -28,6 +28,12 @@ const REFRESH_NS: Nanos = 60 * SECOND;
 
 /// So soon, where one of the two had other things to do.
 const RETRY_NS: Nanos = SECOND;
+
+/// So soon, where nothing is known of the way yet.
+const RETRY_FIRST_NS: Nanos = SECOND / 10;
+
+/// For so long after a word a worker is there for the one who sent it, and for no other.
+const TURN_NS: Nanos = SECOND / 20;
 
 /// No answer is waited for longer.
 const PATIENCE_NS: Nanos = 2 * SECOND;
@@ -75,6 +81,8 @@ pub(super) struct Ways {
     measures: bool,
     ways: BTreeMap<WorkerId, Way>,
     asked: Option<Asked>,
+    /// Who measures the way to this one, and when it last sent a word.
+    answered: Option<(WorkerId, Nanos)>,
     sent: VecDeque<Sent>,
 }
 
@@ -139,8 +147,16 @@ impl Worker {
         }
         let due = self.ways.ways.iter().min_by_key(|(_, way)| way.due_ns);
         if let Some((&peer, _)) = due {
+            if self.is_measured(now) {
+                return self.put_off(peer, now + TURN_NS);
+            }
             self.ask(Asked { peer, sent_ns: now, padding: SHORT, words: 0 });
         }
+    }
+
+    /// Whether another worker is measuring the way to this one.
+    fn is_measured(&self, now: Nanos) -> bool {
+        self.ways.answered.is_some_and(|(_, at)| now < at + TURN_NS)
     }
 
     fn put_off(&mut self, peer: WorkerId, until: Nanos) {
@@ -166,8 +182,13 @@ impl Worker {
             return self.break_off(Peer::Worker(from), "sent too long an echo".into());
         }
         if self.id.is_none_or(|id| from < id) {
-            if !self.is_idle() {
-                padding.clear();
+            let has_turn = self.ways.answered.is_some_and(|(peer, _)| peer == from);
+            match self.is_idle()
+                && self.ways.asked.is_none()
+                && (has_turn || !self.is_measured(now))
+            {
+                true => self.ways.answered = Some((from, now)),
+                false => padding.clear(),
             }
             let echo = Message::Echo { sent_ns, padding };
             return self.outputs.push_back(Output::Send(Peer::Worker(from), echo));
@@ -177,20 +198,25 @@ impl Worker {
         // What came meanwhile was in its way.
         let was_busy = padding.len() != asked.padding || self.bundle_ns > sent_ns;
         if was_busy || !self.is_idle() {
-            return self.put_off(from, now + RETRY_NS);
+            let is_known = self.ways.ways.get(&from).is_some_and(|way| way.told.is_some());
+            let again = if is_known { RETRY_NS } else { RETRY_FIRST_NS };
+            return self.put_off(from, now + again);
         }
         let Some(way) = self.ways.ways.get_mut(&from) else { return };
         let took_ns = now.saturating_sub(sent_ns);
+        let words = asked.words + 1;
         if asked.padding == PADDING {
-            if !std::mem::take(&mut way.moved) {
+            if words == SHORT_WORDS + 1 && !std::mem::take(&mut way.moved) {
                 way.link.forget_share();
             }
             way.link.echoed(took_ns, PADDING);
+            if way.link.wants_padding() {
+                return self.ask(Asked { peer: from, sent_ns: now, padding: PADDING, words });
+            }
             way.due_ns = now + REFRESH_NS;
             return self.tell_way(from);
         }
         way.link.echoed(took_ns, 0);
-        let words = asked.words + 1;
         let padding = if words < SHORT_WORDS { SHORT } else { PADDING };
         self.ask(Asked { peer: from, sent_ns: now, padding, words });
     }
