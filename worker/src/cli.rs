@@ -6,7 +6,7 @@ use crate::manual::{self, Shell};
 use crate::membership::{self, Joined};
 use crate::metrics::{self, Metrics};
 use crate::profile::given;
-use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile, service};
+use crate::{BlobCache, Ended, Pace, drive_paced, freed, health, logging, profile, service};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -186,6 +186,11 @@ pub fn main() -> ExitCode {
     let Some(state) = arguments.state.or_else(service::state_folder) else {
         return failed("this user has no data folder", "give one with --state", 2);
     };
+    match &arguments.command {
+        Some(Command::Run(run)) => freed::give_back_if_little(run.memory_mb),
+        None => freed::give_back_if_little(arguments.run.memory_mb),
+        Some(_) => {}
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
