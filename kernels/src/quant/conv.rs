@@ -42,6 +42,7 @@ struct Out(*mut u8);
 
 // Safety: the parts of one run are disjoint in rows, in cols or in output channels.
 unsafe impl Sync for Out {}
+// Safety: as above.
 unsafe impl Send for Out {}
 
 /// Multiply-adds below which one thread is faster than waking the others.
