@@ -291,7 +291,10 @@ async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
     match joined {
         Joined::Later(reason) => {
             eprintln!("the token is kept; the coordinator does not answer now ({reason})");
-            eprintln!("`tilehive-worker` tries until it is there");
+            match service::is_service(state) {
+                true => eprintln!("the service tries until it is there"),
+                false => eprintln!("`tilehive-worker` tries until it is there"),
+            }
             if let Some(end) = token.expires_unix_s {
                 let left = Duration::from_secs(end.saturating_sub(net::now_unix_s()));
                 let left = humantime::format_duration(left);
@@ -299,6 +302,9 @@ async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
                     "the token is good for {left} more, until they have met for the first time"
                 );
             }
+        }
+        _ if service::is_service(state) => {
+            eprintln!("this device is a member now, and its service works from now on");
         }
         _ => eprintln!("this device is a member now; start it with `tilehive-worker`"),
     }
@@ -334,6 +340,9 @@ fn leave(state: &Path, json: bool) -> Result<ExitCode> {
             host_name()
         ),
         false => eprintln!("no token is kept here"),
+    }
+    if left && service::is_service(state) {
+        eprintln!("hint: what runs now works on until `sudo systemctl stop tilehive-worker`");
     }
     Ok(ExitCode::SUCCESS)
 }
