@@ -1,4 +1,4 @@
-//! How much memory a process takes, as Linux tells, and how it is given back.
+//! How much memory a process takes, as Linux tells.
 
 /// Bytes in memory now; none where the system does not tell.
 pub(crate) fn resident() -> Option<u64> {
@@ -8,31 +8,6 @@ pub(crate) fn resident() -> Option<u64> {
 /// The most bytes in memory so far, of a process of this machine or of this one.
 pub(crate) fn peak_resident(process: Option<u32>) -> Option<u64> {
     field(process, "VmHWM:")
-}
-
-/// Starts this program again, with the same arguments, where the allocator would otherwise keep
-/// what is freed; does nothing where that is done already, or not possible.
-///
-/// glibc raises the size from which a buffer is memory of its own, up to 32 MiB, with every large
-/// buffer that is freed. Bands of pictures then lie in its heap, which has gaps: under a limit of
-/// 256 MiB the coordinator was seen to take 318 MB instead of 160. The size can only be fixed
-/// before the program starts, and the workers that it starts inherit it. Other C libraries ignore
-/// the variable.
-pub(crate) fn give_back_what_is_freed() {
-    const NAME: &str = "GLIBC_TUNABLES";
-    const VALUE: &str = "glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576";
-    #[cfg(target_os = "linux")]
-    if std::env::var_os(NAME).is_none()
-        && let Ok(program) = std::env::current_exe()
-    {
-        use std::os::unix::process::CommandExt;
-        let mut again = std::process::Command::new(program);
-        again.args(std::env::args_os().skip(1)).env(NAME, VALUE);
-        // Only comes back when it fails; then this process goes on as it is. (Not inside the macro,
-        // which leaves out what nobody reads.)
-        let error = again.exec();
-        tracing::debug!("cannot start again: {error}");
-    }
 }
 
 fn field(process: Option<u32>, name: &str) -> Option<u64> {

@@ -32,6 +32,7 @@ pub(crate) struct View<'a, T = f32> {
 
 // Safety: a view is a shared reference in all but name.
 unsafe impl<T: Sync> Send for View<'_, T> {}
+// Safety: as above.
 unsafe impl<T: Sync> Sync for View<'_, T> {}
 
 impl<'a, T: Value> View<'a, T> {

@@ -134,11 +134,7 @@ pub(crate) async fn accept(
     }
     let theirs = opening[MAGIC.len()..].iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
     if theirs != version {
-        let refused = Refused {
-            reason: format!("protocol version {theirs} met version {version}"),
-            cure: "install the same Tilehive release on both devices".into(),
-        };
-        return refuse(stream, refused).await;
+        return refuse(stream, other_version(theirs, version)).await;
     }
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
@@ -198,6 +194,20 @@ fn judge_by(
     }
 }
 
+/// What a dialer is told whose messages have another form: which release to install, and where. The number of a
+/// release alone says nothing, since most leave the messages as they are.
+fn other_version(theirs: u32, ours: u32) -> Refused {
+    let release = env!("CARGO_PKG_VERSION");
+    let cure = match theirs < ours {
+        true => format!("upgrade this device to Tilehive {release}, the release of the other one"),
+        false => format!(
+            "upgrade the other device, which has Tilehive {release}, to this one's release; then start \
+             this one again"
+        ),
+    };
+    Refused { reason: format!("protocol version {theirs} met version {ours}"), cure }
+}
+
 async fn refuse(stream: &mut Stream, refused: Refused) -> Result<Guest, NetError> {
     write_message(stream, &Verdict::Refused(refused.clone())).await?;
     stream.close().await?;
@@ -214,6 +224,19 @@ async fn read<T: DeserializeOwned>(stream: &mut Stream) -> Result<T, NetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_older_is_told_to_upgrade() {
+        let release = env!("CARGO_PKG_VERSION");
+        let old = other_version(8, 9);
+        assert_eq!(old.reason, "protocol version 8 met version 9");
+        assert!(old.cure.starts_with(&format!("upgrade this device to Tilehive {release}")));
+        let new = other_version(10, 9);
+        assert!(
+            new.cure
+                .starts_with(&format!("upgrade the other device, which has Tilehive {release}"))
+        );
+    }
 
     #[test]
     fn the_longest_honest_claim_fits() {

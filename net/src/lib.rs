@@ -23,6 +23,7 @@
 //! | `outside.rs` | what others say, read from bytes alone |
 //! | `timer.rs` | waiting for what a state machine wants to be told |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
+//! | `wire_form.rs` | a test that another form of what travels is another version |
 
 mod admission;
 mod ask;
@@ -41,6 +42,8 @@ mod session;
 mod swarm;
 mod timer;
 mod token;
+#[cfg(test)]
+mod wire_form;
 
 pub use admission::{
     Admission, Claimant, Invitation, InvitationId, Membership, Refusal, Removal, Removed, Standing,

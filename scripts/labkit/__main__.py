@@ -5,7 +5,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from . import bench, clean, host, links, run, validate
+from . import bench, clean, host, links, run, soak, validate
 from .host import LabError
 
 
@@ -50,6 +50,16 @@ def parser():
     more.add_argument("--quick", action="store_true", help="some rows, in about ten minutes")
     sliced(more)
     more.set_defaults(do=bench.command)
+
+    long = commands.add_parser("soak", help="run frames without end while devices fail, and look for leaks")
+    long.add_argument("--minutes", type=positive, default=60, metavar="N", help="for how long [default: %(default)s]")
+    long.add_argument("--interval-ms", type=positive, metavar="MS", help="time from one frame to the next [default: "
+                      "three times what one takes]")
+    long.add_argument("--sample-s", type=positive, default=60, metavar="SECONDS", help="how often memory and "
+                      "descriptors are noted [default: %(default)s]")
+    long.add_argument("--into", type=Path, default=validate.RESULTS, metavar="DIR", help="where the page goes "
+                      "[default: docs/results]")
+    long.set_defaults(do=soak.command)
 
     tests = commands.add_parser("test", help="test the lab's own arithmetic; needs no root")
     tests.set_defaults(do=test)

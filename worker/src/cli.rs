@@ -7,7 +7,7 @@ use crate::manual::{self, Shell};
 use crate::membership::{self, Joined};
 use crate::metrics::{self, Metrics};
 use crate::profile::given;
-use crate::{BlobCache, Ended, Pace, drive_paced, health, logging, profile, service};
+use crate::{BlobCache, Ended, Pace, drive_paced, freed, health, logging, profile, service};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -192,6 +192,11 @@ pub fn main() -> ExitCode {
     let Some(state) = arguments.state.or_else(service::state_folder) else {
         return failed("this user has no data folder", "give one with --state", 2);
     };
+    match &arguments.command {
+        Some(Command::Run(run)) => freed::give_back_if_little(run.memory_mb),
+        None => freed::give_back_if_little(arguments.run.memory_mb),
+        Some(_) => {}
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
@@ -292,7 +297,10 @@ async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
     match joined {
         Joined::Later(reason) => {
             eprintln!("the token is kept; the coordinator does not answer now ({reason})");
-            eprintln!("`tilehive-worker` tries until it is there");
+            match service::is_service(state) {
+                true => eprintln!("the service tries until it is there"),
+                false => eprintln!("`tilehive-worker` tries until it is there"),
+            }
             if let Some(end) = token.expires_unix_s {
                 let left = Duration::from_secs(end.saturating_sub(net::now_unix_s()));
                 let left = humantime::format_duration(left);
@@ -300,6 +308,9 @@ async fn join(state: &Path, arguments: JoinArguments) -> Result<ExitCode> {
                     "the token is good for {left} more, until they have met for the first time"
                 );
             }
+        }
+        _ if service::is_service(state) => {
+            eprintln!("this device is a member now, and its service works from now on");
         }
         _ => eprintln!("this device is a member now; start it with `tilehive-worker`"),
     }
@@ -335,6 +346,9 @@ fn leave(state: &Path, json: bool) -> Result<ExitCode> {
             host_name()
         ),
         false => eprintln!("no token is kept here"),
+    }
+    if left && service::is_service(state) {
+        eprintln!("hint: what runs now works on until `sudo systemctl stop tilehive-worker`");
     }
     Ok(ExitCode::SUCCESS)
 }

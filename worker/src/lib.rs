@@ -11,6 +11,7 @@
 //! | `measure/` | how fast this device is, by operator class |
 //! | `profile.rs` | what was measured, kept on disk |
 //! | `pace.rs` | a device that stands for a slower one |
+//! | `freed.rs` | what is freed is given back to the system |
 //! | `health.rs` | memory, heat, throttling, battery |
 //! | `board.rs` | what it is and draws |
 //! | `metrics/` | what it did, in numbers for Prometheus |
@@ -27,6 +28,7 @@ pub mod cli;
 mod compute;
 pub mod doctor;
 mod drive;
+pub mod freed;
 pub mod health;
 pub mod logging;
 pub mod manual;

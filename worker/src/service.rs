@@ -41,6 +41,18 @@ pub(crate) fn state_folder() -> Option<PathBuf> {
     Some(dirs::data_local_dir()?.join("tilehive"))
 }
 
+/// Whether whoever keeps their state there is started by systemd, as soon as a token is there.
+pub(crate) fn is_service(state: &std::path::Path) -> bool {
+    #[cfg(target_os = "linux")]
+    return state == std::path::Path::new(STATE)
+        && std::path::Path::new("/run/systemd/system").is_dir();
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = state;
+        false
+    }
+}
+
 /// Its folder in `/proc` belongs to whom a process acts for.
 #[cfg(target_os = "linux")]
 fn is_root() -> bool {

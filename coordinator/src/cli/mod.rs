@@ -427,8 +427,12 @@ pub fn main() -> ExitCode {
         eprintln!("error: this user has no data folder\nhint: give one with --state");
         return ExitCode::from(2);
     };
-    if matches!(&arguments.command, Command::Run(run) if run.max_memory.is_some()) {
-        crate::memory::give_back_what_is_freed();
+    if let Command::Run(run) = &arguments.command {
+        // A run over devices may last; one on this machine alone would only be slower.
+        let listens = run.cluster.join_wait.is_some() || crate::commands::has_cluster(&state);
+        if run.max_memory.is_some() || (run.cluster.workers.is_none() && listens) {
+            worker::freed::give_back();
+        }
     }
     let metrics = arguments.command.metrics();
     let context = Context { log: arguments.log, state, metrics };

@@ -92,7 +92,8 @@ fn tell(made: &Made, arguments: &TokenArguments) {
     };
     let Made { token, invitation } = made;
     eprintln!(
-        "On each device{within}, run:\n\n  tilehive-worker join {token}\n  tilehive-worker\n"
+        "On each device{within}, run:\n\n  tilehive-worker join {token}\n  tilehive-worker\n\n\
+         Where the worker is a service, `sudo tilehive-worker join ...` is all.\n"
     );
     eprintln!(
         "Whoever has this line can join; `tilehive cluster revoke {}` ends that.\n",

@@ -23,6 +23,7 @@ use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
 use net::{Identity, NetError, Register, Terms};
 use protocol::CoordinatorConfig;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long local workers may take to start, measure themselves and join.
@@ -59,7 +60,16 @@ pub(crate) fn key_file(context: &Context) -> std::path::PathBuf {
 
 /// Invitations and members of this user's cluster.
 pub(crate) fn register(context: &Context) -> Register {
-    Register::in_file(context.state.join("cluster.json"))
+    Register::in_file(register_file(&context.state))
+}
+
+fn register_file(state: &Path) -> PathBuf {
+    state.join("cluster.json")
+}
+
+/// Whether this user ever invited a device.
+pub(crate) fn has_cluster(state: &Path) -> bool {
+    register_file(state).exists()
 }
 
 /// Where what devices measured of themselves is kept, as their workers keep it.

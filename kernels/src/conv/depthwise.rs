@@ -227,6 +227,7 @@ impl<const PIXELS: usize, const TAPS: usize, const STRIDE: usize> Fixed<'_, PIXE
             // Safety: as asked.
             let x = match PADDED && !m.cols.contains(&col) {
                 true => s.splat(0.0),
+                // Safety: as asked.
                 false => unsafe { load(s, input, n) },
             };
             for (tap, w) in w.iter().enumerate() {

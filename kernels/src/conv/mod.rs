@@ -62,6 +62,7 @@ struct Out {
 
 // Safety: the parts of one run are disjoint in rows, in cols or in output channels.
 unsafe impl Sync for Out {}
+// Safety: as above.
 unsafe impl Send for Out {}
 
 impl Out {

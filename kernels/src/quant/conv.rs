@@ -8,7 +8,9 @@
 //! has a line of 64 bytes after its values, so that a run may be read to its end.
 #![allow(unsafe_code)]
 
-use super::dot::{Dot, Dots, Micro, Portable};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::dot::Dot;
+use super::dot::{Dots, Micro, Portable};
 use super::pack::{PANEL, PackedQuant};
 use super::reach;
 use super::requantize::{Block, SUMS};
@@ -42,6 +44,7 @@ struct Out(*mut u8);
 
 // Safety: the parts of one run are disjoint in rows, in cols or in output channels.
 unsafe impl Sync for Out {}
+// Safety: as above.
 unsafe impl Send for Out {}
 
 /// Multiply-adds below which one thread is faster than waking the others.
@@ -91,6 +94,8 @@ pub(super) fn run_positions(
     run_region(threads, &conv, output);
 }
 
+// Where there is plain code alone, nothing of it is unsafe.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_unsafe))]
 fn run_region(threads: &Threads, conv: &Conv<'_>, output: &mut [u8]) {
     let Conv { input, window, packed, region, channels } = *conv;
     assert_eq!(window.kernel, packed.kernel);

@@ -6,7 +6,8 @@
 //! Safety of the module: the instruction-set tokens ([`Simd`] implementors) are made only by
 //! [`Cpu::run`], after [`Cpu::new`] has asked the processor, so holding a token proves that its
 //! instructions exist. The pointer operations say what they ask of the caller.
-#![allow(unsafe_code)]
+// The argument above is that of every instruction below.
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

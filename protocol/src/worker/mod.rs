@@ -256,10 +256,7 @@ impl Worker {
                 }
                 self.tell_prepared();
             }
-            Input::Packed(bundle) => {
-                self.note_encoded(now, bundle.task);
-                self.on_packed(&bundle);
-            }
+            Input::Packed(bundle) => self.on_packed(&bundle),
             Input::Sent(bytes) => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             Input::Executed { task, busy_ns } => self.on_executed(now, task, busy_ns),
             Input::Broke { task, reason } => self.on_broke(task, reason),

@@ -1,0 +1,312 @@
+"""`scripts/lab soak`: frames without end on four emulated devices to which the same things happen again and again.
+
+One device leaves, crashes and returns, one is slowed down, one has a full disk and loses its cable, one has little
+memory. Every answer is compared with that of one device; memory and descriptors of each process are noted.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from . import files, host, run, soak_page, speed
+from .host import LabError, call, program, say
+from .swarm import JOIN_S, Swarm, ends_with_the_lab, model_input
+
+MODEL, SIZE = "zoo:tiny-yolov2", (416, 416)
+CLUSTER = "four-pi4-100m"
+LITTLE, LEAVING, SLOWED, FULL = range(4)
+ROLES = ("little memory", "leaves and crashes", "is slowed down", "full disk, bad cable")
+# What the device with little memory has for feature maps and weights.
+LITTLE_MB = 64
+# A worker keeps weights in a tenth of what its disk has free.
+DISK_BYTES = 256_000_000
+# What a full disk still has: the first larger blob breaks off in the middle.
+LEFT_BYTES = 500_000
+# Different inputs, so that answers that are mixed up show.
+INPUTS = 3
+CYCLE_S = 240
+# A worker that starts is sent weights within this.
+USED_S = 8
+# Longer without an answer, and a frame is stuck.
+STUCK_S = 120
+TICK_S = 0.25
+CLONE_NEWNS = 0x00020000
+
+
+@dataclass
+class Story:
+    """What was seen."""
+
+    frames: int
+    interval_s: float
+    began: float = 0.0
+    answers: list = field(default_factory=list)
+    wrong: list = field(default_factory=list)
+    deeds: list = field(default_factory=list)
+    samples: list = field(default_factory=list)
+    report: dict | None = None
+    failure: str | None = None
+    ended: list = field(default_factory=list)
+    warnings: dict = field(default_factory=dict)
+
+    def now(self):
+        """Seconds since the first frame was asked for."""
+        return time.monotonic() - self.began
+
+
+def cycle(swarm, disk):
+    """What happens in every cycle: (second, what, device, how)."""
+    stop, start = swarm.end_worker, swarm.start_worker
+
+    def slow(times):
+        swarm.set_share(SLOWED, swarm.places[SLOWED].share / times)
+
+    def empty_and_restart():
+        stop(FULL, signal.SIGTERM)
+        disk.empty()
+        start(FULL)
+        disk.fill_when_used()
+
+    cable = swarm.network.set_carrier
+    return [
+        (20, "slowed down four times", SLOWED, lambda: slow(4)),
+        (65, "as fast as before", SLOWED, lambda: slow(1)),
+        (80, "leaves", LEAVING, lambda: stop(LEAVING, signal.SIGTERM)),
+        (100, "returns", LEAVING, lambda: start(LEAVING)),
+        (120, "restarts without weights, and its disk fills", FULL, empty_and_restart),
+        (150, "crashes", LEAVING, lambda: stop(LEAVING, signal.SIGKILL)),
+        (170, "returns", LEAVING, lambda: start(LEAVING)),
+        (185, "the disk has room", FULL, disk.free),
+        (200, "the cable is out", FULL, lambda: cable(FULL, False)),
+        (215, "the cable is in", FULL, lambda: cable(FULL, True)),
+    ]
+
+
+class Disk:
+    """A small file system of its own for the weights of one device."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.ballast = folder / "ballast"
+        folder.mkdir()
+        call("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tilehive-soak", folder)
+
+    def fill_when_used(self):
+        """Fills it when the first weights came: who starts on a full disk knows it and keeps none."""
+        until = time.monotonic() + USED_S
+        while not any(self.folder.iterdir()) and time.monotonic() < until:
+            time.sleep(TICK_S / 10)
+        self.fill()
+
+    def fill(self):
+        """Leaves next to nothing."""
+        room = os.statvfs(self.folder)
+        count = room.f_bavail * room.f_frsize - LEFT_BYTES
+        if count > 0:
+            with open(self.ballast, "ab") as out:
+                os.posix_fallocate(out.fileno(), out.tell(), count)
+
+    def free(self):
+        """Takes the ballast away."""
+        self.ballast.unlink(missing_ok=True)
+
+    def empty(self):
+        """Takes everything away."""
+        for entry in self.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def unmount(self):
+        """Whoever has files open there loses their names alone."""
+        host.works("umount", "--lazy", self.folder)
+
+
+def own_mounts():
+    """What is mounted from here on is seen by this process and its children alone, and ends with them."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+        raise LabError(f"a mount namespace is refused: {os.strerror(ctypes.get_errno())}",
+                       "a container needs the right to make them (CAP_SYS_ADMIN)", status=2)
+    call("mount", "--make-rslave", "/")
+
+
+def scenario():
+    """Four devices, the first with little memory."""
+    coordinator, workers = files.cluster(CLUSTER)
+    workers[LITTLE] = replace(workers[LITTLE], memory_mb=LITTLE_MB)
+    return files.Scenario(path="soak", model=MODEL, input_size=SIZE, cluster=CLUSTER, strategy="auto",
+                          coordinator=coordinator, workers=workers, weights_cached=False)
+
+
+def inputs(folder, chosen, frames):
+    """A folder with an input a frame, in turn one of some; returns these."""
+    whole = model_input(chosen).read_bytes()
+    head, values = whole[:-values_bytes(whole)], whole[-values_bytes(whole):]
+    sources = []
+    for i in range(INPUTS):
+        sources.append(folder / f"input-{i}.npy")
+        # The same values, moved on by some: 4 bytes each.
+        sources[-1].write_bytes(head + values[4 * 331 * i:] + values[:4 * 331 * i])
+    (folder / "in").mkdir()
+    for frame in range(frames):
+        (folder / "in" / f"{frame:07}.npy").symlink_to(sources[frame % INPUTS])
+    return sources
+
+
+def values_bytes(whole):
+    """How many bytes of a NumPy file are values: what its header does not take."""
+    return len(whole) - 10 - int.from_bytes(whole[8:10], "little")
+
+
+def answers_alone(folder, model, sources):
+    """What one device answers to each input."""
+    digests = []
+    for i, source in enumerate(sources):
+        out = folder / f"alone-{i}.npy"
+        call(program("tilehive"), "run", model, source, "-o", out, "--workers", 1, "--strategy", "local",
+             "--numerics", "exact", "--task", "raw", "--state", folder / "alone", "--json")
+        digests.append(digest(out))
+    return digests
+
+
+def digest(path):
+    """The hash of a file."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def start_coordinator(swarm, model, folder, interval_s):
+    """Starts the one run that lasts to the end."""
+    command = ["ip", "netns", "exec", swarm.network.namespace("c"), program("tilehive"), "run", model,
+               folder / "in", "-o", folder / "out", "--format", "npy", "--strategy", "auto", "--numerics", "exact",
+               "--task", "raw", "--interval", f"{round(interval_s * 1e3)}ms", "--state", swarm.folder / "c",
+               "--listen", swarm.listen, "--no-mdns", "--join-wait", f"{JOIN_S}s", "--expect",
+               str(len(swarm.scenario.workers)), "--json"]
+    with open(folder / "report.json", "wb") as out, open(folder / "coordinator.log", "wb") as log:
+        swarm.coordinator = subprocess.Popen(
+            [str(part) for part in command], stdout=out, stderr=log, stdin=subprocess.DEVNULL,
+            preexec_fn=ends_with_the_lab, env={**os.environ, "NO_COLOR": "1"})
+
+
+def look(pid):
+    """Resident bytes and open descriptors of a process; none where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return {"pid": pid, "rss_kb": int(kilobytes[0]), "descriptors": descriptors} if kilobytes else None
+
+
+def sample(swarm, story):
+    """Notes all processes."""
+    processes = {"coordinator": swarm.coordinator.pid} | {
+        ROLES[i]: process.pid for i, process in swarm.processes.items()}
+    row = {name: seen for name, pid in processes.items() if (seen := look(pid))}
+    story.samples.append({"at_s": round(story.now(), 1), "answers": len(story.answers), "processes": row})
+
+
+def collect(folder, story, expected, ended):
+    """Compares the answers that are complete and removes them; the last one may still be written."""
+    found = sorted((folder / "out").glob("*.npy"))
+    for path in found if ended else found[:-1]:
+        frame = int(path.stem)
+        story.answers.append((frame, story.now()))
+        if digest(path) != expected[frame % INPUTS]:
+            story.wrong.append(frame)
+        path.unlink()
+
+
+def watch(swarm, folder, story, expected, disk, sample_s):
+    """Lets it run to its end: frames, deeds and samples."""
+    deeds = cycle(swarm, disk)
+    last_s = story.frames * story.interval_s
+    planned = [(at_s + turn * CYCLE_S, *rest) for turn in range(int(last_s // CYCLE_S) + 1)
+               for at_s, *rest in deeds if at_s + turn * CYCLE_S < last_s - 5]
+    sampled, heard, count = -sample_s, None, 0
+    while swarm.coordinator.poll() is None:
+        collect(folder, story, expected, False)
+        if not story.answers:
+            story.began = time.monotonic() if heard is None else story.began
+            heard = heard or time.monotonic()
+        elif count == 0:
+            # Time counts from the first answer: joining and the first weights are no part of it.
+            story.began = time.monotonic()
+            story.answers = [(frame, 0.0) for frame, _ in story.answers]
+        if len(story.answers) > count:
+            count, heard = len(story.answers), time.monotonic()
+        for i in [i for i, process in swarm.processes.items() if process.poll() is not None]:
+            story.ended.append(f"`{ROLES[i]}` ended by itself with {swarm.processes[i].returncode} after "
+                               f"{story.now():.0f} s")
+            swarm.end_worker(i)
+            swarm.start_worker(i)
+        if time.monotonic() - heard > STUCK_S:
+            story.failure = f"no answer for {STUCK_S} s after {count} of {story.frames}"
+            return
+        while count and planned and planned[0][0] <= story.now():
+            _, what, device, do = planned.pop(0)
+            do()
+            story.deeds.append({"at_s": round(story.now(), 1), "device": ROLES[device], "what": what})
+        if count and story.now() >= sampled + sample_s:
+            sampled = story.now()
+            sample(swarm, story)
+        time.sleep(TICK_S)
+    collect(folder, story, expected, True)
+    if swarm.coordinator.returncode != 0:
+        story.failure = f"the run ended with {swarm.coordinator.returncode}"
+        return
+    story.report = json.loads((folder / "report.json").read_text())
+
+
+def interval(options, chosen, dilation, places):
+    """The time from one frame to the next: as asked, or three times what the plan predicts for one."""
+    if options.interval_ms:
+        return options.interval_ms / 1e3
+    told = run.simulated(replace(chosen, frames=3, weights_cached=True), dilation, places, speed.core())
+    return max(0.25, 3 * dilation * max(told["makespans_ms"]) / 1e3)
+
+
+def command(options):
+    """Carries out `scripts/lab soak`."""
+    host.check()
+    chosen = scenario()
+    dilation, places = run.prepare(chosen)
+    every_s = interval(options, chosen, dilation, places)
+    story = Story(frames=max(2, round(options.minutes * 60 / every_s)), interval_s=every_s)
+    model = speed.sized(chosen.model, chosen.input_size)
+    say(f"{story.frames} frames of {model}, one in {every_s:.2f} s, {dilation} times as slow as real devices")
+    own_mounts()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilehive-lab-soak-")))
+        sources = inputs(folder, chosen, story.frames)
+        expected = answers_alone(folder, model, sources)
+        swarm = stack.enter_context(Swarm(chosen, places, dilation, speed.core()))
+        disk = Disk(swarm.folder / f"w{FULL}" / "blobs")
+        stack.callback(disk.unmount)
+        start_coordinator(swarm, model, folder, every_s)
+        for i in range(len(chosen.workers)):
+            swarm.start_worker(i)
+        try:
+            watch(swarm, folder, story, expected, disk, options.sample_s)
+        except KeyboardInterrupt:
+            story.failure = "it was interrupted"
+        for i, role in enumerate(ROLES):
+            text = (swarm.folder / f"w{i}" / "log").read_text()
+            story.warnings[role] = sum(" WARN " in line for line in text.splitlines())
+            if i == FULL:
+                story.warnings["could not keep weights"] = text.count("cannot keep weights")
+        said = (folder / "coordinator.log").read_text()
+        if story.failure:
+            say(swarm.logs(said.splitlines(keepends=True)))
+    told = soak_page.told(story, dilation)
+    soak_page.write(told, options.into)
+    print(soak_page.summary(told))
+    if told["faults"]:
+        raise LabError("; ".join(told["faults"]))
