@@ -148,6 +148,17 @@ fn who_is_measured_by_one_has_no_time_for_another() {
     assert!(answers(3 * MS, W0));
     assert!(answers(SECOND, W1));
     assert!(!answers(SECOND + MS, W0));
+    // While the coordinator measures, it alone is answered.
+    let echo = Message::Echo { sent_ns: 7, padding: Vec::new() };
+    worker.handle(2 * SECOND, Input::Message(HEAD, echo));
+    let mut answered = |now: Nanos| {
+        let echo = Message::Echo { sent_ns: now, padding: vec![0] };
+        worker.handle(now, Input::Message(Peer::Worker(W1), echo.clone()));
+        std::iter::from_fn(|| worker.poll_output())
+            .any(|o| o == Output::Send(Peer::Worker(W1), echo.clone()))
+    };
+    assert!(!answered(2 * SECOND + MS));
+    assert!(answered(3 * SECOND));
 }
 
 #[test]

@@ -158,6 +158,16 @@ impl Driver {
             let shares = self.seen.shares(of, wire, &work.inputs);
             devices = devices.into_iter().map(|device| device.sharing(wire, &shares)).collect();
         }
+        for device in &devices {
+            tracing::debug!(
+                "{}: link {} B/s, round trip {} ns, late {} ns, unusual ways {:?}",
+                device.name,
+                device.link_bytes_per_s,
+                device.round_trip_ns,
+                device.late_round_trip_ns,
+                device.pairs
+            );
+        }
         (slots, devices)
     }
 

@@ -389,7 +389,7 @@ impl Worker {
             Message::Release { frame, maps } => self.on_release(frame, maps),
             Message::Cancel { task, attempt } => self.on_cancel(task, attempt),
             Message::Heartbeat => {}
-            echo @ Message::Echo { .. } => self.send(echo),
+            echo @ Message::Echo { .. } => self.on_echo(now, echo),
             Message::Goodbye { .. } => self.disconnect(),
             other => {
                 self.break_off(Peer::Coordinator, format!("the coordinator may not send {other:?}"))

@@ -33,7 +33,7 @@ const RETRY_NS: Nanos = SECOND;
 const RETRY_FIRST_NS: Nanos = SECOND / 10;
 
 /// For so long after a word a worker is there for the one who sent it, and for no other.
-const TURN_NS: Nanos = SECOND / 20;
+const TURN_NS: Nanos = SECOND / 10;
 
 /// No answer is waited for longer.
 const PATIENCE_NS: Nanos = 2 * SECOND;
@@ -81,8 +81,8 @@ pub(super) struct Ways {
     measures: bool,
     ways: BTreeMap<WorkerId, Way>,
     asked: Option<Asked>,
-    /// Who measures the way to this one, and when it last sent a word.
-    answered: Option<(WorkerId, Nanos)>,
+    /// Who measures the way to this one, the coordinator perhaps, and when it last sent a word.
+    answered: Option<(Peer, Nanos)>,
     sent: VecDeque<Sent>,
 }
 
@@ -154,7 +154,13 @@ impl Worker {
         }
     }
 
-    /// Whether another worker is measuring the way to this one.
+    /// A word of the coordinator is answered: other measurements would be in the way of its own.
+    pub(super) fn on_echo(&mut self, now: Nanos, echo: Message) {
+        self.ways.answered = Some((Peer::Coordinator, now));
+        self.send(echo);
+    }
+
+    /// Whether somebody else is measuring the way to this one.
     fn is_measured(&self, now: Nanos) -> bool {
         self.ways.answered.is_some_and(|(_, at)| now < at + TURN_NS)
     }
@@ -182,12 +188,12 @@ impl Worker {
             return self.break_off(Peer::Worker(from), "sent too long an echo".into());
         }
         if self.id.is_none_or(|id| from < id) {
-            let has_turn = self.ways.answered.is_some_and(|(peer, _)| peer == from);
+            let has_turn = self.ways.answered.is_some_and(|(peer, _)| peer == Peer::Worker(from));
             match self.is_idle()
                 && self.ways.asked.is_none()
                 && (has_turn || !self.is_measured(now))
             {
-                true => self.ways.answered = Some((from, now)),
+                true => self.ways.answered = Some((Peer::Worker(from), now)),
                 false => padding.clear(),
             }
             let echo = Message::Echo { sent_ns, padding };
