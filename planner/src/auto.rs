@@ -83,7 +83,10 @@ pub(crate) fn finalists(
     let ends: Vec<Plan> = ends.into_iter().map(|(.., stages)| plan(stages)).collect();
     let local = local::plan(model, devices, options.numerics);
     let local = exact.ranked(&options, vec![local]);
-    let found = starts.into_iter().chain(local).map(|(_, start)| plan(start.stages));
+    // A stage for every layer and twice as many strips: nothing takes longer to play through, and made
+    // better it is among the ends.
+    let found = starts.into_iter().filter(|(_, start)| start.strategy != coedge::HALVES);
+    let found = found.chain(local).map(|(_, start)| plan(start.stages));
     let mut all: Vec<Plan> = Vec::new();
     for plan in ends.into_iter().chain(found) {
         if !all.contains(&plan) {
