@@ -27,6 +27,8 @@ def parser():
     one.add_argument("--dilation", type=positive, metavar="K", help="make all K times slower, and "
                      "divide times by K [default: the least at which the devices fit]")
     one.add_argument("--strategy", help="which plan, instead of the scenario's")
+    one.add_argument("--wire", choices=["auto", "raw", "lossless", "f16"],
+                     help="in which form maps travel; the simulator takes it for auto [default: auto]")
     one.add_argument("--frames", type=int, help="how many frames, instead of the scenario's")
     one.add_argument("--warm", type=int, default=run.WARM, metavar="N", help="frames before those "
                      "that count [default: %(default)s]")

@@ -85,6 +85,8 @@ class Scenario:
     grid: tuple | None = None
     fused_layers: int | None = None
     handover: str | None = None
+    # Not of the file: the simulator's scenarios do not say.
+    wire: str = "auto"
     objective: str = "latency"
     seed: int = 1
     stealing: bool = True

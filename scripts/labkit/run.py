@@ -27,6 +27,7 @@ def arguments(scenario, warm, dilation):
     path = model_input(scenario)
     words = [speed.sized(scenario.model, scenario.input_size), *[path] * (warm + scenario.frames),
              "--strategy", scenario.strategy, "--objective", scenario.objective,
+             "--wire", scenario.wire,
              "--in-flight", scenario.frames_in_flight]
     if scenario.frame_interval_ms:
         words += ["--interval", f"{round(scenario.frame_interval_ms * dilation * 1e3)}us"]
@@ -78,6 +79,8 @@ def command(options):
     scenario = read_scenario(options.scenario)
     if options.strategy:
         scenario = replace(scenario, strategy=options.strategy)
+    if options.wire:
+        scenario = replace(scenario, wire=options.wire)
     if options.frames:
         scenario = replace(scenario, frames=options.frames)
     host.check()

@@ -117,9 +117,10 @@ def page(told):
               "## Memory and descriptors", "",
               "Means over the second and the last quarter of each life that was long enough to tell; a growth by more than "
               "15 % and 4 MB, or 8 descriptors, is a fault.", "",
-              "![resident memory and descriptors](soak.png)", "",
-              "| process | minutes | resident, second quarter | last quarter | most | descriptors |",
-              "|---|--:|--:|--:|--:|--:|"]
+              "![resident memory and descriptors](soak.png)", ""]
+    lines += (["| process | minutes | resident, second quarter | last quarter | most | descriptors |",
+               "|---|--:|--:|--:|--:|--:|"] if told["lives"]
+              else [f"No life had {SAMPLES_MIN} samples, one a minute: too short to tell."])
     for life in told["lives"]:
         lines.append(
             f"| {life['process']} | {life['minutes']} | {life['rss_then_kb'] / 1e3:.1f} MB | "
@@ -143,8 +144,10 @@ def picture(told, path):
         minutes = [at_s / 60 for at_s, _ in samples]
         for axes, key, unit in ((above, "rss_kb", 1e3), (below, "descriptors", 1)):
             axes.plot(minutes, [seen[key] / unit for _, seen in samples], color=colour, label=label, linewidth=1)
-    above.set(ylabel="resident memory, MB", ylim=(0, None))
-    below.set(ylabel="open descriptors", xlabel="minutes", ylim=(0, None))
+    above.set(ylabel="resident memory, MB")
+    below.set(ylabel="open descriptors", xlabel="minutes")
+    for axes in (above, below):
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     above.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

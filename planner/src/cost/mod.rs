@@ -6,13 +6,15 @@ mod bound;
 mod cut;
 mod flow;
 mod follow;
+mod load;
 mod period;
 
 pub use bound::Bound;
 pub(crate) use cut::{Cut, Parts, Reach, walk};
+pub(crate) use flow::Flow;
 use flow::air_ns;
-pub(crate) use flow::{Flow, Made, TileLoad, loads, take_from};
 pub(crate) use follow::{Followed, plan as follow};
+pub(crate) use load::{Made, TileLoad, loads, take_from};
 
 use crate::profile::layer_works;
 use crate::{DeviceProfile, TurnedDown};
