@@ -45,6 +45,13 @@ impl Energy {
     }
 }
 
+impl Energy {
+    /// Whether it is worth a line for people: where nobody said what any device draws, nobody asked.
+    pub(super) fn is_told(&self) -> bool {
+        self.devices.iter().any(|part| part.watts.is_some())
+    }
+}
+
 impl fmt::Display for Energy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(joules) = self.predicted_j_per_frame {

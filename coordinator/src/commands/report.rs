@@ -108,7 +108,9 @@ impl Report {
         let bytes = table::bytes;
         let (moved, expected) = (bytes(self.moved_bytes), bytes(self.predicted_moved_bytes));
         say!("a frame moved {moved}; predicted {expected}");
-        say!("{}", self.energy);
+        if self.energy.is_told() {
+            say!("{}", self.energy);
+        }
         if let Some(why) = &self.one_device {
             say!("{why}");
         }
