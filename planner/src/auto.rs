@@ -19,6 +19,9 @@ const EFFORT_MAX: usize = 600_000;
 /// Plans that are made better by small changes, beside one in halves; the best of these is taken.
 const STARTS_MAX: usize = 3;
 
+/// A model of many small layers runs best on a few of many devices: so many are tried, too.
+const FEWER: [usize; 2] = [4, 8];
+
 /// Devices up to which the slower of the published strategies are compared, too.
 const COMPARED_MAX: usize = 16;
 
@@ -96,12 +99,12 @@ pub(crate) fn finalists(
     all
 }
 
-/// The best few, and the one in halves: it has the most to gain from small changes, which join its stages.
+/// The best few, and the best in halves: it has the most to gain from small changes, which join its stages.
 fn promising(ranked: Vec<(Score, Plan)>) -> Vec<(Score, Plan)> {
-    let is_kept = |(rank, (_, plan)): &(usize, (Score, Plan))| {
-        *rank < STARTS_MAX || plan.strategy == coedge::HALVES
-    };
-    ranked.into_iter().enumerate().filter(is_kept).map(|(_, start)| start).collect()
+    let halves = ranked.iter().position(|(_, plan)| plan.strategy == coedge::HALVES);
+    let is_kept = |rank: usize| rank < STARTS_MAX || Some(rank) == halves;
+    let ranked = ranked.into_iter().enumerate();
+    ranked.filter(|(rank, _)| is_kept(*rank)).map(|(_, start)| start).collect()
 }
 
 /// Each plan made better by small changes, with its new stages, best first; of equals, the first.
@@ -152,7 +155,13 @@ pub(crate) fn latency(
     plans.extend(found.map(plan));
     // Not among those that bound the search, which does not see that halo travels beside computing.
     if options.handover.is_none() && several {
-        plans.push(coedge::halves(model, devices, options));
+        let all = coedge::plan(model, devices, options);
+        plans.push(coedge::halves(model, &all));
+        for count in FEWER.into_iter().filter(|&count| count < devices.len()) {
+            let fewer = coedge::over(model, devices, options, count);
+            plans.push(coedge::halves(model, &fewer));
+            plans.push(fewer);
+        }
     }
     plans
 }

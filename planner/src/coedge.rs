@@ -11,10 +11,23 @@ use model::{LayerId, Model};
 use tiling::{Grid, Locality, Plan, Slot, Split, Stage, Work, locality};
 
 pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
+    over(model, devices, options, devices.len())
+}
+
+/// The same over so many devices, those that get most rows.
+pub(crate) fn over(
+    model: &Model,
+    devices: &[DeviceProfile],
+    options: PlanOptions,
+    count: usize,
+) -> Plan {
     let works = layer_works(model, options.numerics);
     let local = |i: usize| locality(model, LayerId(i as u32)) == Locality::Local;
     let cut = works.iter().enumerate().filter(|(i, _)| local(*i)).map(|(_, &work)| work);
-    let speeds = speeds(model, devices, &cut.sum());
+    let mut speeds = speeds(model, devices, &cut.sum());
+    let mut by_speed: Vec<usize> = (0..devices.len()).collect();
+    by_speed.sort_by_key(|&i| std::cmp::Reverse(speeds[i]));
+    by_speed.iter().skip(count.max(1)).for_each(|&i| speeds[i] = 0);
     let stage = |(i, work): (usize, &Work)| {
         let strips = if local(i) { strips(model, &speeds, i) } else { None };
         let stage = strips.unwrap_or_else(|| Stage::whole(i..i + 1, fastest(devices, work)));
@@ -27,9 +40,8 @@ pub(crate) fn plan(model: &Model, devices: &[DeviceProfile], options: PlanOption
 /// What [`halves`] is called.
 pub(crate) const HALVES: &str = "coedge in halves";
 
-/// The same with two strips for each device, so that halo travels while the other one is computed.
-pub(crate) fn halves(model: &Model, devices: &[DeviceProfile], options: PlanOptions) -> Plan {
-    let plan = plan(model, devices, options);
+/// The same plan with two strips for each device, so that halo travels while the other one is computed.
+pub(crate) fn halves(model: &Model, plan: &Plan) -> Plan {
     let halve = |stage: Stage| {
         let Split::Spatial(grid) = &stage.split else { return stage };
         let (row_shares, placement) = halved(&grid.row_shares, &stage.placement);
@@ -40,8 +52,8 @@ pub(crate) fn halves(model: &Model, devices: &[DeviceProfile], options: PlanOpti
         let split = Split::Spatial(Grid { row_shares, col_shares: vec![1] });
         Stage { split, placement, ..stage }
     };
-    let stages = plan.stages.into_iter().map(halve).collect();
-    Plan { strategy: HALVES.into(), stages, ..plan }
+    let stages = plan.stages.iter().cloned().map(halve).collect();
+    Plan { strategy: HALVES.into(), stages, ..*plan }
 }
 
 /// How often in a thousand seconds each device could get the input and do the work.

@@ -8,7 +8,7 @@ use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use serde_json::{Value, json};
 use sim::files::{DeviceFile, LinkFile};
-use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Random, Scenario, WorkerSpec};
+use sim::{Cluster, Fault, FaultKind, Outcome, Payload, Random, Scenario, Weights, WorkerSpec};
 use std::time::Instant;
 use tiling::Numerics;
 
@@ -46,7 +46,7 @@ fn scenario(model: &LoadedModel, workers: Vec<WorkerSpec>, seed: u64, grid: usiz
         seed,
         payload: Payload::Sizes(1),
         frames_from_ns: SECOND,
-        weights_cached: true,
+        weights: Weights::OnDisk,
         strategy: Strategy::DeepThings,
         options: PlanOptions {
             grid: Some((grid, grid)),

@@ -92,16 +92,19 @@ fn seconds_to_ns(seconds: f64) -> f64 {
     seconds * SECOND as f64
 }
 
-/// The least time of a plan whose tiles ask for `works`, where maps take these shares of their bytes on
-/// the wire, and of any plan whose layers do.
+/// The least time of a plan, where maps take these shares of their bytes on the wire, and of any plan
+/// whose layers ask for `layers`.
 pub(crate) fn bound(
     (plan, shares): (&ActivePlan, &Shares),
-    works: &[Vec<Work>],
     layers: &[Work],
     workers: &[WorkerSpec],
     head: LinkSpec,
 ) -> Bound {
     let kinds = kinds(workers);
+    let works = |stage: usize| {
+        let tiles = 0..plan.geometry()[stage].tiles.len();
+        tiles.map(move |tile| plan.work_of(stage as u32, tile as u32))
+    };
     let bytes = |regions: &[(MapId, Region)]| -> f64 {
         let one = |&(map, region): &(MapId, Region)| {
             let bytes = region.positions() * plan.model.pixel_bytes(map);
@@ -146,7 +149,7 @@ pub(crate) fn bound(
         let alone = |work: &Work| {
             kinds.iter().map(|k| k.spec.device.tile_ns(work)).fold(f64::INFINITY, f64::min)
         };
-        let works: Vec<Work> = works[run].iter().flatten().copied().collect();
+        let works: Vec<Work> = run.flat_map(works).collect();
         let longest = works.iter().map(alone).fold(0.0, f64::max);
         let shortest = works.iter().map(alone).fold(f64::INFINITY, f64::min);
         let (scattered, gathered): (f64, f64) = (in_bytes.iter().sum(), out_bytes.iter().sum());
@@ -161,7 +164,7 @@ pub(crate) fn bound(
             .max(air + way);
         moved += scatter.max(gather).max(air);
     }
-    let all: Vec<Work> = works.iter().flatten().copied().collect();
+    let all: Vec<Work> = (0..plan.geometry().len()).flat_map(works).collect();
     Bound {
         frame_ns: frame as Nanos,
         next_frame_ns: spread(&all, &kinds, true).max(moved) as Nanos,

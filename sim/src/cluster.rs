@@ -11,12 +11,11 @@ use crate::physics::{LinkSpec, Network, Priority, Transfer};
 use crate::queue::{Queue, Timers};
 use crate::random::Random;
 use crate::record::Recorder;
-use crate::scenario::{PairSpec, Payload, Sabotage, Scenario};
+use crate::scenario::{PairSpec, Payload, Sabotage, Scenario, Weights};
 use kernels::Engine;
-use protocol::{BundleKind, Nanos, PlanId, SECOND};
+use protocol::{ActivePlan, BundleKind, Nanos, PlanId, SECOND};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiling::Work;
 
 /// How long late copies may go on after the last frame ended.
 const SETTLE_NS: Nanos = 3600 * SECOND;
@@ -33,8 +32,8 @@ pub struct Cluster {
     pub(crate) engine: Engine,
     pub(crate) violation: Option<Violation>,
     pub(crate) network: Network<Event>,
-    /// What the tiles of each plan ask of a device.
-    pub(crate) works: BTreeMap<PlanId, Arc<Vec<Vec<Work>>>>,
+    /// All plans that there were.
+    pub(crate) plans: BTreeMap<PlanId, Arc<ActivePlan>>,
     pub(crate) bounds: BTreeMap<PlanId, Bound>,
     pub(crate) recorder: Recorder,
     /// Devices that the last step touched.
@@ -65,7 +64,10 @@ impl Cluster {
     pub fn new(scenario: Scenario) -> Self {
         let surveys = protocol::Surveys::default();
         let head = Head::new(&scenario);
-        let cache = if scenario.weights_cached { head.blobs() } else { BTreeSet::new() };
+        let cache = match scenario.weights {
+            Weights::Nowhere => BTreeSet::new(),
+            Weights::OnDisk | Weights::Packed => head.blobs(),
+        };
         let specs = scenario.workers.iter().enumerate();
         let lies = scenario.sabotage == Sabotage::IgnoreMemory;
         let kind = Kind { lies, measures: scenario.measures_pairs };
@@ -84,7 +86,7 @@ impl Cluster {
             engine: Engine::new(1).expect("an engine of one thread starts no thread"),
             violation: None,
             network,
-            works: BTreeMap::new(),
+            plans: BTreeMap::new(),
             bounds: BTreeMap::new(),
             recorder: Recorder::new(scenario.workers.iter().map(|w| w.name.clone())),
             touched: Vec::new(),
@@ -170,7 +172,9 @@ impl Cluster {
                 return Err(Violation::NeverEnded { missing, now_ns: self.now });
             }
             self.steps += 1;
-            if let Err(violation) = self.check(self.steps) {
+            if self.scenario.checked
+                && let Err(violation) = self.check(self.steps)
+            {
                 self.violation.get_or_insert(violation);
             }
             if let Some(violation) = self.violation.take() {
@@ -358,10 +362,7 @@ impl Cluster {
             return self.lose_event(event, false);
         }
         let padding = match parcel {
-            // What the coordinator's echoes would tell is known: they are taken to be short.
-            Parcel::Message(message) if matches!((from, to), (End::Device(_), End::Device(_))) => {
-                message.padding()
-            }
+            Parcel::Message(message) => message.padding(),
             _ => 0,
         };
         let bytes = parcel.bytes() + padding;

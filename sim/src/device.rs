@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::events::{End, Event, Parcel, Sender};
 use crate::job::{Job, Outcome};
 use crate::physics::Heat;
-use crate::scenario::{Sabotage, WorkerSpec};
+use crate::scenario::{Sabotage, Weights, WorkerSpec};
 use kernels::wire::round_outputs;
 use kernels::{PackedModel, Piece, Pieces};
 use model::{LayerId, MapId, WeightHash, WeightId};
@@ -216,6 +216,9 @@ impl Cluster {
                 } else {
                     Outcome::Missing(missing)
                 };
+                if self.scenario.weights == Weights::Packed {
+                    return self.job_done(i, outcome, 0);
+                }
                 self.compute(i, Job::new((0.0, PREPARE_NS), outcome));
             }
             Output::Execute { task, attempt, plan } => self.execute(i, task, attempt, plan),
@@ -345,13 +348,13 @@ impl Cluster {
         let (stage, tile) = (task.stage as usize, task.tile as usize);
         let held = device.inputs.get(&(task, attempt));
         let pasted = held.map_or(0, |held| held.source_bytes);
-        let (Some(survey), Some(held), Some(works)) =
-            (device.machine.survey(plan), held, self.works.get(&plan))
+        let (Some(survey), Some(held), Some(known)) =
+            (device.machine.survey(plan), held, self.plans.get(&plan))
         else {
             let reason = "its plan is gone".into();
             return self.device_handle(i, Input::Broke { task, reason });
         };
-        let cost = device.spec.device.cost(&works[stage][tile]);
+        let cost = device.spec.device.cost(&known.work_of(task.stage, task.tile));
         let running_bytes = survey.running_bytes(&self.scenario.model.graph, stage, tile) + pasted;
         let mut outputs = Ok(Pieces::new());
         if self.has_values() {

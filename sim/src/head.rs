@@ -95,7 +95,10 @@ impl Head {
             bound: None,
             last_plan: None,
             blob_bytes,
-            layer_works: layer_works(graph, scenario.options.numerics),
+            layer_works: match scenario.checked {
+                true => layer_works(graph, scenario.options.numerics),
+                false => Vec::new(),
+            },
             waiting: Vec::new(),
             planned: None,
             shares: scenario.shares.clone().unwrap_or_else(|| {
@@ -421,7 +424,7 @@ impl Cluster {
             }
             Payload::Sizes(_) => Maps::new(),
         };
-        let bound_ns = self.bounds[&plan.id].frame_ns;
+        let bound_ns = self.head.bound.map_or(0, |bound| bound.frame_ns);
         let frame = HeadFrame { submitted_ns, started_ns: None, bound_ns, maps };
         self.head.frames.insert(id, frame);
         self.head_handle(Input::Submit(id, plan), None);

@@ -53,4 +53,4 @@ pub use page::Page;
 pub use physics::{DeviceModel, LinkSpec};
 pub use random::Random;
 pub use record::Traffic;
-pub use scenario::{Fault, FaultKind, PairSpec, Payload, Sabotage, Scenario, WorkerSpec};
+pub use scenario::{Fault, FaultKind, PairSpec, Payload, Sabotage, Scenario, Weights, WorkerSpec};

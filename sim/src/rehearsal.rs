@@ -6,7 +6,7 @@
 //! which is simulated too. No chance is involved: the same arguments give the same plan.
 
 use crate::physics::{Medium, Power, RoundTrip};
-use crate::{Cluster, DeviceModel, LinkSpec, Payload, Scenario, WorkerSpec};
+use crate::{Cluster, DeviceModel, LinkSpec, Payload, Scenario, Weights, WorkerSpec};
 use model::{LoadedModel, Model, WeightStore};
 use planner::{
     Again, Cost, DeviceProfile, Objective, PlanOptions, PlannerError, Strategy, Verdict,
@@ -56,14 +56,13 @@ impl Rehearsal {
         };
         let encoded = devices.iter().find(|device| device.encodes(options.wire));
         let shares = encoded.map(|device| device.shares.clone());
-        let base = Scenario::sized(model, 2, workers);
+        let base = Scenario::sized(model, 1, workers);
         let machine = CoordinatorConfig { frames_in_flight_max: 1, ..base.machine.clone() };
         let scenario = Scenario {
-            payload: Payload::Sizes(2),
-            weights_cached: true,
+            payload: Payload::Sizes(1),
+            weights: Weights::Packed,
             frames_from_ns: START_NS,
             frame_interval_ns: 0,
-            // The second frame waits for the first, which prepares the weights.
             machine,
             head_link,
             pairs: crate::pairs::known(devices),
@@ -72,6 +71,7 @@ impl Rehearsal {
             patience_ns: u64::MAX / 2,
             steps_max: FRAME_STEPS_MAX,
             may_fail: true,
+            checked: false,
             ..base
         };
         Self { scenario, steps: Cell::new(0) }
@@ -231,6 +231,33 @@ mod tests {
             }
             assert_eq!(wish(&model.graph, &devices).plan().unwrap().0, plan, "{name}");
         }
+    }
+
+    /// A run of CoEdge's plan over four of six devices, of which one may become ten times as slow.
+    fn four_of_six(name: &str, slows_down: bool) -> (crate::Outcome, u64) {
+        let model = open(name, &LoadOptions::default()).unwrap();
+        let (six, options) = (devices(6), PlanOptions::default());
+        let four = &six[..4];
+        let (plan, cost) = planner::plan(&model.graph, four, Strategy::CoEdge, options).unwrap();
+        let rehearsal = Rehearsal::new(&model.graph, &six, options);
+        let at_ns = START_NS + cost.makespan_ns / 3;
+        let slow = crate::Fault { at_ns, kind: crate::FaultKind::SlowDown(1, 10) };
+        let faults = if slows_down { vec![slow] } else { Vec::new() };
+        let scenario = Scenario { plan: Some(plan), faults, ..rehearsal.scenario };
+        (Cluster::new(scenario).run().unwrap(), cost.makespan_ns)
+    }
+
+    #[test]
+    fn what_stays_on_workers_is_made_where_the_plan_has_it_unless_one_falls_behind() {
+        for name in ["zoo:googlenet@128x128", "zoo:resnet50@128x128", "zoo:vgg16@128x128"] {
+            let (outcome, predicted_ns) = four_of_six(name, false);
+            let moved = (outcome.counters.stolen_tasks, outcome.counters.backups);
+            assert_eq!(moved, (0, 0), "{name}: workers wait for neighbours, and have work to come");
+            let took_ns = outcome.frames[0].makespan_ns();
+            assert!(took_ns * 100 <= predicted_ns * 115, "{name}: {took_ns} of {predicted_ns}");
+        }
+        let (outcome, _) = four_of_six("zoo:vgg16@128x128", true);
+        assert!(outcome.counters.stolen_tasks + outcome.counters.backups > 0);
     }
 
     #[test]

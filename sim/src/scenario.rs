@@ -127,6 +127,18 @@ pub enum Sabotage {
     TooFast,
 }
 
+/// What workers have of a model's weights when they start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// Nothing: what they need is sent.
+    #[default]
+    Nowhere,
+    /// All, on disk.
+    OnDisk,
+    /// All, on disk, and packing takes no time: as if frames by the same plan had gone before.
+    Packed,
+}
+
 /// What the frames carry.
 #[derive(Clone, Debug)]
 pub enum Payload {
@@ -155,8 +167,8 @@ pub struct Scenario {
     pub model: LoadedModel,
     /// The frames.
     pub payload: Payload,
-    /// Whether the workers have the model's weights on disk from before.
-    pub weights_cached: bool,
+    /// Which weights the workers have from before.
+    pub weights: Weights,
     /// When the first is submitted.
     pub frames_from_ns: Nanos,
     /// Time between two submissions.
@@ -192,6 +204,8 @@ pub struct Scenario {
     pub may_fail: bool,
     /// Which mistake the drivers make.
     pub sabotage: Sabotage,
+    /// Whether what must hold is looked at after every step, and frames are held to their bounds.
+    pub checked: bool,
 }
 
 impl Scenario {
@@ -207,7 +221,7 @@ impl Scenario {
             seed: 1,
             model,
             payload: Payload::Sizes(frames),
-            weights_cached: false,
+            weights: Weights::Nowhere,
             frames_from_ns: 0,
             frame_interval_ns: 1_000_000,
             strategy: Strategy::DeepThings,
@@ -225,6 +239,7 @@ impl Scenario {
             steps_max: 2_000_000,
             may_fail: false,
             sabotage: Sabotage::None,
+            checked: true,
         }
     }
 }

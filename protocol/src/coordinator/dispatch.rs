@@ -3,7 +3,7 @@
 //! Placement first: a worker gets the waiting tasks of its own share, oldest frame first, up to its
 //! window. What happens to a worker with nothing left is in `steal.rs`.
 
-use super::state::{Held, WorkerState};
+use super::state::{Held, SLACK_NS, SLACK_OF_PIECES_NS, WorkerState};
 use super::{ActivePlan, Coordinator, Output};
 use crate::Nanos;
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
@@ -202,6 +202,13 @@ impl Coordinator {
         }
     }
 
+    /// The plans of all frames that have not ended, and those that are to follow.
+    pub(super) fn plans_in_use(&self) -> BTreeSet<PlanId> {
+        let frames = self.frames.values().map(|f| f.plan_id());
+        let waiting = self.waiting.iter().map(|(_, plan)| plan.id);
+        frames.chain(waiting).chain(self.upcoming.keys().copied()).collect()
+    }
+
     /// Tells a worker of a plan, the first frame that needs it, and the weights to prepare early; the
     /// oldest plan that no frame uses is retired when a worker knows many.
     pub(super) fn tell_plan(
@@ -214,10 +221,7 @@ impl Coordinator {
         for &set in &weights {
             self.commit_weights(now, id, plan, set);
         }
-        let frames = self.frames.values().map(|f| f.plan_id());
-        let waiting = self.waiting.iter().map(|(_, plan)| plan.id);
-        let used = frames.chain(waiting).chain(self.upcoming.keys().copied());
-        let used: BTreeSet<PlanId> = used.collect();
+        let used = self.plans_in_use();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.announced.insert(plan.id, frame);
         let oldest = worker.announced.keys().copied().find(|p| !used.contains(p));
@@ -248,24 +252,30 @@ impl Coordinator {
         let Some(frame) = self.frames.get(&task.frame) else { return };
         let (bytes, work) = (frame.input_bytes(task), frame.work(task));
         let multiply_adds = frame.multiply_adds(task);
+        let from_others = frame.kept_elsewhere(task, id) > 0;
+        let slack_ns = if from_others { SLACK_OF_PIECES_NS } else { SLACK_NS };
         let plan = frame.plan().clone();
         self.commit_weights(now, id, &plan, plan.weight_set(task.stage, task.tile));
         let travels = self.transfer(id, bytes);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
         let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
+        let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let lease_ns = worker.prepares_until_ns.max(now).saturating_add(lease);
         worker.hungry = false;
         worker.report.bytes_in += sent;
         if worker.load.held().is_empty() {
-            worker.running_since_ns = now.saturating_add(travels);
+            // All may be sent to at once, through one cable.
+            let together = travels.saturating_mul(sharers);
+            worker.running_since_ns = now.saturating_add(together);
         }
         worker.load.hold(Held {
             task,
             attempt,
             stolen,
             issued_ns: now,
+            slack_ns,
             lease_ns,
             bytes,
             scattered_bytes: sent,

@@ -262,6 +262,38 @@ impl Frame {
             .is_some_and(|tile| tile.deaths.contains(&worker) || tile.refused.contains(&worker))
     }
 
+    /// Bytes of what a task makes that stay on workers and that tiles of this one read, by the plan.
+    pub(super) fn bytes_back(&self, task: TaskId, to: WorkerId) -> u64 {
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
+        if !self.exchanges(stage) {
+            return 0;
+        }
+        let readers = self.plan.readers(stage, tile).iter();
+        let mut pieces: Vec<&PieceHeader> = Vec::new();
+        for reader in readers.filter(|r| self.plan.planned(r.stage, r.tile) == Some(to)) {
+            if !pieces.iter().any(|p| covers(p, &reader.piece)) {
+                pieces.retain(|p| !covers(&reader.piece, p));
+                pieces.push(&reader.piece);
+            }
+        }
+        pieces.iter().map(|piece| piece.byte_len().unwrap_or(0) as u64).sum()
+    }
+
+    /// Whether some inputs of a task are on workers, or its outputs stay there.
+    pub(super) fn takes_or_leaves(&self, task: TaskId) -> bool {
+        let (stage, tile) = (task.stage as usize, task.tile as usize);
+        !self.relayed && (self.exchanges(stage) || !self.plan.needs(stage, tile).is_empty())
+    }
+
+    /// Bytes of a task's inputs that stay on workers, and not on this one.
+    pub(super) fn kept_elsewhere(&self, task: TaskId, worker: WorkerId) -> u64 {
+        let needs = self.plan.needs(task.stage as usize, task.tile as usize).iter();
+        let needs = needs.filter(|_| !self.relayed);
+        let kept = |stage: usize, tile: usize| self.stages[stage].tiles[tile].kept_by;
+        let comes = needs.filter(|need| kept(need.stage, need.tile) != Some(worker));
+        comes.map(|need| need.piece.byte_len().unwrap_or(0) as u64).sum()
+    }
+
     /// Attempts that go on, and who makes them.
     pub(super) fn attempts(&self, task: TaskId) -> Vec<(u32, WorkerId)> {
         let Some(tile) = self.look(task) else { return Vec::new() };
@@ -373,11 +405,9 @@ impl Frame {
     pub(super) fn safe(&self) -> Vec<bool> {
         let mut safe: Vec<bool> = self.stages.iter().map(|s| s.open == 0).collect();
         for stage in (0..safe.len()).rev().filter(|&s| self.exchanges(s)) {
-            let mut read =
-                self.plan.reads().filter(|(map, _)| self.plan.maker(*map) == Some(stage));
-            let readers_safe =
-                |readers: &[usize]| readers.iter().all(|&r| safe.get(r).copied().unwrap_or(false));
-            safe[stage] &= read.all(|(_, readers)| readers_safe(readers));
+            let mut readers = self.plan.readers_of(stage);
+            let read = readers.all(|r| safe.get(r).copied().unwrap_or(false));
+            safe[stage] &= read;
         }
         safe
     }

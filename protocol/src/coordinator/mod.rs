@@ -11,6 +11,7 @@
 //! | `state.rs` | one worker: what it holds, how long things should take it |
 //! | `learn.rs` | how fast it is: its measurement, corrected by its tasks |
 //! | `load.rs` | what a worker has to do |
+//! | `pace.rs` | whether it is as fast as its plan has it |
 //! | `pairs.rs` | what the ways between workers carry |
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
@@ -31,6 +32,7 @@ mod lease;
 mod load;
 mod memory;
 mod mend;
+mod pace;
 mod pairs;
 mod plan;
 mod progress;
@@ -49,6 +51,7 @@ use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
 use frame::Frame;
 use learn::Learned;
 use load::Load;
+use pace::Paces;
 use state::{Held, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -66,6 +69,8 @@ pub struct Coordinator {
     waiting_bytes: u64,
     /// Plans whose weights are being prepared, and that no frame needed yet.
     upcoming: BTreeMap<PlanId, Arc<ActivePlan>>,
+    /// What each plan in use asks of its workers.
+    paces: Paces,
     /// The frame that was submitted last.
     newest: Option<FrameId>,
     /// Tasks for which no worker is there.
@@ -113,6 +118,7 @@ impl Coordinator {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             upcoming: BTreeMap::new(),
+            paces: Paces::default(),
             newest: None,
             orphans: BTreeSet::new(),
             promised: BTreeMap::new(),

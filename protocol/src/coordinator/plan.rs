@@ -226,6 +226,19 @@ impl ActivePlan {
         self.work[stage as usize][tile as usize]
     }
 
+    /// What the plan asks of each worker that it gives tiles to.
+    pub(super) fn work_by_worker(&self) -> BTreeMap<WorkerId, Work> {
+        let mut sums: BTreeMap<WorkerId, Work> = BTreeMap::new();
+        for (stage, works) in self.plan.stages.iter().zip(&self.work) {
+            for (&slot, &work) in stage.placement.iter().zip(works) {
+                if let Some(worker) = self.bound(slot) {
+                    *sums.entry(worker).or_default() += work;
+                }
+            }
+        }
+        sums
+    }
+
     /// Whether the outputs of a stage stay on the workers that make them.
     pub(super) fn exchanges(&self, stage: usize) -> bool {
         self.plan.stages[stage].handover == Handover::Exchange
@@ -244,6 +257,12 @@ impl ActivePlan {
     /// The maps that stages read, each with all that do.
     pub(super) fn reads(&self) -> impl Iterator<Item = (MapId, &[usize])> {
         self.read_by.iter().map(|(&map, stages)| (map, stages.as_slice()))
+    }
+
+    /// The stages that read what a stage makes.
+    pub(super) fn readers_of(&self, stage: usize) -> impl Iterator<Item = usize> {
+        let maps = self.geometry()[stage].output_maps.iter();
+        maps.filter_map(|map| self.read_by.get(map)).flatten().copied()
     }
 
     pub(super) fn needs(&self, stage: usize, tile: usize) -> &[Need] {

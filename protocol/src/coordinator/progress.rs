@@ -24,6 +24,7 @@ impl Coordinator {
         }
         self.newest = self.newest.max(Some(id));
         self.upcoming.remove(&plan.id);
+        self.note_pace(&plan);
         self.waiting_bytes += bytes;
         self.waiting.push_back((id, plan));
     }

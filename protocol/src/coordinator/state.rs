@@ -15,6 +15,11 @@ use tiling::Work;
 /// No task is taken to last longer: speeds come over the wire, and sums of times must not overflow.
 pub(super) const EXPECTED_NS_MAX: Nanos = 24 * 3600 * SECOND;
 
+/// By so much a task may be late before its worker is taken to be slow: words are on their way, and a short
+/// task says little. What others send it may wait in their queues.
+pub(super) const SLACK_NS: Nanos = SECOND / 200;
+pub(super) const SLACK_OF_PIECES_NS: Nanos = SECOND / 20;
+
 /// One task that a worker holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
@@ -22,6 +27,8 @@ pub(super) struct Held {
     pub(super) attempt: u32,
     pub(super) stolen: bool,
     pub(super) issued_ns: Nanos,
+    /// By how much it may be late before anything is made of that.
+    pub(super) slack_ns: Nanos,
     pub(super) lease_ns: Nanos,
     pub(super) bytes: u64,
     /// What of them the coordinator sent.
@@ -188,16 +195,17 @@ impl Coordinator {
         let Some(worker) = self.workers.get(&id) else { return Remaining::default() };
         let estimate = worker.load.estimate(|work| worker.learned.takes(work));
         let (expected, rest) = (estimate.first_ns, estimate.rest_ns);
-        if worker.load.held().is_empty() {
+        let Some(first) = worker.load.held().first() else {
             return Remaining { running_ns: 0, all_ns: rest, late_per_mille: 1000 };
-        }
+        };
         let passed = now.saturating_sub(worker.running_since_ns);
-        if passed <= expected || expected == 0 {
+        let allowed = expected.saturating_add(first.slack_ns);
+        if passed <= allowed || expected == 0 {
             let running_ns = expected.saturating_sub(passed);
             return Remaining { running_ns, all_ns: running_ns + rest, late_per_mille: 1000 };
         }
-        let late_per_mille =
-            (u128::from(passed) * 1000 / u128::from(expected)).min(1_000_000) as u64;
+        let late_per_mille = u128::from(passed) * 1000 / u128::from(allowed);
+        let late_per_mille = late_per_mille.min(1_000_000) as u64;
         // It may end any moment, or take as long again: half of that.
         let running_ns = passed / 2;
         let all_ns = running_ns.saturating_add(rest.saturating_mul(late_per_mille) / 1000);

@@ -164,7 +164,10 @@ impl Coordinator {
             // The first need only end sooner than its owner's last; then both meet.
             let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
             let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
-            if here + cost_here > until || suits_ill || !self.able(thief, task) {
+            let ends =
+                here.saturating_add(cost_here).saturating_add(self.strays(victim, thief, task));
+            let stays = suits_ill || self.is_settled(now, victim, task);
+            if ends > until || stays || !self.able(thief, task) {
                 break;
             }
             self.dequeue(task);
@@ -181,6 +184,26 @@ impl Coordinator {
             self.fill(now, thief);
         }
         moved > 0
+    }
+
+    /// Whether a task had better be made where the plan has it: it takes what stays on workers, or leaves
+    /// something there, and its worker keeps pace.
+    fn is_settled(&self, now: Nanos, victim: WorkerId, task: TaskId) -> bool {
+        let stays = self.frames.get(&task.frame).is_some_and(|f| f.takes_or_leaves(task));
+        stays && !self.is_behind(now, victim, task)
+    }
+
+    /// What it costs, with a margin, that another worker makes a task: pieces that stay on workers go
+    /// there first, and what the next tiles read of it comes back. Nothing where the coordinator sends
+    /// the inputs and gathers the outputs anyway.
+    fn strays(&self, victim: WorkerId, thief: WorkerId, task: TaskId) -> Nanos {
+        let Some(frame) = self.frames.get(&task.frame).filter(|f| f.takes_or_leaves(task)) else {
+            return 0;
+        };
+        let bytes =
+            frame.kept_elsewhere(task, thief).saturating_add(frame.bytes_back(task, victim));
+        let moving = self.handing_over(victim, thief, bytes);
+        moving.saturating_add(ASKING_NS).saturating_mul(STEAL_MARGIN)
     }
 
     /// Of the last waiting tasks of the oldest frame in a share, the one of which the thief keeps
@@ -210,10 +233,11 @@ impl Coordinator {
                 && now >= h.ask_ns
                 && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
         })?;
-        if !self.fits(thief, held.task) {
+        if !self.fits(thief, held.task) || self.is_settled(now, victim, held.task) {
             return None;
         }
-        let moving = self.handing_over(victim, thief, held.bytes);
+        let back = self.frames.get(&held.task.frame)?.bytes_back(held.task, victim);
+        let moving = self.handing_over(victim, thief, held.bytes.saturating_add(back));
         let left = self.remaining(now, victim);
         let stays = worker.load.held()[1..=position].iter().filter(|h| h.yielding_to.is_none());
         let queued = stays.map(|h| h.work).sum();
@@ -257,21 +281,24 @@ impl Coordinator {
         if self.counters.backups >= cap || !self.workers[&thief].load.held().is_empty() {
             return false;
         }
-        let mut latest: Option<(Nanos, TaskId)> = None;
+        let mut latest: Option<(Nanos, TaskId, WorkerId)> = None;
         for (&id, worker) in self.workers.iter().filter(|&(&id, w)| id != thief && w.alive) {
             let Some(held) = worker.load.held().first() else { continue };
             let alone = |f: &super::Frame| f.live_attempts(held.task) == 1 && f.awaits(held.task);
-            if !self.frames.get(&held.task.frame).is_some_and(alone) {
+            let only = self.frames.get(&held.task.frame).is_some_and(alone);
+            if !only || self.is_settled(now, id, held.task) {
                 continue;
             }
             let ends = self.remaining(now, id).running_ns + self.transfer(id, held.bytes) / 4;
-            if latest.is_none_or(|(best, _)| ends > best) {
-                latest = Some((ends, held.task));
+            if latest.is_none_or(|(best, ..)| ends > best) {
+                latest = Some((ends, held.task, id));
             }
         }
-        let Some((there, task)) = latest else { return false };
+        let Some((there, task, owner)) = latest else { return false };
         let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
-        let here = self.expected(thief, task) + self.transfer(thief, bytes) + ASKING_NS;
+        let back = self.frames.get(&task.frame).map_or(0, |f| f.bytes_back(task, owner));
+        let moving = self.transfer(thief, bytes.saturating_add(back));
+        let here = self.expected(thief, task) + moving + ASKING_NS;
         let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
         // To read and pack weights for a copy takes longer than to wait.

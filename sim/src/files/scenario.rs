@@ -2,7 +2,7 @@
 
 use super::find::{self, FileError, Kind};
 use super::{ClusterFile, nanos};
-use crate::scenario::{Fault, FaultKind, Payload, Scenario};
+use crate::scenario::{Fault, FaultKind, Payload, Scenario, Weights};
 use model::{Axes, LoadOptions, LoadedModel};
 use planner::{Objective, PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, SECOND};
@@ -232,7 +232,7 @@ impl ScenarioFile {
         Ok(Scenario {
             seed: self.seed,
             payload: Payload::Sizes(self.frames),
-            weights_cached: self.weights_cached,
+            weights: if self.weights_cached { Weights::OnDisk } else { Weights::Nowhere },
             frames_from_ns: nanos(self.start_s),
             frame_interval_ns: nanos(self.frame_interval_ms / 1e3),
             strategy: self.strategy,

@@ -9,7 +9,7 @@ use planner::{Again, DeviceProfile, PlanOptions};
 use protocol::coordinator::Input;
 use protocol::{ActivePlan, PlanId, Succession, WorkerId};
 use std::sync::Arc;
-use tiling::{Handover, Shares, Work};
+use tiling::{Handover, Shares};
 
 /// Plans, and what was known when they were made.
 pub(super) struct Planned {
@@ -148,14 +148,13 @@ impl Cluster {
         self.head.encoding.extend(encoding.iter().map(|&worker| (id, worker)));
         let plan =
             plan.map_err(|e| Violation::Plan(e.to_string()))?.encoding(encoding, shares.clone());
-        let works = plan.geometry().iter().map(|stage| {
-            (0..stage.tiles.len()).map(|tile| stage.tile_work(&model.graph, tile)).collect()
-        });
-        let works: Arc<Vec<Vec<Work>>> = Arc::new(works.collect());
-        let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
-        let bound = bound((&plan, &shares), &works, layers, &self.scenario.workers, link);
-        self.bounds.insert(id, bound);
-        self.works.insert(id, works);
-        Ok(Arc::new(plan))
+        if self.scenario.checked {
+            let (layers, link) = (&self.head.layer_works, self.scenario.head_link);
+            let bound = bound((&plan, &shares), layers, &self.scenario.workers, link);
+            self.bounds.insert(id, bound);
+        }
+        let plan = Arc::new(plan);
+        self.plans.insert(id, plan.clone());
+        Ok(plan)
     }
 }
