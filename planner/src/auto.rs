@@ -7,7 +7,7 @@
 use crate::exact::{Exact, Score};
 use crate::refine::{Moves, Verdict};
 use crate::search::{Search, Space, World};
-use crate::{DeviceProfile, Objective, PlanOptions, PlannerError};
+use crate::{DeviceProfile, Objective, PlanOptions, PlannerError, devices_used};
 use crate::{aofl, coedge, deepthings, energy, local, modnn, packing, pico, replicate, rows};
 use model::Model;
 use tiling::{Handover, Numerics, Plan, Slot, Stage};
@@ -100,9 +100,13 @@ pub(crate) fn finalists(
 }
 
 /// The best few, and the best in halves: it has the most to gain from small changes, which join its stages.
+/// One of them uses few devices: where many wait for each other, what is simulated is furthest from what is
+/// predicted.
 fn promising(ranked: Vec<(Score, Plan)>) -> Vec<(Score, Plan)> {
     let halves = ranked.iter().position(|(_, plan)| plan.strategy == coedge::HALVES);
-    let is_kept = |rank: usize| rank < STARTS_MAX || Some(rank) == halves;
+    let of_few = ranked.iter().position(|(_, plan)| (2..=FEWER[0]).contains(&devices_used(plan)));
+    let few_too = of_few.map_or(STARTS_MAX, |rank| STARTS_MAX - usize::from(rank >= STARTS_MAX));
+    let is_kept = |rank: usize| rank < few_too || [halves, of_few].contains(&Some(rank));
     let ranked = ranked.into_iter().enumerate();
     ranked.filter(|(rank, _)| is_kept(*rank)).map(|(_, start)| start).collect()
 }

@@ -169,26 +169,20 @@ pub fn turning(
     if devices.len() < 2 || options.objective != Objective::Latency {
         return turning;
     }
-    let links = scales(shares);
-    let at_link = turn(
-        &links,
-        |factors| {
-            let worlds = factors.iter().map(|&factor| with_links(devices, factor)).collect();
-            sharing(model, devices, options, worlds)
-        },
-        shares,
-    );
-    let others_times = turn(
-        &links,
-        |factors| {
-            let at = |&factor: &f64| {
-                let devices = with_others(model, devices, options, factor);
-                sharing(model, &devices, options, vec![devices.clone()])[0]
-            };
-            factors.iter().map(at).collect()
-        },
-        shares,
-    );
+    let factors = scales(shares);
+    // One search sees many links at once...
+    let at_link = turn(&factors, |factors| {
+        let worlds = factors.iter().map(|&factor| with_links(devices, factor)).collect();
+        let answers = sharing(model, devices, options, worlds);
+        answers.iter().position(|&answer| answer != shares)
+    });
+    // ...and other devices are another one: no more of them than needed.
+    let others_times = turn(&factors, |factors| {
+        factors.iter().position(|&factor| {
+            let devices = with_others(model, devices, options, factor);
+            sharing(model, &devices, options, vec![devices.clone()])[0] != shares
+        })
+    });
     let fastest = devices.iter().map(|d| d.link_bytes_per_s).max().unwrap_or(0);
     let link_bytes_per_s = at_link.map(|factor| (fastest as f64 * factor) as u64);
     Turning { link_bytes_per_s, others_times, ..turning }
@@ -200,15 +194,13 @@ fn scales(shares: bool) -> Vec<f64> {
     powers.map(|power| if shares { 0.5_f64.powi(power) } else { 2.0_f64.powi(power) }).collect()
 }
 
-/// The first factor at which the answer is another, to an eighth.
-fn turn(factors: &[f64], mut answers: impl FnMut(&[f64]) -> Vec<bool>, now: bool) -> Option<f64> {
-    let coarse = answers(factors);
+/// The first factor at which the answer is another, to an eighth; `first` says which of some it is.
+fn turn(factors: &[f64], mut first: impl FnMut(&[f64]) -> Option<usize>) -> Option<f64> {
     // As things are is known; the search here is coarser, and may see it otherwise.
-    let at = (1..factors.len()).find(|&i| coarse[i] != now)?;
-    let (near, far) = (factors[at - 1], factors[at]);
+    let at = first(&factors[1..])?;
+    let (near, far) = (factors[at], factors[at + 1]);
     let between: Vec<f64> = (1..8).map(|i| near * (far / near).powf(f64::from(i) / 8.0)).collect();
-    let fine = answers(&between);
-    Some(fine.iter().position(|&shares| shares != now).map_or(far, |at| between[at]))
+    Some(first(&between).map_or(far, |at| between[at]))
 }
 
 fn with_links(devices: &[DeviceProfile], factor: f64) -> Vec<DeviceProfile> {
@@ -255,26 +247,26 @@ fn sharing(
         Some(handover) => vec![Some(handover)],
         None => vec![None, Some(Handover::Gather)],
     };
+    let takes = |devices: &[DeviceProfile], plan: &Plan| {
+        Cost::estimate(model, devices, plan).map_or(u64::MAX, |cost| cost.makespan_ns)
+    };
+    let alone =
+        |devices: &Vec<DeviceProfile>| takes(devices, &local::plan(model, devices, numerics));
+    let alone: Vec<u64> = worlds.iter().map(alone).collect();
     let mut asked = Vec::new();
-    for devices in &worlds {
+    for (devices, &limit_ns) in worlds.iter().zip(&alone) {
         for &handover in &handovers {
-            asked.push(World { devices: devices.clone(), handover, limit_ns: u64::MAX });
+            asked.push(World { devices: devices.clone(), handover, limit_ns });
         }
     }
     let found = search.run(&asked);
-    let each = worlds.iter().zip(found.chunks(handovers.len()));
-    let shares = |(devices, found): (&Vec<DeviceProfile>, &[Option<Vec<Stage>>])| {
-        let plan = |stages: &Vec<Stage>| {
-            let (strategy, stages) = (String::new(), stages.clone());
-            Plan::new(strategy, numerics, stages)
+    let each = worlds.iter().zip(found.chunks(handovers.len())).zip(alone);
+    let shares =
+        |((devices, found), alone_ns): ((&Vec<DeviceProfile>, &[Option<Vec<Stage>>]), u64)| {
+            let plan = |stages: &Vec<Stage>| Plan::new("", numerics, stages.clone());
+            let mut plans = found.iter().flatten().map(plan);
+            plans.any(|plan| devices_used(&plan) > 1 && takes(devices, &plan) < alone_ns)
         };
-        let takes = |plan: &Plan| {
-            Cost::estimate(model, devices, plan).map_or(u64::MAX, |cost| cost.makespan_ns)
-        };
-        let local = local::plan(model, devices, numerics);
-        let best = found.iter().flatten().map(plan).chain([local]).min_by_key(takes);
-        best.is_some_and(|plan| devices_used(&plan) > 1)
-    };
     each.map(shares).collect()
 }
 

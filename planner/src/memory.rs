@@ -11,11 +11,15 @@ use tiling::{Grid, Locality, Numerics, Slot, Split, Stage, StageGeometry, locali
 /// What places in an arena may add to each map that lies there.
 const ALIGNMENT: u64 = 64;
 
+/// What filling up to whole vectors may add to a layer's weights beyond twice their size.
+const FILLED_UP: u64 = 1 << 18;
+
 /// The memory of some devices.
 pub(crate) struct Room<'a> {
     model: &'a Model,
     devices: &'a [DeviceProfile],
     numerics: Numerics,
+    /// Whether some device may not hold every tile and all weights.
     limited: bool,
     /// Bytes of the weights of all layers before each.
     weights: Vec<u64>,
@@ -44,7 +48,8 @@ impl<'a> Room<'a> {
         let whole = StageGeometry::whole(model, numerics).tile_weights(model, 0);
         let packed = whole.iter().flat_map(|layer| layer.packed(model)).map(|(_, bytes)| bytes);
         let packed = packed.sum();
-        let limited = devices.iter().any(|device| device.memory_bytes.is_some());
+        let most = takes_at_most(model);
+        let limited = devices.iter().any(|d| d.memory_bytes.is_some_and(|given| given < most));
         let exact = RefCell::default();
         Self { model, devices, numerics, limited, weights, packed, exact }
     }
@@ -193,6 +198,23 @@ impl<'a> Room<'a> {
         };
         least + weights
     }
+}
+
+/// What no plan exceeds on any device: all weights, transformed for the largest blocks, and a tile that reads
+/// and makes every map whole.
+fn takes_at_most(model: &Model) -> u64 {
+    let weights = model.layers.iter().enumerate().map(|(i, layer)| {
+        // F(6x6) makes 64 values of nine, and channels are made up to whole vectors.
+        let transforms = matches!(&layer.op, Op::Conv { weights, .. }
+            if model.weight(*weights).dims[2..] == [3, 3]);
+        let times = if transforms { 8 } else { 2 };
+        weight_bytes(model, LayerId(i as u32)).saturating_mul(times) + FILLED_UP
+    });
+    let maps = (0..model.maps.len()).map(|i| {
+        let map = MapId(i as u32);
+        (model.shape(map).elements() * model.element(map).bytes()) as u64 + ALIGNMENT
+    });
+    weights.sum::<u64>().saturating_add(maps.sum::<u64>().saturating_mul(2))
 }
 
 fn is_on(stage: &Stage, device: usize) -> bool {
