@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import files, host, run, soak_page, speed
+from . import files, host, run, soak_page, speed, validate
 from .host import LabError, call, program, say
 from .soak_disk import Disk
 from .soak_felt import CABLE, CRASHES, LEAVES, METRICS, RESTARTS, SLOW, Felt, losses, signs, spared_mb
@@ -51,6 +51,8 @@ class Story:
 
     frames: int
     interval_s: float
+    # Of now: what is committed while it runs is no part of it.
+    machine: dict = field(default_factory=validate.machine)
     began: float = 0.0
     answers: list = field(default_factory=list)
     wrong: list = field(default_factory=list)

@@ -4,7 +4,6 @@ import json
 from statistics import mean
 
 from . import host, plots, soak_felt
-from .validate import machine
 
 # Growth from the second quarter to the last that is no leak yet: caches and the allocator's habits.
 GROWTH_MAX, GROWTH_KB_MAX = 0.15, 4_000
@@ -33,7 +32,7 @@ def told(story, dilation, in_flight):
     makespans = report.get("makespan_ms", [])
     waits = waits_by_deed(story.answers, story.deeds)
     return {
-        "machine": machine(), "dilation": dilation, "interval_s": story.interval_s, "frames": story.frames,
+        "machine": story.machine, "dilation": dilation, "interval_s": story.interval_s, "frames": story.frames,
         "minutes": round(story.samples[-1]["at_s"] / 60, 1) if story.samples else 0,
         "answers": len(seen), "lost": len(lost), "wrong": len(story.wrong),
         "longest_wait_s": max((longest for _, longest in waits.values()), default=0), "waits": waits,
