@@ -260,3 +260,36 @@ fn a_handover_that_is_lost_is_copied_when_it_is_late() {
     assert_eq!(scattered(&outputs), [(W0, LAST, 3)]);
     ends_well(&mut bench);
 }
+
+/// Two equal workers with a tile each, of which the first is on a link so slow that the weights of a layer
+/// take a good part of a second.
+fn on_a_slow_link() -> Bench {
+    let machine = CoordinatorConfig { backups_per_mille_max: 1000, ..CoordinatorConfig::default() };
+    let mut bench = Bench::new(&[0, 1], machine);
+    bench.join(W0, FAST);
+    bench.join(W1, FAST);
+    bench.says(W0, Message::Echo { sent_ns: 0, padding: Vec::new() });
+    bench.now = SECOND;
+    bench.says(W0, Message::Echo { sent_ns: 0, padding: vec![0; 1 << 10] });
+    bench.submit(0);
+    bench
+}
+
+/// A worker asks for the weights of the first layer.
+fn wants(bench: &mut Bench, id: WorkerId) -> Vec<Output> {
+    let hashes = vec![bench.model.weights[0].hash];
+    bench.says(id, Message::Want { hashes })
+}
+
+#[test]
+fn who_has_the_weights_copies_a_task_that_waits_for_them() {
+    let mut bench = on_a_slow_link();
+    wants(&mut bench, W0);
+    // The other has computed its tile while the weights of this one are on their way.
+    bench.now += SECOND / 500;
+    let outputs = bench.returns(W1, task(0, 0, 1), 1);
+    assert_eq!(scattered(&outputs), [(W1, task(0, 0, 0), 2)]);
+    bench.returns(W1, task(0, 0, 0), 2);
+    bench.finish();
+    assert!(bench.finished(0), "{:?}", bench.machine);
+}

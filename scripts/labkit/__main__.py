@@ -61,6 +61,9 @@ def parser():
                       "descriptors are noted [default: %(default)s]")
     long.add_argument("--into", type=Path, default=validate.RESULTS, metavar="DIR", help="where the page goes "
                       "[default: docs/results]")
+    long.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of all processes here")
+    long.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline here, for "
+                      "ui.perfetto.dev; the coordinator holds it in memory until the end")
     long.set_defaults(do=soak.command)
 
     tests = commands.add_parser("test", help="test the lab's own arithmetic; needs no root")

@@ -6,6 +6,7 @@ memory. Every answer is compared with that of one device; memory and descriptors
 
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import files, host, run, soak_page, speed
+from . import files, host, run, soak_page, speed, validate
 from .host import LabError, call, program, say
+from .soak_disk import Disk
+from .soak_felt import CABLE, CRASHES, LEAVES, METRICS, RESTARTS, SLOW, Felt, losses, signs, spared_mb
 from .swarm import JOIN_S, Swarm, ends_with_the_lab, model_input
 
 MODEL, SIZE = "zoo:tiny-yolov2", (416, 416)
@@ -27,15 +30,15 @@ LITTLE, LEAVING, SLOWED, FULL = range(4)
 ROLES = ("little memory", "leaves and crashes", "is slowed down", "full disk, bad cable")
 # What the device with little memory has for feature maps and weights.
 LITTLE_MB = 64
-# A worker keeps weights in a tenth of what its disk has free.
-DISK_BYTES = 256_000_000
-# What a full disk still has: the first larger blob breaks off in the middle.
-LEFT_BYTES = 500_000
+# Told, since a worker that starts on a full disk would otherwise keep nothing and never try.
+CACHE_MB = 128
+# What a full disk still has, in turn: too little for all but the smallest weights, and enough for half of them.
+LEFT_BYTES = (500_000, 30_000_000)
 # Different inputs, so that answers that are mixed up show.
 INPUTS = 3
 CYCLE_S = 240
-# A worker that starts is sent weights within this.
-USED_S = 8
+# Frames at once. The first of them wait for weights to cross the network.
+IN_FLIGHT = 4
 # Longer without an answer, and a frame is stuck.
 STUCK_S = 120
 TICK_S = 0.25
@@ -48,6 +51,8 @@ class Story:
 
     frames: int
     interval_s: float
+    # Of now: what is committed while it runs is no part of it.
+    machine: dict = field(default_factory=validate.machine)
     began: float = 0.0
     answers: list = field(default_factory=list)
     wrong: list = field(default_factory=list)
@@ -57,76 +62,53 @@ class Story:
     failure: str | None = None
     ended: list = field(default_factory=list)
     warnings: dict = field(default_factory=dict)
+    log_bytes: dict = field(default_factory=dict)
+    signs: list = field(default_factory=list)
 
     def now(self):
         """Seconds since the first frame was asked for."""
         return time.monotonic() - self.began
 
 
-def cycle(swarm, disk):
+def cycle(swarm, disk, felt):
     """What happens in every cycle: (second, what, device, how)."""
     stop, start = swarm.end_worker, swarm.start_worker
+    left = itertools.cycle(LEFT_BYTES)
 
-    def slow(times):
+    def pace(times):
         swarm.set_share(SLOWED, swarm.places[SLOWED].share / times)
 
-    def empty_and_restart():
+    def slow():
+        felt.begin(SLOWED)
+        pace(4)
+
+    def fast():
+        felt.end(SLOWED, SLOW)
+        pace(1)
+
+    def restart():
         stop(FULL, signal.SIGTERM)
         disk.empty()
+        disk.fill(next(left))
         start(FULL)
-        disk.fill_when_used()
+
+    def room():
+        felt.end(FULL, RESTARTS)
+        disk.free()
 
     cable = swarm.network.set_carrier
     return [
-        (20, "slowed down four times", SLOWED, lambda: slow(4)),
-        (65, "as fast as before", SLOWED, lambda: slow(1)),
-        (80, "leaves", LEAVING, lambda: stop(LEAVING, signal.SIGTERM)),
+        (20, SLOW, SLOWED, slow),
+        (65, "as fast as before", SLOWED, fast),
+        (80, LEAVES, LEAVING, lambda: stop(LEAVING, signal.SIGTERM)),
         (100, "returns", LEAVING, lambda: start(LEAVING)),
-        (120, "restarts without weights, and its disk fills", FULL, empty_and_restart),
-        (150, "crashes", LEAVING, lambda: stop(LEAVING, signal.SIGKILL)),
+        (120, RESTARTS, FULL, restart),
+        (150, CRASHES, LEAVING, lambda: stop(LEAVING, signal.SIGKILL)),
         (170, "returns", LEAVING, lambda: start(LEAVING)),
-        (185, "the disk has room", FULL, disk.free),
-        (200, "the cable is out", FULL, lambda: cable(FULL, False)),
+        (185, "the disk has room", FULL, room),
+        (200, CABLE, FULL, lambda: cable(FULL, False)),
         (215, "the cable is in", FULL, lambda: cable(FULL, True)),
     ]
-
-
-class Disk:
-    """A small file system of its own for the weights of one device."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.ballast = folder / "ballast"
-        folder.mkdir()
-        call("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tilehive-soak", folder)
-
-    def fill_when_used(self):
-        """Fills it when the first weights came: who starts on a full disk knows it and keeps none."""
-        until = time.monotonic() + USED_S
-        while not any(self.folder.iterdir()) and time.monotonic() < until:
-            time.sleep(TICK_S / 10)
-        self.fill()
-
-    def fill(self):
-        """Leaves next to nothing."""
-        room = os.statvfs(self.folder)
-        count = room.f_bavail * room.f_frsize - LEFT_BYTES
-        if count > 0:
-            with open(self.ballast, "ab") as out:
-                os.posix_fallocate(out.fileno(), out.tell(), count)
-
-    def free(self):
-        """Takes the ballast away."""
-        self.ballast.unlink(missing_ok=True)
-
-    def empty(self):
-        """Takes everything away."""
-        for entry in self.folder.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-    def unmount(self):
-        """Whoever has files open there loses their names alone."""
-        host.works("umount", "--lazy", self.folder)
 
 
 def own_mounts():
@@ -181,13 +163,16 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def start_coordinator(swarm, model, folder, interval_s):
+def start_coordinator(swarm, model, folder, interval_s, trace):
     """Starts the one run that lasts to the end."""
     command = ["ip", "netns", "exec", swarm.network.namespace("c"), program("tilehive"), "run", model,
                folder / "in", "-o", folder / "out", "--format", "npy", "--strategy", "auto", "--numerics", "exact",
-               "--task", "raw", "--interval", f"{round(interval_s * 1e3)}ms", "--state", swarm.folder / "c",
+               "--task", "raw", "--interval", f"{round(interval_s * 1e3)}ms", "--in-flight", IN_FLIGHT,
+               "--state", swarm.folder / "c",
                "--listen", swarm.listen, "--no-mdns", "--join-wait", f"{JOIN_S}s", "--expect",
-               str(len(swarm.scenario.workers)), "--json"]
+               str(len(swarm.scenario.workers)), "--json", "-v"]
+    if trace:
+        command += ["--trace", trace]
     with open(folder / "report.json", "wb") as out, open(folder / "coordinator.log", "wb") as log:
         swarm.coordinator = subprocess.Popen(
             [str(part) for part in command], stdout=out, stderr=log, stdin=subprocess.DEVNULL,
@@ -195,14 +180,18 @@ def start_coordinator(swarm, model, folder, interval_s):
 
 
 def look(pid):
-    """Resident bytes and open descriptors of a process; none where it is gone."""
+    """Resident bytes, open descriptors and processor time of a process; none where it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
+        # After the name, which may have spaces: the state is field 3, the times 14 and 15.
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return None
     kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return {"pid": pid, "rss_kb": int(kilobytes[0]), "descriptors": descriptors} if kilobytes else None
+    cpu_s = sum(int(ticks) for ticks in times) / os.sysconf("SC_CLK_TCK")
+    return ({"pid": pid, "rss_kb": int(kilobytes[0]), "descriptors": descriptors, "cpu_s": round(cpu_s, 2)}
+            if kilobytes else None)
 
 
 def sample(swarm, story):
@@ -214,32 +203,30 @@ def sample(swarm, story):
 
 
 def collect(folder, story, expected, ended):
-    """Compares the answers that are complete and removes them; the last one may still be written."""
+    """Compares the answers that are complete and removes them; the last one may still be written.
+
+    An answer came when its file was written, however late it is looked at here.
+    """
     found = sorted((folder / "out").glob("*.npy"))
     for path in found if ended else found[:-1]:
-        frame = int(path.stem)
-        story.answers.append((frame, story.now()))
+        frame, came = int(path.stem), path.stat().st_mtime - time.time() + time.monotonic()
+        if not story.answers:
+            # Time counts from the first answer: joining and the first weights are no part of it.
+            story.began = came
+        story.answers.append((frame, came - story.began))
         if digest(path) != expected[frame % INPUTS]:
             story.wrong.append(frame)
         path.unlink()
 
 
-def watch(swarm, folder, story, expected, disk, sample_s):
+def watch(swarm, folder, story, expected, deeds, sample_s):
     """Lets it run to its end: frames, deeds and samples."""
-    deeds = cycle(swarm, disk)
     last_s = story.frames * story.interval_s
     planned = [(at_s + turn * CYCLE_S, *rest) for turn in range(int(last_s // CYCLE_S) + 1)
                for at_s, *rest in deeds if at_s + turn * CYCLE_S < last_s - 5]
-    sampled, heard, count = -sample_s, None, 0
+    sampled, heard, count = -sample_s, time.monotonic(), 0
     while swarm.coordinator.poll() is None:
         collect(folder, story, expected, False)
-        if not story.answers:
-            story.began = time.monotonic() if heard is None else story.began
-            heard = heard or time.monotonic()
-        elif count == 0:
-            # Time counts from the first answer: joining and the first weights are no part of it.
-            story.began = time.monotonic()
-            story.answers = [(frame, 0.0) for frame, _ in story.answers]
         if len(story.answers) > count:
             count, heard = len(story.answers), time.monotonic()
         for i in [i for i, process in swarm.processes.items() if process.poll() is not None]:
@@ -252,8 +239,9 @@ def watch(swarm, folder, story, expected, disk, sample_s):
             return
         while count and planned and planned[0][0] <= story.now():
             _, what, device, do = planned.pop(0)
+            at_s = round(story.now(), 1)
             do()
-            story.deeds.append({"at_s": round(story.now(), 1), "device": ROLES[device], "what": what})
+            story.deeds.append({"at_s": at_s, "device": ROLES[device], "what": what})
         if count and story.now() >= sampled + sample_s:
             sampled = story.now()
             sample(swarm, story)
@@ -263,6 +251,24 @@ def watch(swarm, folder, story, expected, disk, sample_s):
         story.failure = f"the run ended with {swarm.coordinator.returncode}"
         return
     story.report = json.loads((folder / "report.json").read_text())
+
+
+def read_logs(swarm, folder, story, felt, kept):
+    """What the logs say; keeps them where asked to."""
+    logs = {"coordinator": folder / "coordinator.log"} | {
+        role: swarm.folder / f"w{i}" / "log" for i, role in enumerate(ROLES)}
+    said = {name: path.read_text() for name, path in logs.items()}
+    story.log_bytes = {name: path.stat().st_size for name, path in logs.items()}
+    story.warnings = {name: sum(" WARN " in line or " ERROR " in line for line in text.splitlines())
+                      for name, text in said.items()}
+    lost = {i: losses(said["coordinator"], swarm.scenario.workers[i].name) for i in (LEAVING, FULL)}
+    spared = spared_mb(story.samples, ROLES[LITTLE])
+    story.signs = signs(story.deeds, felt.sums, lost[LEAVING], lost[FULL], spared)
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, path in logs.items():
+            shutil.copy(path, kept / (name.replace(" ", "-").replace(",", "") + ".log"))
+    return said
 
 
 def interval(options, chosen, dilation, places):
@@ -288,24 +294,22 @@ def command(options):
         sources = inputs(folder, chosen, story.frames)
         expected = answers_alone(folder, model, sources)
         swarm = stack.enter_context(Swarm(chosen, places, dilation, speed.core()))
-        disk = Disk(swarm.folder / f"w{FULL}" / "blobs")
+        swarm.flags = {i: ["--metrics", METRICS] for i in range(len(chosen.workers))}
+        swarm.flags[FULL] += ["--cache-mb", str(CACHE_MB)]
+        disk = Disk(swarm.folder / f"w{FULL}")
         stack.callback(disk.unmount)
-        start_coordinator(swarm, model, folder, every_s)
+        felt = Felt(swarm)
+        start_coordinator(swarm, model, folder, every_s, options.trace)
         for i in range(len(chosen.workers)):
             swarm.start_worker(i)
         try:
-            watch(swarm, folder, story, expected, disk, options.sample_s)
+            watch(swarm, folder, story, expected, cycle(swarm, disk, felt), options.sample_s)
         except KeyboardInterrupt:
             story.failure = "it was interrupted"
-        for i, role in enumerate(ROLES):
-            text = (swarm.folder / f"w{i}" / "log").read_text()
-            story.warnings[role] = sum(" WARN " in line for line in text.splitlines())
-            if i == FULL:
-                story.warnings["could not keep weights"] = text.count("cannot keep weights")
-        said = (folder / "coordinator.log").read_text()
+        said = read_logs(swarm, folder, story, felt, options.logs)
         if story.failure:
-            say(swarm.logs(said.splitlines(keepends=True)))
-    told = soak_page.told(story, dilation)
+            say(swarm.logs(said["coordinator"].splitlines(keepends=True)))
+    told = soak_page.told(story, dilation, IN_FLIGHT)
     soak_page.write(told, options.into)
     print(soak_page.summary(told))
     if told["faults"]:

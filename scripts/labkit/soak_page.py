@@ -3,8 +3,7 @@
 import json
 from statistics import mean
 
-from . import host, plots
-from .validate import machine
+from . import host, plots, soak_felt
 
 # Growth from the second quarter to the last that is no leak yet: caches and the allocator's habits.
 GROWTH_MAX, GROWTH_KB_MAX = 0.15, 4_000
@@ -13,13 +12,12 @@ DESCRIPTORS_MAX = 8
 SAMPLES_MIN = 8
 
 
-def told(story, dilation):
+def told(story, dilation, in_flight):
     """All figures of a soak, and its faults in words."""
     lives = [life_of(name, pid, samples) for (name, pid), samples in lives_of(story.samples).items()]
     lives = [life for life in lives if life is not None]
     seen = [frame for frame, _ in story.answers]
     lost = sorted(set(range(story.frames)) - set(seen))
-    waits = [b - a for (_, a), (_, b) in zip(story.answers, story.answers[1:])]
     faults = ([story.failure] if story.failure else []) + story.ended
     if lost:
         faults.append(f"{len(lost)} frames were lost, frame {lost[0]} first")
@@ -29,16 +27,57 @@ def told(story, dilation):
         if life["leaks"]:
             faults.append(f"`{life['process']}` grew: {life['rss_then_kb']} to {life['rss_last_kb']} kB, "
                           f"{life['descriptors_then']} to {life['descriptors_last']} descriptors")
+    faults += soak_felt.unfelt(story.signs)
     report = story.report or {}
+    makespans = report.get("makespan_ms", [])
+    waits = waits_by_deed(story.answers, story.deeds)
     return {
-        "machine": machine(), "dilation": dilation, "interval_s": story.interval_s, "frames": story.frames,
+        "machine": story.machine, "dilation": dilation, "interval_s": story.interval_s, "frames": story.frames,
         "minutes": round(story.samples[-1]["at_s"] / 60, 1) if story.samples else 0,
         "answers": len(seen), "lost": len(lost), "wrong": len(story.wrong),
-        "longest_wait_s": round(max(waits, default=0), 2), "makespan_ms": quantiles(report.get("makespan_ms", [])),
+        "longest_wait_s": max((longest for _, longest in waits.values()), default=0), "waits": waits,
+        "first_ms": round(max(makespans[:in_flight], default=0)), "makespan_ms": quantiles(makespans[in_flight:]),
+        "behind_ms": quantiles([1e3 * late for late in behind(story.answers, story.interval_s)]),
         "reassigned": report.get("reassigned"), "counters": report.get("counters", {}),
-        "warnings": story.warnings, "lives": lives, "deeds": story.deeds, "samples": story.samples,
-        "faults": faults,
+        "cores": cores(story.samples), "log_bytes": story.log_bytes, "warnings": story.warnings,
+        "signs": story.signs, "lives": lives, "deeds": story.deeds, "samples": story.samples, "faults": faults,
     }
+
+
+def waits_by_deed(answers, deeds):
+    """For each thing that was done: how often, and the longest time from one answer to the next that ended between
+    it and what was done next."""
+    happened = [(0.0, "nothing yet")] + [(deed["at_s"], deed["what"]) for deed in deeds]
+    waits = {what: [0, 0.0] for _, what in happened}
+    for _, what in happened:
+        waits[what][0] += 1
+    at = 0
+    for (_, before_s), (_, after_s) in zip(answers, answers[1:]):
+        while at + 1 < len(happened) and happened[at + 1][0] <= after_s:
+            at += 1
+        entry = waits[happened[at][1]]
+        entry[1] = max(entry[1], round(after_s - before_s, 2))
+    return waits
+
+
+def behind(answers, interval_s):
+    """How much later than its turn each answer came, in seconds; the quickest is taken to be on time. Frames whose
+    turn was before the first answer waited for weights, and are no part of it."""
+    base_s = min((at_s - interval_s * frame for frame, at_s in answers), default=0)
+    turns = ((at_s, base_s + interval_s * frame) for frame, at_s in answers)
+    return [at_s - turn_s for at_s, turn_s in turns if turn_s >= 0]
+
+
+def cores(samples):
+    """How many cores of this machine all processes together took, on average."""
+    spent = 0.0
+    for row, following in zip(samples, samples[1:]):
+        for name, seen in following["processes"].items():
+            before = row["processes"].get(name, {})
+            same = before.get("pid") == seen["pid"]
+            spent += seen["cpu_s"] - (before["cpu_s"] if same else 0)
+    took_s = samples[-1]["at_s"] - samples[0]["at_s"] if samples else 0
+    return round(spent / took_s, 2) if took_s else 0
 
 
 def quantiles(values):
@@ -87,36 +126,47 @@ def summary(told):
 
 def page(told):
     """The result as Markdown."""
-    where, makespan = told["machine"], told["makespan_ms"]
-    counters = told["counters"]
+    where, counters = told["machine"], told["counters"]
     lines = [
         "# Runs without end", "",
         f"{where['date']}, {where['processor']}, kernel {where['kernel']}, commit {where['commit']}, "
         f"`{where['command']}`. Made by `scripts/lab soak`; raw data in `soak.json`.", "",
         f"Tiny YOLOv2 (416x416, exact) on four emulated Raspberry Pi 4 on 100 Mbit/s, {told['dilation']} times as "
-        f"slow as these, a frame each {told['interval_s']:.2f} s, one process of the coordinator for all of them. Three "
-        "inputs in turn; every answer is compared, bit for bit, with one device's. Again and again one device leaves, "
-        "crashes and returns, one is slowed down four times, one is restarted without weights, has a full disk and loses "
-        "its cable; one has 64 MB for maps and weights.", "",
+        f"slow as these, a frame each {told['interval_s']:.2f} s, one process of the coordinator for all of them. "
+        "Three inputs in turn; every answer is compared, bit for bit, with one device's. Again and again one device "
+        "leaves, crashes and returns, one is slowed down four times, one is restarted without weights on a full disk, "
+        "and loses its cable; one has 64 MB for maps and weights.", "",
         "| | |", "|---|---|",
         f"| frames asked for, answered, lost | {told['frames']}, {told['answers']}, {told['lost']} |",
         f"| answers that differ | {told['wrong']} |",
         f"| minutes | {told['minutes']} |",
         f"| things that happened | {len(told['deeds'])} |",
         f"| longest time from one answer to the next | {told['longest_wait_s']} s |",
+        f"| a frame from its first scatter on: median, 99 of 100, longest | {triple(told['makespan_ms'])} |",
+        f"| an answer later than its turn: the same | {triple(told['behind_ms'])} |",
+        f"| the first frames, for which weights cross the network | {told['first_ms']} ms |",
     ]
-    if makespan:
-        lines.append(f"| a frame: median, 99 of 100, longest | {makespan['p50']}, {makespan['p99']}, "
-                     f"{makespan['max']} ms |")
     for key, name in (("stolen_tasks", "tasks stolen"), ("backups", "second copies of late tasks"),
                       ("recomputed", "tiles made again"), ("refused", "attempts without memory")):
         if key in counters:
             lines.append(f"| {name} | {counters[key]} |")
-    lines += [f"| tasks reassigned | {told['reassigned']} |",
-              f"| weights that a full disk did not keep | {told['warnings'].get('could not keep weights')} |", "",
-              "## Memory and descriptors", "",
-              "Means over the second and the last quarter of each life that was long enough to tell; a growth by more than "
-              "15 % and 4 MB, or 8 descriptors, is a fault.", "",
+    logged = told["log_bytes"]
+    lines += [
+        f"| tasks reassigned | {told['reassigned']} |",
+        f"| cores of this machine, on average | {told['cores']} |",
+        f"| log with `-v`: coordinator, all workers | {logged.get('coordinator', 0) / 1e3:.0f} kB, "
+        f"{sum(size for name, size in logged.items() if name != 'coordinator') / 1e3:.0f} kB |",
+        f"| warnings and errors in it | {sum(told['warnings'].values())} |", "",
+        "## What was felt", "",
+        "What leaves no trace was no test, and is a fault below.", "",
+        "| done | times | seen | |", "|---|--:|---|--:|"]
+    lines += [f"| {row['what']} | {row['times']} | {row['sign']} | {row['seen']} |" for row in told["signs"]]
+    lines += ["", "The longest time from one answer to the next, by what had happened last:", "",
+              "| | times | longest |", "|---|--:|--:|"]
+    lines += [f"| {what} | {times} | {longest:.2f} s |" for what, (times, longest) in told["waits"].items()]
+    lines += ["", "## Memory and descriptors", "",
+              "Means over the second and the last quarter of each life that was long enough to tell; a growth by more "
+              "than 15 % and 4 MB, or 8 descriptors, is a fault.", "",
               "![resident memory and descriptors](soak.png)", ""]
     lines += (["| process | minutes | resident, second quarter | last quarter | most | descriptors |",
                "|---|--:|--:|--:|--:|--:|"] if told["lives"]
@@ -129,6 +179,11 @@ def page(told):
     lines += ["", "## Faults", ""]
     lines += [f"- {fault}" for fault in told["faults"]] or ["None."]
     return "\n".join(lines) + "\n"
+
+
+def triple(told):
+    """The three quantiles in words."""
+    return f"{told['p50']}, {told['p99']}, {told['max']} ms" if told else "unknown"
 
 
 def picture(told, path):

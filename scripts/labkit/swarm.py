@@ -59,6 +59,8 @@ class Swarm:
         self.coordinator = None
         self.token = None
         self.peaks = {}
+        # What single workers are told beside what all are, by index.
+        self.flags = {}
 
     def __enter__(self):
         atexit.register(self.stop)
@@ -128,6 +130,7 @@ class Swarm:
             command += ["--pace", state / "pace"]
         if self.limit == "rates":
             command += ["--pace-by-rates"]
+        command += self.flags.get(i, [])
         with open(state / "log", "ab") as log:
             self.processes[i] = subprocess.Popen(
                 command, env={**os.environ, "TILEHIVE_TOKEN": self.token}, stdout=log, stderr=log,

@@ -151,7 +151,8 @@ impl Coordinator {
         let able = live.filter(|(id, _)| self.able(**id, task));
         let best = able.min_by_key(|&(&id, w)| {
             let takes = self.expected(id, task).saturating_sub(self.spared(id, task));
-            let ends = self.remaining(now, id).all_ns.saturating_add(takes);
+            let left = self.remaining(now, id).all_ns.max(self.waits_ns(now, id, task));
+            let ends = left.saturating_add(takes);
             let full = now < w.full_until_ns;
             (w.stuck, suits_ill(id), full, ends, w.load.own().len() + w.load.held().len(), id)
         });
@@ -257,12 +258,14 @@ impl Coordinator {
         let plan = frame.plan().clone();
         self.commit_weights(now, id, &plan, plan.weight_set(task.stage, task.tile));
         let travels = self.transfer(id, bytes);
+        let weights_ns = self.weights_ns(now, id, task);
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
         let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
         let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let lease_ns = worker.prepares_until_ns.max(now).saturating_add(lease);
+        let begins_ns = worker.prepares_until_ns.max(weights_ns).max(now);
+        let lease_ns = begins_ns.saturating_add(lease);
         worker.hungry = false;
         worker.report.bytes_in += sent;
         if worker.load.held().is_empty() {
@@ -281,6 +284,7 @@ impl Coordinator {
             scattered_bytes: sent,
             multiply_adds,
             work,
+            weights_ns,
             yielding_to: None,
             kept: 0,
             ask_ns: 0,

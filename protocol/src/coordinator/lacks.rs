@@ -20,18 +20,20 @@ const REFUSALS_MAX: usize = 256;
 const REFUSALS_KEPT: usize = 16;
 
 impl Coordinator {
-    pub(super) fn on_want(&mut self, id: WorkerId, hashes: Vec<WeightHash>) {
+    pub(super) fn on_want(&mut self, now: Nanos, id: WorkerId, hashes: Vec<WeightHash>) {
         let plans = self.frames.values().map(|f| f.plan()).chain(self.upcoming.values());
         let models: Vec<_> = plans.map(|p| p.model.clone()).collect();
         let weights = models.iter().flat_map(|m| &m.weights);
         let sizes: BTreeMap<_, _> = weights.map(|w| (w.hash, w.bytes() as u64)).collect();
-        let bytes: u64 = hashes.iter().filter_map(|h| sizes.get(h)).sum();
+        let known = hashes.iter().filter_map(|hash| Some((*hash, *sizes.get(hash)?)));
+        let sizes: Vec<(WeightHash, u64)> = known.collect();
+        let bytes: u64 = sizes.iter().map(|(_, bytes)| bytes).sum();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.report.weight_bytes += bytes;
         // What it holds cannot start before the weights are there.
         let patience = bytes.saturating_mul(SECOND) / WEIGHT_BYTES_PER_S_MIN;
         self.leases.extend(worker.load.prolong(id, patience));
-        worker.running_since_ns = worker.running_since_ns.saturating_add(patience / 4);
+        self.await_weights(now, id, &sizes);
         self.outputs.push_back(Output::SendBlobs(id, hashes));
     }
 

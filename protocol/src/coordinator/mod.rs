@@ -16,12 +16,14 @@
 //! | `dispatch.rs` | who gets which task next |
 //! | `steal.rs` | work moves from the busiest to the idle; copies of the likeliest last |
 //! | `lease.rs` | what is late |
+//! | `awaited.rs` | weights on their way to a worker, and what waits for them |
 //! | `lacks.rs` | weights that are wanted, tasks that failed or were refused |
 //! | `memory.rs` | what fits where |
 //! | `check.rs` | two answers to one task, compared |
 //! | `succession.rs` | a plan that follows another one when its weights are packed |
 //! | `progress.rs` | from a result to the end of its frame |
 
+mod awaited;
 mod check;
 mod dispatch;
 mod frame;
@@ -48,6 +50,7 @@ use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::link::{ECHO_BYTES, Link};
 use crate::message::{Hello, Message};
 use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
+use awaited::Awaited;
 use frame::Frame;
 use learn::Learned;
 use load::Load;
@@ -299,6 +302,7 @@ impl Coordinator {
             weights: BTreeSet::new(),
             packed_bytes: 0,
             prepares_until_ns: 0,
+            awaited: Awaited::default(),
             announced: BTreeMap::new(),
             prepared: BTreeSet::new(),
             reaches: BTreeSet::new(),
@@ -456,7 +460,7 @@ impl Coordinator {
                     worker.prepared.insert(plan);
                 }
             }
-            Message::Want { hashes } => self.on_want(id, hashes),
+            Message::Want { hashes } => self.on_want(now, id, hashes),
             Message::Yielded { task, attempt } => self.on_yielded(now, id, task, attempt),
             Message::Kept { task, attempt } => self.on_kept(now, id, task, attempt),
             Message::Failed { task, attempt, reason } => {

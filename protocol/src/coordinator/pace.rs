@@ -42,7 +42,7 @@ impl Coordinator {
         self.paces.0.insert(plan.id, parts);
     }
 
-    /// Whether a worker is slower than the plan of a task has it. Who has no part in the plan, or is of a
+    /// Whether a worker is slower than the plan of a task has it, or waits for weights. Who has no part in the plan, or is of a
     /// speed that nobody knew, keeps no pace.
     pub(super) fn is_behind(&self, now: Nanos, id: WorkerId, task: TaskId) -> bool {
         let plan = self.frames.get(&task.frame).map(|frame| frame.plan_id());
@@ -51,7 +51,11 @@ impl Coordinator {
             return true;
         };
         let takes_ns = self.takes(id, &part.work);
-        takes_ns > part.takes_ns.saturating_mul(BEHIND_PER_MILLE) / 1000
+        let first = self.workers.get(&id).and_then(|worker| worker.load.held().first());
+        let lacks_weights = first.is_some_and(|held| held.weights_ns > now);
+        lacks_weights
+            || self.waits_ns(now, id, task) > 0
+            || takes_ns > part.takes_ns.saturating_mul(BEHIND_PER_MILLE) / 1000
             || self.remaining(now, id).late_per_mille > LATE_PER_MILLE
     }
 }

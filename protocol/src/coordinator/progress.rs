@@ -95,6 +95,10 @@ impl Coordinator {
             self.take_back(now, &held);
             return self.expel(now, id, reason);
         }
+        if held.weights_ns > 0 {
+            self.weights_came(now, id, task);
+        }
+        let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let first = frame.accept(task, bundle.attempt, id);
         let checked = frame.is_checked(task);
         if first {
@@ -103,7 +107,8 @@ impl Coordinator {
             let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.done(&held, busy_ns);
-                if worker.is_settled(plan, task.frame) {
+                // What waited for weights says nothing of what the link carries.
+                if held.weights_ns == 0 && worker.is_settled(plan, task.frame) {
                     let known_ns = busy_ns.saturating_add(waited_ns);
                     worker.moved(now, &held, bytes_out, known_ns, sharers);
                 }

@@ -1,5 +1,6 @@
 //! What the coordinator knows of one worker, and how long it thinks that things take.
 
+use super::awaited::Awaited;
 use super::learn::Learned;
 use super::load::Load;
 use super::{Coordinator, PairLink, WorkerReport};
@@ -35,6 +36,8 @@ pub(super) struct Held {
     pub(super) scattered_bytes: u64,
     pub(super) multiply_adds: u64,
     pub(super) work: Work,
+    /// When the weights that it reads should be there, where these were on their way; else zero.
+    pub(super) weights_ns: Nanos,
     pub(super) yielding_to: Option<WorkerId>,
     /// How often its worker was asked to hand it over and kept it: it ran, or had not arrived, or the
     /// thief is out of reach.
@@ -75,6 +78,8 @@ pub(super) struct WorkerState {
     pub(super) packed_bytes: u64,
     /// Until when it may be busy reading and packing weights.
     pub(super) prepares_until_ns: Nanos,
+    /// Weights that it was sent and may not have yet.
+    pub(super) awaited: Awaited,
     /// Plans that it was told of, each with the frame that was the first to need it; none where it was
     /// told before any did.
     pub(super) announced: BTreeMap<PlanId, Option<FrameId>>,
@@ -198,11 +203,16 @@ impl Coordinator {
         let Some(first) = worker.load.held().first() else {
             return Remaining { running_ns: 0, all_ns: rest, late_per_mille: 1000 };
         };
-        let passed = now.saturating_sub(worker.running_since_ns);
+        let waits = first.weights_ns.saturating_sub(now);
+        let passed = now.saturating_sub(worker.running_since_ns.max(first.weights_ns));
         let allowed = expected.saturating_add(first.slack_ns);
         if passed <= allowed || expected == 0 {
-            let running_ns = expected.saturating_sub(passed);
-            return Remaining { running_ns, all_ns: running_ns + rest, late_per_mille: 1000 };
+            let running_ns = waits.saturating_add(expected.saturating_sub(passed));
+            return Remaining {
+                running_ns,
+                all_ns: running_ns.saturating_add(rest),
+                late_per_mille: 1000,
+            };
         }
         let late_per_mille = u128::from(passed) * 1000 / u128::from(allowed);
         let late_per_mille = late_per_mille.min(1_000_000) as u64;

@@ -160,12 +160,13 @@ impl Coordinator {
             && let Some(task) = self.best_of_oldest(victim, thief)
         {
             let cost_here = self.expected(thief, task);
+            let begins = here.max(self.waits_ns(now, thief, task));
             let cost_there = self.expected(victim, task).saturating_mul(left.late_per_mille) / 1000;
             // The first need only end sooner than its owner's last; then both meet.
             let until = if moved == 0 { there } else { there.saturating_sub(cost_there) };
             let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
-            let ends =
-                here.saturating_add(cost_here).saturating_add(self.strays(victim, thief, task));
+            let moves = self.strays(victim, thief, task);
+            let ends = begins.saturating_add(cost_here).saturating_add(moves);
             let stays = suits_ill || self.is_settled(now, victim, task);
             if ends > until || stays || !self.able(thief, task) {
                 break;
@@ -175,7 +176,7 @@ impl Coordinator {
             if let Some(tile) = self.frames.get_mut(&task.frame).and_then(|f| f.tile(task)) {
                 tile.stolen = tile.owner == Some(thief);
             }
-            here += cost_here;
+            here = begins + cost_here;
             there = there.saturating_sub(cost_there);
             moved += 1;
         }
@@ -249,9 +250,9 @@ impl Coordinator {
             .filter_map(|(&(task, _), _)| Some(self.frames.get(&task.frame)?.work(task)))
             .sum();
         let there = left.running_ns + queued;
-        let here = self.remaining(now, thief).all_ns
-            + self.takes(thief, &promised)
-            + self.expected(thief, held.task);
+        let begins = self.remaining(now, thief).all_ns + self.takes(thief, &promised);
+        let here =
+            begins.max(self.waits_ns(now, thief, held.task)) + self.expected(thief, held.task);
         let saved = there.saturating_sub(here);
         let worth = saved > (moving + ASKING_NS).saturating_mul(STEAL_MARGIN);
         worth.then_some((saved, held.task, held.attempt))
@@ -298,7 +299,8 @@ impl Coordinator {
         let bytes = self.frames.get(&task.frame).map_or(0, |f| f.input_bytes(task));
         let back = self.frames.get(&task.frame).map_or(0, |f| f.bytes_back(task, owner));
         let moving = self.transfer(thief, bytes.saturating_add(back));
-        let here = self.expected(thief, task) + moving + ASKING_NS;
+        let travels = moving.max(self.waits_ns(now, thief, task));
+        let here = self.expected(thief, task) + travels + ASKING_NS;
         let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
         // To read and pack weights for a copy takes longer than to wait.

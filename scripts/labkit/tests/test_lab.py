@@ -5,7 +5,7 @@ import tomllib
 import unittest
 from pathlib import Path
 
-from labkit import files, report, scale, speed, stats, swarm, twin
+from labkit import files, report, scale, soak_felt, soak_page, speed, stats, swarm, twin
 from labkit.host import ROOT, LabError
 
 
@@ -129,6 +129,45 @@ class Numbers(unittest.TestCase):
 
     def test_rates_are_told_in_the_order_of_the_file(self):
         self.assertEqual(speed.rates_json({"a": 2.0, "b": 0.5}), "[2000000000, 500000000]")
+
+
+class Soak(unittest.TestCase):
+    def test_a_wait_belongs_to_what_happened_last(self):
+        answers = [(0, 0.0), (1, 1.0), (2, 6.0), (3, 7.0), (4, 9.0)]
+        deeds = [{"at_s": 2.0, "what": "crashes"}, {"at_s": 8.0, "what": "returns"}]
+        waits = soak_page.waits_by_deed(answers, deeds)
+        self.assertEqual(waits, {"nothing yet": [1, 1.0], "crashes": [1, 5.0], "returns": [1, 2.0]})
+
+    def test_answers_behind_their_turn(self):
+        # Frames 0 and 1 were due before the first answer, which waited for weights for 2 s.
+        answers = [(0, 0.0), (1, 0.1), (2, 0.2), (3, 1.0), (4, 2.5), (5, 3.0)]
+        self.assertEqual(soak_page.behind(answers, 1.0), [0.2, 0.0, 0.5, 0.0])
+
+    def test_what_leaves_no_trace_is_told(self):
+        said = ("INFO w0 joined: pi-1 (1 threads)\nINFO w1 joined: pi-10 (1 threads)\nINFO w0 left: it went away\n"
+                "INFO w1 left: silent for 4 s\nINFO w0 joined: pi-1 (1 threads)\nINFO w0 left: it went away\n")
+        leaving, full = soak_felt.losses(said, "pi-1"), soak_felt.losses(said, "pi-10")
+        self.assertEqual((len(leaving), full), (2, ["silent for 4 s"]))
+        deeds = [{"what": soak_felt.LEAVES}, {"what": soak_felt.CRASHES}, {"what": soak_felt.CABLE}]
+        told = soak_felt.unfelt(soak_felt.signs(deeds, soak_felt.Counter(), leaving, full, 3))
+        self.assertEqual(told, [])
+        told = soak_felt.unfelt(soak_felt.signs(deeds, soak_felt.Counter(), leaving, [], 0))
+        self.assertEqual(len(told), 2, told)
+
+    def test_a_device_with_little_memory_takes_less_than_any_other(self):
+        samples = [{"processes": {"coordinator": {"rss_kb": 9_000}, "little": {"rss_kb": 50_000 + more},
+                                  "a": {"rss_kb": 90_000 - more}, "b": {"rss_kb": 70_000}}} for more in (0, 5_000)]
+        self.assertEqual(soak_felt.spared_mb(samples, "little"), 15)
+        self.assertEqual(soak_felt.spared_mb(samples, "a"), 0)
+
+    def test_numbers_of_a_worker(self):
+        page = "# TYPE tilehive_worker_tasks counter\ntilehive_worker_tasks_total 12\ntilehive_worker_peers 2.5e0\n"
+        self.assertEqual(soak_felt.parsed(page), {"tasks_total": 12.0, "peers": 2.5})
+
+    def test_processor_time_of_a_process_that_began_anew_counts_from_nothing(self):
+        def row(at_s, pid, cpu_s):
+            return {"at_s": at_s, "processes": {"a": {"pid": pid, "cpu_s": cpu_s}}}
+        self.assertEqual(soak_page.cores([row(0, 1, 5.0), row(10, 1, 7.0), row(20, 2, 2.0)]), 0.2)
 
 
 if __name__ == "__main__":

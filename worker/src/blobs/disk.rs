@@ -12,7 +12,7 @@
 use super::{Usage, lock};
 use model::WeightHash;
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -225,17 +225,24 @@ impl Disk {
         let entries = listed.filter_map(|entry| {
             let (path, about) = (entry.path(), entry.metadata().ok()?);
             let used = about.modified().unwrap_or(now);
-            if path.extension().is_some() {
-                let left = now.duration_since(used).is_ok_and(|age| age > PART_MAX);
-                if left && path.extension().is_some_and(|ending| ending == "part") {
+            if path.extension().is_some_and(|ending| ending == "part") {
+                if now.duration_since(used).is_ok_and(|age| age > PART_MAX) {
                     let _ = fs::remove_file(&path);
                 }
                 return None;
             }
-            about.is_file().then_some(Entry { used, bytes: about.len(), path })
+            // What somebody else put here is neither counted nor deleted.
+            let is_blob = is_hash(path.file_name()?);
+            (is_blob && about.is_file()).then_some(Entry { used, bytes: about.len(), path })
         });
         entries.collect()
     }
+}
+
+/// Whether a file's name is that of a blob.
+fn is_hash(name: &OsStr) -> bool {
+    let digits = name.as_encoded_bytes();
+    digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// What a cache may take of a disk; what it has of it already counts as free.
@@ -357,6 +364,17 @@ mod tests {
         disk.write(hash, bytes);
         assert!(disk.read(hash).is_some());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_of_others_are_neither_counted_nor_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let foreign = folder.path().join("photographs");
+        fs::write(&foreign, vec![0; 5000]).unwrap();
+        let disk = Disk::open(folder.path().into(), Some(3000)).unwrap();
+        filled(&disk, 0..4);
+        assert_eq!(disk.usage().bytes, 2000);
+        assert!(foreign.exists());
     }
 
     #[test]
