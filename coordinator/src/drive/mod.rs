@@ -3,6 +3,7 @@
 
 mod blobs;
 mod devices;
+mod looks;
 mod planning;
 mod seen;
 
@@ -13,6 +14,7 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
 use kernels::wire::{Saturated, inputs_for};
+use looks::Looks;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::Cost;
@@ -73,6 +75,7 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    looks: Looks,
     seen: Seen,
     /// Bytes of maps that had moved when the last frame ended.
     moved_bytes: u64,
@@ -113,6 +116,7 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
+        looks: Looks::new(Instant::now()),
         seen: Seen::default(),
         moved_bytes: 0,
         next_frame: incarnation << 32,

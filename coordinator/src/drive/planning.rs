@@ -11,6 +11,7 @@ use protocol::coordinator::Input;
 use protocol::{ActivePlan, PairLink, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
 use sim::rehearsal::Wish;
 use std::sync::Arc;
+use std::time::Instant;
 use tiling::{Grid, Handover, Numerics, Plan, Shares, Wire};
 
 /// A frame, or a band of one, and how it is to be planned.
@@ -231,7 +232,9 @@ impl Driver {
             false => planner::drifted(&known.devices, &devices, &known.work),
         };
         let now = shares_of(&devices);
-        let Some(change) = change else {
+        let begun = Instant::now();
+        let is_due = known.is_stale || self.looks.are_due(begun);
+        let Some(change) = change.filter(|_| is_due) else {
             if now.differ_by_more_than(TOLD_PER_MILLE, &known.told) {
                 let plan =
                     known.plans.known().0.rebound(&slots).expect("all its workers are there");
@@ -256,6 +259,7 @@ impl Driver {
             }),
             false => wish.again(&plan),
         };
+        self.looks.took(begun.elapsed());
         match again.map_err(|e| e.to_string())? {
             Again::Stays(cost) => {
                 tracing::info!("the plan stays, no other is much better: {change}");
