@@ -1,5 +1,6 @@
 //! Assembles a tile's input from the pieces that were given.
 
+use crate::arena::Pool;
 use crate::error::KernelError;
 use crate::piece::Piece;
 use model::{MapId, Model};
@@ -14,6 +15,7 @@ pub(crate) fn gather(
     map: MapId,
     region: Region,
     given: &[(MapId, Arc<Piece>)],
+    memory: &Pool,
 ) -> Result<Arc<Piece>, KernelError> {
     let (name, shape) = (&graph.map(map).name, graph.shape(map));
     let pieces: Vec<&Arc<Piece>> =
@@ -41,7 +43,8 @@ pub(crate) fn gather(
         let map = name.clone();
         return Err(KernelError::MissingInput { map, expected: region, uncovered });
     }
-    let mut whole = Piece::zeroed_of(region, shape.channels(), graph.element(map));
+    // Old values, all of which are written over: nothing is uncovered.
+    let mut whole = memory.piece(region, shape.channels(), graph.element(map));
     pieces.iter().for_each(|piece| whole.paste(piece));
     Ok(Arc::new(whole))
 }

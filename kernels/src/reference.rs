@@ -46,9 +46,10 @@ pub fn run_by(
 ) -> Result<Vec<(MapId, Piece)>, KernelError> {
     let graph = &model.graph;
     let mut maps: Vec<Option<Arc<Piece>>> = vec![None; graph.maps.len()];
+    let memory = crate::arena::Pool::default();
     for &map in &graph.inputs {
         let whole = Region::whole(graph.shape(map));
-        maps[map.index()] = Some(crate::gather::gather(graph, map, whole, inputs)?);
+        maps[map.index()] = Some(crate::gather::gather(graph, map, whole, inputs, &memory)?);
     }
     for (i, layer) in graph.layers.iter().enumerate() {
         crate::check::layer(graph, LayerId(i as u32))?;

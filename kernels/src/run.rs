@@ -157,7 +157,7 @@ impl<'a> Run<'a> {
         let graph = &**model.graph();
         let mut given = BTreeMap::new();
         for &(map, region) in task.inputs {
-            given.insert(map, gather(graph, map, region, inputs)?);
+            given.insert(map, gather(graph, map, region, inputs, memory)?);
         }
         let packed = packed_units(model, schedule)?;
         let mut arena = memory.arena(schedule.arena_bytes.div_ceil(size_of::<f32>()));
@@ -182,8 +182,11 @@ impl<'a> Run<'a> {
 
     /// Gives the memory back, but for what the tile answers for.
     fn finish(mut self, memory: &Pool, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
-        let outputs = self.outputs(outputs);
+        let outputs = self.outputs(memory, outputs);
         memory.put_arena(self.arena);
+        // What was pasted together here nobody else has.
+        let pasted = self.given.into_values().filter_map(Arc::into_inner);
+        pasted.for_each(|piece| memory.put_piece(piece));
         outputs
     }
 
@@ -349,7 +352,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes out what the tile answers for.
-    fn outputs(&mut self, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
+    fn outputs(&mut self, memory: &Pool, outputs: &[(MapId, Region)]) -> Result<Made, KernelError> {
         // Pieces lie in the order of their buffers.
         let buffers = self.schedule.buffers.iter().enumerate();
         let given_away = buffers.filter(|(_, buffer)| buffer.given_away).map(|(i, _)| i);
@@ -362,7 +365,8 @@ impl<'a> Run<'a> {
                 return Ok((map, piece));
             }
             let (channels, element) = (shape.channels(), self.graph.element(map));
-            let mut piece = Piece::zeroed_of(region, channels, element);
+            // Old values, all of which are written over.
+            let mut piece = memory.piece(region, channels, element);
             match (place, self.given.get(&map)) {
                 (Some(&place), _) => {
                     let buffer = &self.schedule.buffers[place.buffer];

@@ -29,6 +29,7 @@ pub use coordinator::{
     WorkerReport,
 };
 pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
+pub use link::measuring_bytes;
 pub use message::{
     Battery, Bundle, BundleKind, Carried, Delivery, Form, Health, Hello, Member, Message, Orders,
     PieceHeader, Power, Source, VERSION,

@@ -7,6 +7,7 @@
 //! the link is, and only what is outside of them is corrected. A short echo now and then keeps the
 //! round trip fresh.
 
+use crate::worker::{MEASURED_MAX, PADDING};
 use crate::{Nanos, SECOND};
 
 /// What a link is taken to carry until anything tells.
@@ -32,6 +33,15 @@ const DELAY_MAX_NS: Nanos = SECOND / 5;
 
 /// Transfers of less say more of the round trip than of the link.
 pub(crate) const BYTES_MIN: u64 = 16 << 10;
+
+/// Bytes that it takes to measure the links of so many workers when they join, and the ways between them.
+pub fn measuring_bytes(workers: usize) -> u64 {
+    let workers = workers as u64;
+    let measured = workers <= MEASURED_MAX as u64 + 1;
+    let pairs = if measured { workers * workers.saturating_sub(1) / 2 } else { 0 };
+    // There and back.
+    2 * PADDED as u64 * (workers * ECHO_BYTES as u64 + pairs * PADDING as u64)
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Link {
@@ -154,6 +164,15 @@ mod tests {
         link.echoed(2_000_000 + 2 * ECHO_BYTES as u64 * 100, ECHO_BYTES);
         assert_eq!(link.round_trip_ns(), Some(2_000_000));
         assert_eq!(link.measured_bytes_per_s(), Some(10_000_000));
+    }
+
+    #[test]
+    fn measuring_is_paid_for_each_pair() {
+        let (link, pair) = (2 * 3 * 48 * 1024, 2 * 3 * 32 * 1024);
+        let expected = [0, link, 2 * link + pair, 8 * link + 28 * pair];
+        assert_eq!([0, 1, 2, 8].map(measuring_bytes), expected);
+        // Above 32 workers nobody measures ways.
+        assert_eq!(measuring_bytes(33), 33 * link);
     }
 
     #[test]

@@ -7,12 +7,12 @@ use model::Model;
 use protocol::coordinator::Output;
 use protocol::worker::{Input, Output as WorkerOutput, Peer};
 use protocol::{
-    ActivePlan, Bundle, BundleKind, CoordinatorConfig, FrameId, Hello, Message, Orders,
+    ActivePlan, Bundle, BundleKind, Carried, CoordinatorConfig, FrameId, Hello, Message, Orders,
 };
 use protocol::{PlanId, SECOND, TaskId, Worker, WorkerId};
 use std::sync::Arc;
 use support::{Bench, MODEL, W0, W1, W2, model, task, weights_of};
-use tiling::{Grid, Numerics, Plan, Rates, Slot, Stage};
+use tiling::{Grid, Numerics, Plan, Rates, Shares, Slot, Stage, Wire};
 
 /// Both layers in two strips, on workers 0 and 1; what the first makes stays there.
 fn plan() -> Plan {
@@ -107,6 +107,38 @@ fn workers_are_told_what_to_keep_to_send_and_to_take() {
     finish(&mut bench);
     assert!(bench.finished(0));
     assert_eq!(bench.machine.counters().exchanged_bytes, 2 * 12 * 4 * 4);
+}
+
+/// What passes from worker to worker is what is expected of it until they say what it came to.
+#[test]
+fn encoded_pieces_count_as_the_workers_say() {
+    let mut bench = bench();
+    let shares = Shares::expected(&bench.model, Wire::Lossless, []);
+    let slots = vec![W0, W1, W2];
+    let plan = ActivePlan::new(PlanId(1), bench.model.clone(), MODEL, plan(), slots).unwrap();
+    bench.plan = Arc::new(plan.encoding([W0, W1], shares.clone()));
+    bench.submit(0);
+    keeps(&mut bench, W0, task(0, 0, 0));
+    keeps(&mut bench, W1, task(0, 0, 1));
+    let map = bench.model.layers[0].output;
+    let row = 12 * 4 * 4;
+    let exchanged = |bench: &Bench| bench.machine.counters().exchanged_bytes;
+    assert_eq!(exchanged(&bench), 2 * shares.of(map, row));
+    for (id, wire_bytes) in [(W0, 100), (W1, 90)] {
+        let maps = vec![Carried { map, raw_bytes: row, wire_bytes }];
+        bench.says(id, Message::Carried { model: MODEL, wire: Wire::Lossless, maps });
+    }
+    assert_eq!(exchanged(&bench), 190);
+    let reports = bench.machine.reports();
+    assert_eq!([W0, W1].map(|id| reports[&id].bytes_out), [100, 90]);
+    // Numbers that come over the wire do no harm.
+    let maps = vec![Carried { map, raw_bytes: 1, wire_bytes: u64::MAX }; 3];
+    bench.says(W1, Message::Carried { model: MODEL, wire: Wire::Lossless, maps });
+    finish(&mut bench);
+    let counters = bench.machine.counters();
+    let gathered = counters.gathered_bytes;
+    assert_eq!(counters.moved_bytes(), counters.scattered_bytes + gathered + exchanged(&bench));
+    assert!(bench.finished(0) && gathered > 0);
 }
 
 #[test]

@@ -117,6 +117,20 @@ fn the_smaller_id_measures_and_tells() {
 }
 
 #[test]
+fn a_way_that_stays_as_it_was_is_measured_ever_less_often() {
+    let mut two = Two::new();
+    two.meet();
+    let each = two.asked.len();
+    // After 1, 3, 7, 15, 31 and 47 minutes.
+    two.wait(3600 * SECOND);
+    assert_eq!((two.asked.len(), two.told.len()), (7 * each, 1));
+    // One that is another is looked at again soon.
+    two.bytes_per_ms = 1000;
+    two.wait(65 * 60 * SECOND);
+    assert_eq!((two.asked.len(), two.told.len()), (9 * each, 2));
+}
+
+#[test]
 fn who_has_other_things_to_do_is_measured_later() {
     for busy in [0, 1] {
         let mut two = Two::new();

@@ -11,6 +11,7 @@ pub mod schedule;
 pub mod stage;
 pub mod wire;
 pub mod work;
+mod zeros;
 
 pub use algorithm::{Algorithm, Numerics};
 pub use plan::{Grid, Handover, Plan, PlanError, Slot, Split, Stage};

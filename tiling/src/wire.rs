@@ -1,5 +1,6 @@
 //! How values travel between devices: what a plan allows, and what becomes of one piece.
 
+use crate::zeros;
 use model::{Element, MapId, Model};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -58,8 +59,15 @@ const PER_MILLE_MIN: u32 = 31;
 /// A byte for each value of a picture, and its tables.
 const PICTURE_PER_MILLE: u32 = 255;
 
+/// A bit for each value, beside those that are not zero.
+const MASK_PER_MILLE: u32 = 32;
+
+/// What an encoding takes at most of a map: one that saves less is not used.
+const WORTH_PER_MILLE: u32 = 900;
+
 impl Shares {
-    /// What is expected of a model's maps: half floats take half, and of others what was `seen` before.
+    /// What is expected of a model's maps: what was `seen` before, and of others that half floats take
+    /// half, and zeros a bit.
     pub fn expected(
         model: &Model,
         wire: Wire,
@@ -69,8 +77,14 @@ impl Shares {
             let is_float = model.element(map) == Element::F32;
             wire == Wire::F16 && is_float && !model.outputs.contains(&map)
         };
-        let maps = (0..model.maps.len() as u32).map(MapId);
-        let mut shares: Vec<u32> = maps.map(|m| if halved(m) { 500 } else { 1000 }).collect();
+        let likely = |(map, zeros): (u32, u32)| {
+            let map = MapId(map);
+            let dense = if halved(map) { 500 } else { 1000 };
+            let masked = MASK_PER_MILLE + dense * (1000 - zeros) / 1000;
+            let pays = masked < dense && masked <= WORTH_PER_MILLE;
+            if pays && model.element(map) == Element::F32 { masked } else { dense }
+        };
+        let mut shares: Vec<u32> = (0..).zip(zeros::expected(model)).map(likely).collect();
         for (map, per_mille) in seen {
             if let Some(share) = shares.get_mut(map.index()) {
                 *share = per_mille.clamp(PER_MILLE_MIN, 1000);
@@ -110,8 +124,13 @@ impl Shares {
 
     /// Whether a map takes clearly more or less than before: a tenth of all its bytes.
     pub fn differ(&self, other: &Self) -> bool {
+        self.differ_by_more_than(100, other)
+    }
+
+    /// Whether a map takes more or less than before by so many thousandths of all its bytes.
+    pub fn differ_by_more_than(&self, per_mille: u32, other: &Self) -> bool {
         let maps = (0..self.0.len().max(other.0.len()) as u32).map(MapId);
-        maps.into_iter().any(|m| self.per_mille(m).abs_diff(other.per_mille(m)) > 100)
+        maps.into_iter().any(|m| self.per_mille(m).abs_diff(other.per_mille(m)) > per_mille)
     }
 }
 
@@ -127,9 +146,9 @@ mod tests {
         let of = |wire| Shares::expected(&model, wire, Shares::of_pictures(&model));
         let maps = |shares: &Shares| [input, made, output].map(|map| shares.of(map, 10_000));
         assert_eq!(maps(&Shares::default()), [10_000; 3]);
-        assert_eq!(maps(&of(Wire::Auto)), [2550, 10_000, 10_000]);
+        assert_eq!(maps(&of(Wire::Auto)), [2550, 5320, 10_000]);
         // The outputs are what people read, and are not rounded.
-        assert_eq!(maps(&of(Wire::F16)), [2550, 5000, 10_000]);
+        assert_eq!(maps(&of(Wire::F16)), [2550, 2820, 10_000]);
         let seen = Shares::expected(&model, Wire::Auto, [(made, 1), (output, 4000)]);
         assert_eq!(maps(&seen), [10_000, 310, 10_000]);
         assert!(seen.differ(&of(Wire::Auto)) && !seen.differ(&seen.clone()));

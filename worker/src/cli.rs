@@ -442,7 +442,10 @@ async fn run(state: &Path, arguments: RunArguments, token: Option<Token>) -> Res
     };
     service::ready();
     let stopped = stop(arguments.child);
-    Ok(drive_paced(net, (engine, pace, metrics), cache, hello, coordinator, stopped).await?)
+    let driven = drive_paced(net, (engine, pace, metrics), cache, hello, coordinator, stopped);
+    // As a task of the runtime it is woken by the network's without a switch of threads.
+    let ended = tokio::spawn(driven).await.context("the worker broke off")?;
+    Ok(ended?)
 }
 
 /// Ends on SIGTERM or SIGINT, and for a child when its parent is gone.

@@ -6,7 +6,7 @@ use super::run::Frame;
 use crate::say::say;
 use crate::table;
 use planner::Strategy;
-use protocol::{Counters, WorkerReport};
+use protocol::{Counters, WorkerReport, measuring_bytes};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -31,6 +31,9 @@ pub(super) struct Report {
     /// Bytes of maps that a frame moved, each way between two devices counted once.
     moved_bytes: u64,
     predicted_moved_bytes: u64,
+    /// Bytes that it took beside to measure the links of these workers when they joined, and the ways
+    /// between them.
+    measuring_bytes: u64,
     /// Bytes of maps that workers sent each other.
     exchanged_bytes: u64,
     /// What the scheduler did.
@@ -76,8 +79,9 @@ impl Report {
             redundancy: predicted.redundancy(),
             one_device: super::plan::one_device(&last.answer.plan.plan, predicted, reports.len()),
             reassigned,
-            moved_bytes: moved(reports, &counters) / makespans.len().max(1) as u64,
+            moved_bytes: counters.moved_bytes() / makespans.len().max(1) as u64,
             predicted_moved_bytes: predicted.moved_bytes(),
+            measuring_bytes: measuring_bytes(reports.len()),
             exchanged_bytes: counters.exchanged_bytes,
             counters,
             check,
@@ -107,7 +111,10 @@ impl Report {
         say!("predicted {}; one device alone {}", ms(plan), ms(one));
         let bytes = table::bytes;
         let (moved, expected) = (bytes(self.moved_bytes), bytes(self.predicted_moved_bytes));
-        say!("a frame moved {moved}; predicted {expected}");
+        let measuring = bytes(self.measuring_bytes);
+        say!(
+            "a frame moved {moved} of maps; predicted {expected}; measuring the links took {measuring} once"
+        );
         if self.energy.is_told() {
             say!("{}", self.energy);
         }
@@ -129,12 +136,6 @@ impl Report {
             None => {}
         }
     }
-}
-
-/// Bytes of all maps that travelled. What passed between two workers is in the report of each.
-fn moved(reports: &BTreeMap<protocol::WorkerId, WorkerReport>, counters: &Counters) -> u64 {
-    let all: u64 = reports.values().map(|r| r.bytes_in + r.bytes_out).sum();
-    all.saturating_sub(counters.exchanged_bytes + counters.stolen_bytes)
 }
 
 /// What a worker did, for machines.

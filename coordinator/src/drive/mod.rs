@@ -3,6 +3,7 @@
 
 mod blobs;
 mod devices;
+mod looks;
 mod planning;
 mod seen;
 
@@ -13,6 +14,7 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
 use kernels::wire::{Saturated, inputs_for};
+use looks::Looks;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
 use planner::Cost;
@@ -73,7 +75,10 @@ struct Driver {
     /// Jobs that wait for the first worker.
     waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
     planned: Vec<Planned>,
+    looks: Looks,
     seen: Seen,
+    /// Bytes of maps that had moved when the last frame ended.
+    moved_bytes: u64,
     /// The upper halves are a number of this process's own.
     next_frame: u64,
     next_plan: u64,
@@ -111,7 +116,9 @@ pub(crate) async fn drive(
         frames: BTreeMap::new(),
         waiting: Vec::new(),
         planned: Vec::new(),
+        looks: Looks::new(Instant::now()),
         seen: Seen::default(),
+        moved_bytes: 0,
         next_frame: incarnation << 32,
         next_plan: incarnation << 32,
     };
@@ -416,6 +423,14 @@ impl Driver {
         let Some(frame) = self.frames.remove(&id) else { return };
         let makespan = frame.scattered.map(|s| s.elapsed()).unwrap_or_default();
         self.metrics.finished(makespan);
+        let moved_bytes = self.machine.counters().moved_bytes();
+        let before = std::mem::replace(&mut self.moved_bytes, moved_bytes);
+        tracing::info!(
+            "frame {} done: {} bytes of maps moved since the one before, {} predicted",
+            id.number(),
+            moved_bytes.saturating_sub(before),
+            frame.predicted.moved_bytes()
+        );
         let outputs = frame.maps.take(&frame.model.loaded.graph.outputs);
         let answer = Answer { outputs, makespan, plan: frame.plan, predicted: frame.predicted };
         let _ = frame.reply.send(Ok(answer));

@@ -11,7 +11,8 @@ use protocol::coordinator::Input;
 use protocol::{ActivePlan, PairLink, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
 use sim::rehearsal::Wish;
 use std::sync::Arc;
-use tiling::{Grid, Handover, Numerics, Plan, Wire};
+use std::time::Instant;
+use tiling::{Grid, Handover, Numerics, Plan, Shares, Wire};
 
 /// A frame, or a band of one, and how it is to be planned.
 pub(crate) struct Work {
@@ -53,6 +54,9 @@ impl Work {
     }
 }
 
+/// Where maps take more or less than that, in thousandths, it is told anew what a frame moves.
+const TOLD_PER_MILLE: u32 = 5;
+
 /// Plans that are remembered, for different models or settings; the oldest is forgotten.
 const PLANNED_MAX: usize = 64;
 
@@ -62,6 +66,8 @@ pub(super) struct Planned {
     strategy: Strategy,
     options: PlanOptions,
     devices: Vec<DeviceProfile>,
+    /// What maps took on the wire when it was last told what a frame moves.
+    told: Shares,
     /// What these are compared by.
     work: tiling::Work,
     /// Who is there, or who reaches whom, has changed since.
@@ -210,7 +216,8 @@ impl Driver {
             let (model, is_stale) = (work.model.hash.0, false);
             let plans = Succession::new(plan.clone(), cost.clone());
             let work = planner::model_work(graph, options.numerics);
-            let known = Planned { model, strategy, options, devices, work, is_stale, plans };
+            let told = shares_of(&devices);
+            let known = Planned { model, strategy, options, devices, told, work, is_stale, plans };
             self.planned.push(known);
         }
         Ok((plan, cost))
@@ -224,7 +231,20 @@ impl Driver {
             true => Some("other devices are there, or reach each other".to_owned()),
             false => planner::drifted(&known.devices, &devices, &known.work),
         };
-        let Some(change) = change else { return Ok(()) };
+        let now = shares_of(&devices);
+        let begun = Instant::now();
+        let is_due = known.is_stale || self.looks.are_due(begun);
+        let Some(change) = change.filter(|_| is_due) else {
+            if now.differ_by_more_than(TOLD_PER_MILLE, &known.told) {
+                let plan =
+                    known.plans.known().0.rebound(&slots).expect("all its workers are there");
+                let cost = known.plans.known().1.clone();
+                let moving = cost.moving_now(&work.model.loaded.graph, &devices, &plan);
+                *known.plans.about_mut() = moving.map_err(|e| e.to_string())?;
+                known.told = now;
+            }
+            return Ok(());
+        };
         let Wanted::Strategy(strategy, options) = self.within_reach(&work.wanted) else {
             return Ok(());
         };
@@ -239,6 +259,7 @@ impl Driver {
             }),
             false => wish.again(&plan),
         };
+        self.looks.took(begun.elapsed());
         match again.map_err(|e| e.to_string())? {
             Again::Stays(cost) => {
                 tracing::info!("the plan stays, no other is much better: {change}");
@@ -252,7 +273,7 @@ impl Driver {
                 self.handle(Input::Prepare { next, known: before }, None);
             }
         }
-        (known.devices, known.is_stale) = (devices, false);
+        (known.devices, known.told, known.is_stale) = (devices, now, false);
         Ok(())
     }
 
@@ -268,9 +289,14 @@ impl Driver {
         let id = PlanId(self.next_plan);
         let encoding = slots.iter().zip(devices).filter(|(_, device)| device.encodes(plan.wire));
         let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
-        let shares = devices.iter().map(|device| &device.shares);
-        let shares = shares.max_by_key(|shares| shares.is_known()).cloned().unwrap_or_default();
+        let shares = shares_of(devices);
         let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
         Ok(Arc::new(plan.map_err(|e| e.to_string())?.encoding(encoding, shares)))
     }
+}
+
+/// What maps take on the wire where they are encoded.
+fn shares_of(devices: &[DeviceProfile]) -> Shares {
+    let shares = devices.iter().map(|device| &device.shares);
+    shares.max_by_key(|shares| shares.is_known()).cloned().unwrap_or_default()
 }

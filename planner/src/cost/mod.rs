@@ -149,6 +149,31 @@ impl Cost {
         Ok(cost)
     }
 
+    /// The same plan where it moves other bytes than was thought, which is no reason to look for another:
+    /// only what it moves is worked out again.
+    ///
+    /// *Errors*: the plan does not fit the model.
+    pub fn moving_now(
+        self,
+        model: &Model,
+        devices: &[DeviceProfile],
+        plan: &Plan,
+    ) -> Result<Cost, PlanError> {
+        let now = Self::estimate(model, devices, plan)?;
+        let stages = self.stages.into_iter().zip(now.stages).map(|(known, now)| StageCost {
+            scatter_bytes: now.scatter_bytes,
+            exchange_bytes: now.exchange_bytes,
+            gather_bytes: now.gather_bytes,
+            ..known
+        });
+        let loads = self.devices.into_iter().zip(now.devices).map(|(known, now)| DeviceCost {
+            bytes_in: now.bytes_in,
+            bytes_out: now.bytes_out,
+            ..known
+        });
+        Ok(Cost { stages: stages.collect(), devices: loads.collect(), ..self })
+    }
+
     /// As [`Cost::of`] without the memory, which takes the schedule of each tile: for a search.
     ///
     /// *Errors*: the plan does not fit the model.

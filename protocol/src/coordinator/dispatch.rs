@@ -183,6 +183,7 @@ impl Coordinator {
         let bundle =
             Bundle { kind, plan: plan.id, task, attempt, pieces, forms: Vec::new(), orders };
         let bytes = bundle.byte_len().unwrap_or(0) as u64;
+        self.counters.scattered_bytes += bytes;
         self.note_made(id, task);
         self.note_exchange(id, &bundle);
         self.hold(now, (id, bytes), task, attempt, stolen);

@@ -142,9 +142,10 @@ pub struct WorkerReport {
     pub stolen: u64,
     /// Multiply-adds of its gathered tasks.
     pub multiply_adds: u64,
-    /// Tensor bytes that it received: from the coordinator and from victims.
+    /// Tensor bytes that it received, as they travelled: from the coordinator, and what is expected of
+    /// those that other workers sent it.
     pub bytes_in: u64,
-    /// Tensor bytes that it sent: to the coordinator and to thieves.
+    /// Tensor bytes that it sent, as they travelled: to the coordinator and to other workers.
     pub bytes_out: u64,
     /// Weight bytes sent to it.
     pub weight_bytes: u64,
@@ -209,7 +210,7 @@ pub struct Counters {
     pub steals_kept: u64,
     /// Tasks that changed their share.
     pub stolen_tasks: u64,
-    /// Input bytes that moved from victim to thief for that.
+    /// Bytes that are expected to have moved from victim to thief for that.
     pub stolen_bytes: u64,
     /// Second copies of likely last tasks.
     pub backups: u64,
@@ -217,10 +218,21 @@ pub struct Counters {
     pub spot_checks: u64,
     /// Attempts that a worker had no memory for.
     pub refused: u64,
+    /// Bytes of pieces that the coordinator sent with tasks, as they travelled.
+    pub scattered_bytes: u64,
+    /// Bytes of pieces that came with results, as they travelled.
+    pub gathered_bytes: u64,
     /// Bytes of pieces that travelled from worker to worker between stages.
     pub exchanged_bytes: u64,
     /// Tiles that were computed again because the worker that kept them was lost.
     pub recomputed: u64,
     /// Frames that gave up exchanging pieces between workers.
     pub fallbacks: u64,
+}
+
+impl Counters {
+    /// Bytes of pieces that went anywhere, each way between two devices counted once.
+    pub fn moved_bytes(&self) -> u64 {
+        self.scattered_bytes + self.gathered_bytes + self.exchanged_bytes + self.stolen_bytes
+    }
 }

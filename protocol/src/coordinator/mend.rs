@@ -153,15 +153,8 @@ impl Coordinator {
         let Some(frame) = self.frames.get(&bundle.task.frame) else { return };
         let plan = frame.plan().clone();
         for source in bundle.orders.sources.iter().filter(|s| s.holder != id) {
-            // They pass by the coordinator, which knows only what is expected of them.
             let bytes = plan.wire_bytes(source.holder, &source.piece);
-            self.counters.exchanged_bytes += bytes;
-            if let Some(holder) = self.workers.get_mut(&source.holder) {
-                holder.report.bytes_out += bytes;
-            }
-            if let Some(worker) = self.workers.get_mut(&id) {
-                worker.report.bytes_in += bytes;
-            }
+            self.note_passed((source.holder, id), bytes, plan.encodes(source.holder));
         }
     }
 

@@ -36,6 +36,7 @@ mod memory;
 mod mend;
 mod pace;
 mod pairs;
+mod passed;
 mod plan;
 mod progress;
 mod state;
@@ -167,17 +168,12 @@ impl Coordinator {
 
     /// What each worker did so far, the dead included.
     pub fn reports(&self) -> BTreeMap<WorkerId, WorkerReport> {
-        self.workers.iter().map(|(&id, w)| (id, w.report.clone())).collect()
+        self.workers.iter().map(|(&id, w)| (id, w.report_now())).collect()
     }
 
     /// Tasks that were issued again because a worker was lost, late or failing.
     pub fn reassigned(&self) -> u64 {
         self.reassigned
-    }
-
-    /// What the scheduler did so far.
-    pub fn counters(&self) -> Counters {
-        self.counters
     }
 
     /// Every attempt that is out, and the worker that is taken to hold it: what tests compare with
@@ -254,8 +250,10 @@ impl Coordinator {
             Input::Message(id, message) => self.on_message(now, id, message),
             Input::Bundle(id, bundle, checksum) => self.on_bundle(now, id, bundle, checksum),
             Input::Packed { worker, task, attempt, bytes } => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
-                    worker.packed(task, attempt, bytes);
+                let packed = self.workers.get_mut(&worker);
+                if let Some(before) = packed.and_then(|w| w.packed(task, attempt, bytes)) {
+                    let scattered_bytes = &mut self.counters.scattered_bytes;
+                    *scattered_bytes = scattered_bytes.saturating_sub(before).saturating_add(bytes);
                 }
             }
             Input::Prepare { next, known } => self.prepare(now, next, &known),
@@ -280,7 +278,7 @@ impl Coordinator {
         self.lose(now, id, Loss::Vanished);
         let before = self.workers.remove(&id);
         let probation = before.as_ref().is_some_and(|w| w.stuck || w.probation);
-        let report = before.map(|w| w.report).unwrap_or_default();
+        let (report, passed) = before.map(|w| (w.report, w.passed)).unwrap_or_default();
         let worker = WorkerState {
             alive: true,
             heard_ns: now,
@@ -308,6 +306,7 @@ impl Coordinator {
             reaches: BTreeSet::new(),
             kept: BTreeMap::new(),
             kept_bytes: 0,
+            passed,
             report: WorkerReport {
                 name: hello.name,
                 threads: hello.threads,
@@ -439,8 +438,9 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id).filter(|w| w.alive) else { return };
         worker.heard_ns = now;
         match message {
-            // What maps take is for those who plan: the driver has taken it in.
-            Message::Heartbeat | Message::Carried { .. } => {}
+            Message::Heartbeat => {}
+            // What maps take is for those who plan, too: the driver has taken it in.
+            Message::Carried { maps, .. } => self.on_carried(id, &maps),
             Message::Health(health) => worker.health = health,
             Message::Echo { sent_ns, padding } => {
                 worker.link.echoed(now.saturating_sub(sent_ns), padding.len());

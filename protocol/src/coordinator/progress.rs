@@ -89,6 +89,8 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let bytes_out = bundle.wire_len().unwrap_or(0) as u64;
         worker.report.bytes_out = worker.report.bytes_out.saturating_add(bytes_out);
+        let gathered_bytes = &mut self.counters.gathered_bytes;
+        *gathered_bytes = gathered_bytes.saturating_add(bytes_out);
         self.withdraw_promise(task, bundle.attempt);
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         if let Err(reason) = frame.check_result(&bundle) {

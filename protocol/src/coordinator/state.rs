@@ -3,6 +3,7 @@
 use super::awaited::Awaited;
 use super::learn::Learned;
 use super::load::Load;
+use super::passed::Passed;
 use super::{Coordinator, PairLink, WorkerReport};
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::link::Link;
@@ -90,6 +91,8 @@ pub(super) struct WorkerState {
     /// Bytes of pieces of frames that stay on it, or are on their way to stay.
     pub(super) kept: BTreeMap<(FrameId, MapId), u64>,
     pub(super) kept_bytes: u64,
+    /// What it sent to other workers.
+    pub(super) passed: Passed,
     pub(super) report: WorkerReport,
 }
 
@@ -100,6 +103,12 @@ impl WorkerState {
             self.running_since_ns = now;
         }
         Some(held)
+    }
+
+    /// What it did, with what it sent to other workers.
+    pub(super) fn report_now(&self) -> WorkerReport {
+        let bytes_out = self.report.bytes_out.saturating_add(self.passed.bytes());
+        WorkerReport { bytes_out, ..self.report.clone() }
     }
 
     /// Whether what a task of a plan took tells of the link alone: while weights travel and are packed it
@@ -124,14 +133,15 @@ impl WorkerState {
         self.load.changed();
     }
 
-    /// Learns what its link carries: what a task took beyond waiting and computing was the network.
-    /// What was sent with an attempt was encoded to so many bytes.
-    pub(super) fn packed(&mut self, task: TaskId, attempt: u32, bytes: u64) {
-        let Some(held) = self.load.find(task, attempt) else { return };
+    /// What was sent with an attempt was encoded to so many bytes. Returns what it was taken for.
+    pub(super) fn packed(&mut self, task: TaskId, attempt: u32, bytes: u64) -> Option<u64> {
+        let held = self.load.find(task, attempt)?;
         let before = std::mem::replace(&mut held.scattered_bytes, bytes);
         self.report.bytes_in = self.report.bytes_in.saturating_sub(before).saturating_add(bytes);
+        Some(before)
     }
 
+    /// Learns what its link carries: what a task took beyond waiting and computing was the network.
     pub(super) fn moved(
         &mut self,
         now: Nanos,

@@ -344,19 +344,13 @@ impl Coordinator {
         if let Some(frame) = self.frames.get_mut(&task.frame) {
             frame.end_attempt(task, attempt);
         }
-        if let Some(worker) = self.workers.get_mut(&victim) {
-            worker.report.bytes_out += held.bytes;
-        }
         self.counters.stolen_tasks += 1;
-        self.counters.stolen_bytes += held.bytes;
+        self.note_handed_over((victim, thief), task);
         self.touched.insert(thief);
         if self.workers.get(&thief).is_some_and(|w| w.alive) {
             self.note_made(thief, task);
-            self.hold(now, (thief, held.bytes), task, next_attempt, true);
-            let handed = self.workers.get_mut(&thief).and_then(|w| w.load.find(task, next_attempt));
-            if let Some(handed) = handed {
-                handed.scattered_bytes = 0;
-            }
+            // None of it comes from here.
+            self.hold(now, (thief, 0), task, next_attempt, true);
         } else {
             self.touched.remove(&thief);
             self.end_attempt(now, task, next_attempt);

@@ -24,7 +24,7 @@ mod tasks;
 mod ways;
 
 pub use io::{Input, Output, Peer};
-pub(crate) use ways::MEASURED_MAX;
+pub(crate) use ways::{MEASURED_MAX, PADDING};
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Hello, Message};

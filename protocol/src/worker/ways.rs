@@ -16,15 +16,19 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) const MEASURED_MAX: usize = 31;
 
 /// Padding of the words that tell what a way carries.
-const PADDING: usize = 32 << 10;
+pub(crate) const PADDING: usize = 32 << 10;
 
 /// Short words before it. They carry a little, so that an answer without it says that the other has no
 /// time.
 const SHORT: usize = 1;
 const SHORT_WORDS: u32 = 4;
 
-/// A way is measured again after so long.
+/// A way is measured again after so long, and after twice as long each time that it was as before: a
+/// measurement is 200 kB, and there are as many ways as pairs.
 const REFRESH_NS: Nanos = 60 * SECOND;
+
+/// How often that doubles: to 16 minutes.
+const DOUBLED_MAX: u32 = 4;
 
 /// So soon, where one of the two had other things to do.
 const RETRY_NS: Nanos = SECOND;
@@ -55,6 +59,8 @@ struct Way {
     /// Pieces told since it was last measured.
     moved: bool,
     told: Option<(u64, Nanos)>,
+    /// How often in a row it was as before.
+    steady: u32,
 }
 
 /// A word that is not back yet.
@@ -97,7 +103,8 @@ impl Worker {
     pub(super) fn meet(&mut self, now: Nanos, peer: WorkerId) {
         self.part(peer);
         if self.ways.measures && self.id.is_some_and(|id| id < peer) {
-            let way = Way { link: Link::default(), due_ns: now, moved: false, told: None };
+            let way =
+                Way { link: Link::default(), due_ns: now, moved: false, told: None, steady: 0 };
             self.ways.ways.insert(peer, way);
         }
     }
@@ -219,8 +226,12 @@ impl Worker {
             if way.link.wants_padding() {
                 return self.ask(Asked { peer: from, sent_ns: now, padding: PADDING, words });
             }
-            way.due_ns = now + REFRESH_NS;
-            return self.tell_way(from);
+            let is_news = self.tell_way(from);
+            if let Some(way) = self.ways.ways.get_mut(&from) {
+                way.steady = if is_news { 0 } else { DOUBLED_MAX.min(way.steady + 1) };
+                way.due_ns = now + (REFRESH_NS << way.steady);
+            }
+            return;
         }
         way.link.echoed(took_ns, 0);
         let padding = if words < SHORT_WORDS { SHORT } else { PADDING };
@@ -267,11 +278,11 @@ impl Worker {
         }
     }
 
-    /// Tells the coordinator of a way, where it is not as it was told.
-    fn tell_way(&mut self, peer: WorkerId) {
-        let Some(way) = self.ways.ways.get_mut(&peer) else { return };
+    /// Tells the coordinator of a way, where it is not as it was told; whether it is not.
+    fn tell_way(&mut self, peer: WorkerId) -> bool {
+        let Some(way) = self.ways.ways.get_mut(&peer) else { return false };
         let known = way.link.measured_bytes_per_s().zip(way.link.round_trip_ns());
-        let Some((bytes_per_s, round_trip_ns)) = known else { return };
+        let Some((bytes_per_s, round_trip_ns)) = known else { return false };
         let differs = |old: u64, new: u64| old.abs_diff(new) > old / TELLING;
         let news = way.told.is_none_or(|(rate, round_trip)| {
             differs(rate, bytes_per_s) || differs(round_trip, round_trip_ns)
@@ -280,5 +291,6 @@ impl Worker {
             way.told = Some((bytes_per_s, round_trip_ns));
             self.send(Message::PairLink { peer, bytes_per_s, round_trip_ns });
         }
+        news
     }
 }
