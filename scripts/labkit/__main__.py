@@ -5,7 +5,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from . import bench, clean, host, links, run, soak, validate
+from . import bench, clean, host, links, moved, peak, run, soak, validate
 from .host import LabError
 
 
@@ -52,6 +52,14 @@ def parser():
     more.add_argument("--quick", action="store_true", help="some rows, in about ten minutes")
     sliced(more)
     more.set_defaults(do=bench.command)
+
+    bytes_ = commands.add_parser("bytes", help="compare what plans say that a frame moves with what moved, and "
+                                "with what the interfaces carried")
+    sliced(bytes_)
+    bytes_.set_defaults(do=moved.command)
+
+    most = commands.add_parser("peak", help="measure the memory that a worker takes at most")
+    most.set_defaults(do=peak.command)
 
     long = commands.add_parser("soak", help="run frames without end while devices fail, and look for leaks")
     long.add_argument("--minutes", type=positive, default=60, metavar="N", help="for how long [default: %(default)s]")

@@ -155,7 +155,10 @@ pub(crate) fn bad_plan(error: PlannerError) -> Failure {
         | PlannerError::NoRoomForAll { .. } => {
             "add a device with more memory, raise --max-memory, or give the model a smaller input"
         }
-        PlannerError::DoesNotFit { .. } => "--strategy auto looks for a plan that fits",
+        PlannerError::DoesNotFit { .. } => {
+            "--strategy auto looks for a plan that fits; --numerics exact takes less memory, since weights \
+             stay as they are"
+        }
         PlannerError::NoPower { .. } => {
             "start its worker with `tilehive-worker --watts IDLE:ACTIVE`; `plan --on CLUSTER` takes the \
              watts of a cluster file, whose devices have a [power] section with idle_w and active_w"

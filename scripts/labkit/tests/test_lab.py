@@ -5,7 +5,8 @@ import tomllib
 import unittest
 from pathlib import Path
 
-from labkit import files, report, scale, soak_felt, soak_page, speed, stats, swarm, twin
+from bench import samples
+from labkit import files, moved, report, scale, soak_felt, soak_page, speed, stats, swarm, twin
 from labkit.host import ROOT, LabError
 
 
@@ -77,6 +78,36 @@ class Files(unittest.TestCase):
                 with self.assertRaises(LabError) as error:
                     files.scenario(str(path))
                 self.assertIn(told, str(error.exception) + str(error.exception.hint))
+
+
+class Moved(unittest.TestCase):
+    def test_frames_count_by_the_last_plan_alone(self):
+        lines = ["frame 0 done: 9 bytes of maps moved since the one before, 5 predicted",
+                 "INFO frames get the new plan from now on: its weights are packed",
+                 "frame 1 done: 5 bytes of maps moved since the one before, 5 predicted"]
+        self.assertEqual(moved.changes(lines), [1])
+        frames = [{"planned_bytes": 10 * (1 + (i > 11)), "moved_bytes": 10 * (1 + (i > 11)), "carried_bytes": 11,
+                   "carried_packets": 1} for i in range(moved.FRAMES)]
+        found = {"frames": frames, "changes": [12], "cell": "x", "model": "x", "devices": 2, "before_bytes": 1,
+                 "measuring_bytes": 1, "counters": {}}
+        row = moved.row(found)
+        self.assertEqual((row["frames"], row["moved_bytes"], row["error"]), (moved.FRAMES - 14, 20, 0.0))
+
+
+class Samples(unittest.TestCase):
+    def test_a_sample_counts_for_who_asked_for_it(self):
+        copy = "__memmove_avx512_unaligned_erms"
+        for stack, expected in [
+            ([copy, "kernels::gather::gather", "kernels::run::Run::new"], "copying maps"),
+            ([copy, "kernels::conv::winograd::source"], samples.KERNELS),
+            (["tcp_sendmsg", "__x64_sys_sendto", "net::session::run"], "network"),
+            (["chacha20::backends::avx2::inner", "libp2p_noise::io::Output"], "encrypting"),
+            (["protocol::worker::Worker::handle", "sim::cluster::Cluster::step"], "planning"),
+            (["protocol::worker::Worker::handle", "worker::drive::Driver::handle"], "scheduling"),
+            (["who knows"], samples.OTHER),
+        ]:
+            self.assertEqual(samples.class_of("tokio-rt-worker", stack)[0], expected, stack)
+        self.assertEqual(samples.class_of("compute", ["[unknown]"])[0], samples.KERNELS)
 
 
 class Twin(unittest.TestCase):
