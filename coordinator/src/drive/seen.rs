@@ -134,8 +134,9 @@ mod tests {
             forms: Vec::new(),
             orders: Orders::default(),
         };
+        // Without forms it says nothing.
         seen.see((hash, Wire::Auto), &bundle);
-        assert_eq!(share(&seen, made), 1000);
+        assert_eq!(share(&seen, made), 532);
         bundle.forms = vec![Form { encoding: Encoding::Zeros, bytes }];
         seen.see((hash, Wire::Auto), &bundle);
         assert_eq!((share(&seen, input), share(&seen, made)), (1000, 250));
