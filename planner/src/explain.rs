@@ -261,13 +261,12 @@ fn sharing(
     }
     let found = search.run(&asked);
     let each = worlds.iter().zip(found.chunks(handovers.len())).zip(alone);
-    let shares =
-        |((devices, found), alone_ns): ((&Vec<DeviceProfile>, &[Option<Vec<Stage>>]), u64)| {
-            let plan = |stages: &Vec<Stage>| Plan::new("", numerics, stages.clone());
-            let mut plans = found.iter().flatten().map(plan);
-            plans.any(|plan| devices_used(&plan) > 1 && takes(devices, &plan) < alone_ns)
-        };
-    each.map(shares).collect()
+    let shares = each.map(|((devices, found), alone_ns)| {
+        let plan = |stages: &Vec<Stage>| Plan::new("", numerics, stages.clone());
+        let mut plans = found.iter().flatten().map(plan);
+        plans.any(|plan| devices_used(&plan) > 1 && takes(devices, &plan) < alone_ns)
+    });
+    shares.collect()
 }
 
 #[cfg(test)]
