@@ -49,15 +49,21 @@ def model_of(name):
 
 
 def convolutions():
-    """VGG16 up to its last pool, as published speed-ups have it; cut out of the exported model once."""
-    path = host.own_folder() / "vgg16-convolutions.onnx"
+    """VGG16 up to its last pool, as published speed-ups have it."""
+    return first_part("vgg16", "vgg16-convolutions",
+                      lambda nodes: [n for n in nodes if n.op_type == "MaxPool"][-1])
+
+
+def first_part(model, name, last):
+    """A model of the zoo up to a node, the one of its nodes that `last` chooses; cut out once, under this name."""
+    path = host.own_folder() / f"{name}.onnx"
     if not path.is_file():
         import onnx
-        whole = host.own_folder() / "vgg16.onnx"
-        host.call(host.program("tilehive"), "model", "export", "zoo:vgg16", "-o", whole)
+        whole = host.own_folder() / f"{model}.onnx"
+        host.call(host.program("tilehive"), "model", "export", f"zoo:{model}", "-o", whole)
         graph = onnx.load(whole, load_external_data=False).graph
-        last = [n.output[0] for n in graph.node if n.op_type == "MaxPool"][-1]
-        onnx.utils.extract_model(str(whole), str(path), [graph.input[0].name], [last])
+        end = last(graph.node).output[0]
+        onnx.utils.extract_model(str(whole), str(path), [graph.input[0].name], [end])
         whole.unlink()
     return path
 

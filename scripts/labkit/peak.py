@@ -21,18 +21,11 @@ CASES = (("exact", 48), ("fast", None))
 
 
 def first_layers():
-    """YOLOv2 up to its sixteenth layer, cut out of the exported model once."""
-    path = host.own_folder() / "yolov2-first-16.onnx"
-    if not path.is_file():
-        import onnx
-        whole = host.own_folder() / "yolov2.onnx"
-        host.call(host.program("tilehive"), "model", "export", "zoo:yolov2", "-o", whole)
-        graph = onnx.load(whole, load_external_data=False).graph
-        convolutions = [i for i, node in enumerate(graph.node) if node.op_type == "Conv"]
-        last = graph.node[convolutions[CONVOLUTIONS] - 1].output[0]
-        onnx.utils.extract_model(str(whole), str(path), [graph.input[0].name], [last])
-        whole.unlink()
-    return path
+    """YOLOv2 up to its sixteenth layer."""
+    def last(nodes):
+        convolutions = [i for i, node in enumerate(nodes) if node.op_type == "Conv"]
+        return nodes[convolutions[CONVOLUTIONS] - 1]
+    return bench.first_part("yolov2", "yolov2-first-16", last)
 
 
 def measure(devices, numerics, memory_mb):

@@ -22,7 +22,7 @@ const DEVICES_MAX: usize = 16;
 /// Of the planner's best plans, so many are rehearsed.
 const PLANS_MAX: usize = 7;
 
-/// Steps of all rehearsals of one plan: a good part of a tenth of a second.
+/// Steps of all rehearsals of one plan: two or three tenths of a second.
 const STEPS_MAX: u64 = 100_000;
 
 /// What a rehearsal costs on top of its steps, in steps, by tile and layer.

@@ -42,8 +42,8 @@ impl Coordinator {
         self.paces.0.insert(plan.id, parts);
     }
 
-    /// Whether a worker is slower than the plan of a task has it, or waits for weights. Who has no part in the plan, or is of a
-    /// speed that nobody knew, keeps no pace.
+    /// Whether a worker is slower than the plan of a task has it, or waits for weights. Who has no part in
+    /// the plan, or is of a speed that nobody knew, keeps no pace.
     pub(super) fn is_behind(&self, now: Nanos, id: WorkerId, task: TaskId) -> bool {
         let plan = self.frames.get(&task.frame).map(|frame| frame.plan_id());
         let parts = plan.and_then(|plan| self.paces.0.get(&plan));

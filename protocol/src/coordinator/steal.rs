@@ -167,7 +167,7 @@ impl Coordinator {
             let suits_ill = self.frames.get(&task.frame).is_some_and(|f| f.suits_ill(task, thief));
             let moves = self.strays(victim, thief, task);
             let ends = begins.saturating_add(cost_here).saturating_add(moves);
-            let stays = suits_ill || self.is_settled(now, victim, task);
+            let stays = suits_ill || self.had_better_stay(now, victim, task);
             if ends > until || stays || !self.able(thief, task) {
                 break;
             }
@@ -189,7 +189,7 @@ impl Coordinator {
 
     /// Whether a task had better be made where the plan has it: it takes what stays on workers, or leaves
     /// something there, and its worker keeps pace.
-    fn is_settled(&self, now: Nanos, victim: WorkerId, task: TaskId) -> bool {
+    fn had_better_stay(&self, now: Nanos, victim: WorkerId, task: TaskId) -> bool {
         let stays = self.frames.get(&task.frame).is_some_and(|f| f.takes_or_leaves(task));
         stays && !self.is_behind(now, victim, task)
     }
@@ -234,7 +234,7 @@ impl Coordinator {
                 && now >= h.ask_ns
                 && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
         })?;
-        if !self.fits(thief, held.task) || self.is_settled(now, victim, held.task) {
+        if !self.fits(thief, held.task) || self.had_better_stay(now, victim, held.task) {
             return None;
         }
         let back = self.frames.get(&held.task.frame)?.bytes_back(held.task, victim);
@@ -287,7 +287,7 @@ impl Coordinator {
             let Some(held) = worker.load.held().first() else { continue };
             let alone = |f: &super::Frame| f.live_attempts(held.task) == 1 && f.awaits(held.task);
             let only = self.frames.get(&held.task.frame).is_some_and(alone);
-            if !only || self.is_settled(now, id, held.task) {
+            if !only || self.had_better_stay(now, id, held.task) {
                 continue;
             }
             let ends = self.remaining(now, id).running_ns + self.transfer(id, held.bytes) / 4;
