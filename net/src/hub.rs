@@ -454,6 +454,11 @@ impl Hub {
             self.note_seen(vec![peer]);
         }
         let _ = self.swarm.disconnect_peer_id(peer);
+        if Some(peer) == self.coordinator() {
+            // The others lose us when it does, and where a cable is out their farewell never comes: a
+            // session with them would look alive until TCP tries again. It names them anew.
+            self.on_members(Vec::new());
+        }
         let dials = self.peers.get(&peer).is_some_and(|s| !s.addresses.is_empty() && !s.dialling);
         let wanted = Some(peer) == self.coordinator()
             || (self.members.contains(&peer) && *self.swarm.local_peer_id() < peer);

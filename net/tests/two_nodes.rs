@@ -2,8 +2,8 @@
 
 use model::{MapId, WeightHash};
 use net::{
-    Command, Event, Identity, Multiaddr, Net, NetConfig, NetError, Payload, Register, Role, Terms,
-    Token,
+    Command, Event, Identity, Multiaddr, Net, NetConfig, NetError, Payload, PeerId, Register, Role,
+    Terms, Token,
 };
 use protocol::{Bundle, BundleKind, FrameId, Message, PieceHeader, PlanId, TaskId};
 use std::sync::Arc;
@@ -208,19 +208,43 @@ async fn start_when_free(config: NetConfig) -> Net {
     panic!("the port stays taken");
 }
 
-#[tokio::test]
-async fn workers_on_the_roster_connect_to_each_other() {
+/// Two workers that know of each other, and what they were told.
+async fn acquainted() -> (Net, [Net; 2], Vec<(PeerId, Vec<Multiaddr>)>) {
     let (mut coordinator, token) = coordinator().await;
-    let (mut a, mut b) = (worker(&token).await, worker(&token).await);
+    let mut workers = [worker(&token).await, worker(&token).await];
     let mut members = Vec::new();
     for _ in 0..2 {
         let Event::Up(peer, addresses) = next(&mut coordinator).await else { panic!("up") };
         members.push((peer, addresses));
     }
-    for net in [&mut a, &mut b] {
+    for net in &mut workers {
         assert!(matches!(next(net).await, Event::Up(peer, _) if peer == token.coordinator));
         net.commands.send(Command::Members(members.clone())).unwrap();
     }
+    let [a, b] = &mut workers;
+    assert!(matches!(next(a).await, Event::Up(peer, _) if peer == b.local));
+    assert!(matches!(next(b).await, Event::Up(peer, _) if peer == a.local));
+    (coordinator, workers, members)
+}
+
+#[tokio::test]
+async fn workers_on_the_roster_connect_to_each_other() {
+    acquainted().await;
+}
+
+#[tokio::test]
+async fn who_loses_the_coordinator_begins_anew_with_the_others() {
+    let (coordinator, [mut a, mut b], members) = acquainted().await;
+    a.commands.send(Command::Disconnect(coordinator.local, "silent".into())).unwrap();
+    let mut lost = Vec::new();
+    for _ in 0..2 {
+        let Event::Down(peer, _) = next(&mut a).await else { panic!("down") };
+        lost.push(peer);
+    }
+    assert_eq!(lost, [coordinator.local, b.local]);
+    assert!(matches!(next(&mut b).await, Event::Down(peer, _) if peer == a.local));
+    assert!(matches!(next(&mut a).await, Event::Up(peer, _) if peer == coordinator.local));
+    a.commands.send(Command::Members(members)).unwrap();
     assert!(matches!(next(&mut a).await, Event::Up(peer, _) if peer == b.local));
     assert!(matches!(next(&mut b).await, Event::Up(peer, _) if peer == a.local));
 }
