@@ -19,8 +19,9 @@ pub(crate) async fn write_message<T: Serialize>(
     value: &T,
 ) -> Result<(), NetError> {
     let bytes = encode(value)?;
-    stream.write_all(&(bytes.len() as u32).to_le_bytes()).await?;
-    stream.write_all(&bytes).await?;
+    // In one write: each is a frame of the multiplexer, encrypted and sent on its own.
+    let length = (bytes.len() as u32).to_le_bytes();
+    stream.write_all(&[&length, bytes.as_slice()].concat()).await?;
     stream.flush().await?;
     Ok(())
 }

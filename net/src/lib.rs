@@ -42,6 +42,7 @@ mod session;
 mod swarm;
 mod timer;
 mod token;
+mod transport;
 #[cfg(test)]
 mod wire_form;
 

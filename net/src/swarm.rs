@@ -47,11 +47,7 @@ pub(crate) fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
     };
     let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.0.clone())
         .with_tokio()
-        .with_tcp(
-            libp2p::tcp::Config::default().nodelay(true),
-            libp2p::noise::Config::new,
-            libp2p::yamux::Config::default,
-        )
+        .with_other_transport(crate::transport::build)
         .map_err(|e| transport(&e))?
         .with_behaviour(move |_| behaviour)
         .map_err(|e| transport(&e))?
