@@ -180,7 +180,8 @@ def start_coordinator(swarm, model, folder, interval_s, trace):
 
 
 def look(pid):
-    """Resident bytes, open descriptors and processor time of a process; none where it is gone."""
+    """Resident bytes, those of them that no file has, open descriptors and processor time of a process; none where it
+    is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         # After the name, which may have spaces: the state is field 3, the times 14 and 15.
@@ -188,10 +189,11 @@ def look(pid):
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return None
-    kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines()
+                 if line.startswith(("VmRSS:", "RssAnon:"))}
     cpu_s = sum(int(ticks) for ticks in times) / os.sysconf("SC_CLK_TCK")
-    return ({"pid": pid, "rss_kb": int(kilobytes[0]), "descriptors": descriptors, "cpu_s": round(cpu_s, 2)}
-            if kilobytes else None)
+    return ({"pid": pid, "rss_kb": kilobytes["VmRSS"], "anon_kb": kilobytes["RssAnon"], "descriptors": descriptors,
+             "cpu_s": round(cpu_s, 2)} if kilobytes else None)
 
 
 def sample(swarm, story):
