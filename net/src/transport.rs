@@ -1,16 +1,11 @@
-//! TCP, encrypted by Noise, shared by Yamux: with what the defaults of libp2p leave out.
+//! TCP, encrypted by Noise, shared by Yamux: which gives up on who does not answer.
 
-use futures::io::BufReader;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, noise, tcp, yamux};
 use std::time::Duration;
-
-/// What one call of the system reads at most. Noise asks for 8 KiB at a time, which for a map of a
-/// megabyte is 128 calls.
-const READ_BYTES: usize = 64 * 1024;
 
 /// How long sent bytes may stay without an answer. After a cable was out, TCP tries again only as
 /// long after as it had been out, and a connection seems alive till then. A little longer than the
@@ -26,7 +21,7 @@ pub(crate) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Bo
     let plain = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let tuned = plain.map(|stream, _| {
         give_up_in_time(&stream.0);
-        BufReader::with_capacity(READ_BYTES, stream)
+        stream
     });
     let secured = tuned.upgrade(Version::V1Lazy).authenticate(noise::Config::new(key)?);
     Ok(secured.multiplex(yamux::Config::default()).boxed())
