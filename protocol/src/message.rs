@@ -419,22 +419,28 @@ impl Bundle {
 
     /// Bytes of each piece on the wire; none where the header contradicts itself.
     pub fn wire_lens(&self) -> Option<Vec<usize>> {
-        if !self.forms.is_empty() && self.forms.len() != self.pieces.len() {
-            return None;
-        }
-        let len = |(i, piece): (usize, &PieceHeader)| {
+        self.has_forms_that_fit().then(|| self.each_wire_len().collect()).flatten()
+    }
+
+    /// Bytes of all pieces on the wire; none where the header contradicts itself.
+    pub fn wire_len(&self) -> Option<usize> {
+        let mut lens = self.each_wire_len();
+        let sum = || lens.try_fold(0usize, |sum, len| sum.checked_add(len?));
+        self.has_forms_that_fit().then(sum).flatten()
+    }
+
+    fn has_forms_that_fit(&self) -> bool {
+        self.forms.is_empty() || self.forms.len() == self.pieces.len()
+    }
+
+    fn each_wire_len(&self) -> impl Iterator<Item = Option<usize>> + '_ {
+        self.pieces.iter().enumerate().map(|(i, piece)| {
             let raw = piece.byte_len()?;
             let Some(form) = self.forms.get(i) else { return Some(raw) };
             let bytes = usize::try_from(form.bytes).ok()?;
             let sound = if form.encoding == Encoding::Raw { bytes == raw } else { bytes <= raw };
             sound.then_some(bytes)
-        };
-        self.pieces.iter().enumerate().map(len).collect()
-    }
-
-    /// Bytes of all pieces on the wire; none where the header contradicts itself.
-    pub fn wire_len(&self) -> Option<usize> {
-        self.wire_lens()?.into_iter().try_fold(0usize, usize::checked_add)
+        })
     }
 
     /// Bytes of all values; none when they overflow.

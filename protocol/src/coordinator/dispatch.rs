@@ -230,6 +230,7 @@ impl Coordinator {
         if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
             worker.announced.remove(&plan);
             worker.prepared.remove(&plan);
+            worker.committed.retain(|&(of, _)| of != plan);
             self.send(id, Message::Retire { plan });
         }
         let message = Message::Announce {
@@ -263,13 +264,14 @@ impl Coordinator {
         let expected = self.remaining(now, id).all_ns + self.expected(id, task) + 2 * travels;
         let lease = expected.saturating_mul(self.config.lease_factor);
         let lease = lease.max(self.config.lease_min_ns).saturating_mul(self.patience(task));
-        let sharers = self.workers.values().filter(|w| w.alive).count() as u64;
+        let idle = self.workers.get(&id).is_some_and(|w| w.load.held().is_empty());
+        let sharers = if idle { self.live().count() as u64 } else { 0 };
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let begins_ns = worker.prepares_until_ns.max(weights_ns).max(now);
         let lease_ns = begins_ns.saturating_add(lease);
         worker.hungry = false;
         worker.report.bytes_in += sent;
-        if worker.load.held().is_empty() {
+        if idle {
             // All may be sent to at once, through one cable.
             let together = travels.saturating_mul(sharers);
             worker.running_since_ns = now.saturating_add(together);

@@ -1,10 +1,10 @@
 //! What fits where: nothing is sent to a worker that should not fit into the memory it said it has.
 
+use super::state::WorkerState;
 use super::{ActivePlan, Coordinator};
 use crate::ids::{TaskId, WorkerId};
-use crate::survey::{PackedWeight, WeightSet};
+use crate::survey::WeightSet;
 use crate::{Nanos, SECOND};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The slowest reading and packing of weights for which a task is not called late.
@@ -27,7 +27,7 @@ impl Coordinator {
         Some(Need {
             inputs: plan.input_bytes(task.stage, task.tile),
             running: plan.running_bytes(task.stage, task.tile),
-            weights: fresh_bytes(plan, set, &worker.weights),
+            weights: worker.fresh_bytes(plan, set),
         })
     }
 
@@ -66,8 +66,10 @@ impl Coordinator {
         set: WeightSet,
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let fresh = fresh_bytes(plan, set, &worker.weights);
-        worker.weights.extend(plan.weights(set).map(|(weight, _)| weight));
+        let fresh = worker.fresh_bytes(plan, set);
+        if worker.committed.insert((plan.id, set)) {
+            worker.weights.extend(plan.weights(set).map(|(weight, _)| weight));
+        }
         worker.packed_bytes += fresh;
         let takes_ns = fresh.saturating_mul(SECOND) / PACK_BYTES_PER_S_MIN;
         worker.prepares_until_ns = worker.prepares_until_ns.max(now).saturating_add(takes_ns);
@@ -78,7 +80,7 @@ impl Coordinator {
         let plan = self.frames.get(&task.frame).map(|f| f.plan());
         let worker = self.workers.get(&id);
         plan.zip(worker).is_some_and(|(plan, worker)| {
-            fresh_bytes(plan, plan.weight_set(task.stage, task.tile), &worker.weights) == 0
+            worker.fresh_bytes(plan, plan.weight_set(task.stage, task.tile)) == 0
         })
     }
 
@@ -97,7 +99,7 @@ impl Coordinator {
         let most = (worker.memory_bytes / 2).min(worker.memory_bytes.saturating_sub(tile));
         let mut sets = Vec::new();
         for set in plan.weight_sets_of(id) {
-            let weights = fresh_bytes(plan, set, &worker.weights);
+            let weights = worker.fresh_bytes(plan, set);
             if worker.memory_bytes == 0 || packed + weights <= most {
                 packed += weights;
                 sets.push(set);
@@ -117,7 +119,8 @@ impl Coordinator {
         for (stage, body) in plan.plan.stages.iter().enumerate() {
             for tile in 0..body.tiles() as u32 {
                 let stage = stage as u32;
-                let weights = fresh_bytes(plan, plan.weight_set(stage, tile), &BTreeSet::new());
+                let weights: u64 =
+                    plan.weights(plan.weight_set(stage, tile)).map(|(_, bytes)| bytes).sum();
                 let takes =
                     weights + plan.input_bytes(stage, tile) + plan.running_bytes(stage, tile);
                 if takes > most {
@@ -135,8 +138,13 @@ impl Coordinator {
     }
 }
 
-/// Bytes of a set's weights that are not among these.
-fn fresh_bytes(plan: &ActivePlan, set: WeightSet, packed: &BTreeSet<PackedWeight>) -> u64 {
-    let fresh = plan.weights(set).filter(|(weight, _)| !packed.contains(weight));
-    fresh.map(|(_, bytes)| bytes).sum()
+impl WorkerState {
+    /// Bytes of a set's weights that the worker was not made to prepare.
+    fn fresh_bytes(&self, plan: &ActivePlan, set: WeightSet) -> u64 {
+        if self.committed.contains(&(plan.id, set)) {
+            return 0;
+        }
+        let fresh = plan.weights(set).filter(|(weight, _)| !self.weights.contains(weight));
+        fresh.map(|(_, bytes)| bytes).sum()
+    }
 }

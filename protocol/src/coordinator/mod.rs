@@ -298,6 +298,7 @@ impl Coordinator {
             full_until_ns: 0,
             memory_bytes: hello.memory_bytes,
             weights: BTreeSet::new(),
+            committed: BTreeSet::new(),
             packed_bytes: 0,
             prepares_until_ns: 0,
             awaited: Awaited::default(),

@@ -28,9 +28,11 @@ impl Coordinator {
 
     /// The measured ways between a worker and the other live ones.
     pub(super) fn pairs_of(&self, id: WorkerId) -> Vec<PairLink> {
-        let live = self.workers.iter().filter(|&(&other, w)| w.alive && other != id);
-        let of = |other: WorkerId| Some(PairLink { peer: other, ..*self.pair(id, other)? });
-        live.filter_map(|(&other, _)| of(other)).collect()
+        let told = self.workers.range(..id).filter(|(_, w)| w.alive);
+        let told = told.filter_map(|(&peer, w)| Some(PairLink { peer, ..*w.pairs.get(&id)? }));
+        let own = self.workers.get(&id).into_iter().flat_map(|w| w.pairs.values());
+        let alive = |peer| self.workers.get(&peer).is_some_and(|w| w.alive);
+        told.chain(own.copied().filter(|pair| alive(pair.peer))).collect()
     }
 
     /// The way between two workers, where it was measured.

@@ -8,7 +8,7 @@ use super::{Coordinator, PairLink, WorkerReport};
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::link::Link;
 use crate::message::{Health, Power};
-use crate::survey::PackedWeight;
+use crate::survey::{PackedWeight, WeightSet};
 use crate::{Nanos, SECOND};
 use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,8 @@ pub(super) struct WorkerState {
     pub(super) memory_bytes: u64,
     /// Weights that it was made to prepare.
     pub(super) weights: BTreeSet<PackedWeight>,
+    /// The sets of plans that are wholly among these.
+    pub(super) committed: BTreeSet<(PlanId, WeightSet)>,
     pub(super) packed_bytes: u64,
     /// Until when it may be busy reading and packing weights.
     pub(super) prepares_until_ns: Nanos,

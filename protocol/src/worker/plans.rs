@@ -32,10 +32,12 @@ impl Worker {
         for (&id, plan) in &self.plans {
             let Some(survey) = &plan.survey else { continue };
             let of_tasks = plan.tasks.iter().map(|&(stage, tile)| survey.weight_set(stage, tile));
-            let sets: BTreeSet<WeightSet> = plan.wanted.iter().copied().chain(of_tasks).collect();
-            let done =
+            let begun =
                 |set: &WeightSet| plan.prepared.contains(set) || plan.preparing.contains(set);
-            wanted.extend(sets.into_iter().filter(|set| !done(set)).map(|set| (id, set)));
+            // Mostly none is left, and this is asked with every bundle.
+            let sets = plan.wanted.iter().copied().chain(of_tasks).filter(|set| !begun(set));
+            let sets: BTreeSet<WeightSet> = sets.collect();
+            wanted.extend(sets.into_iter().map(|set| (id, set)));
         }
         for (id, set) in wanted {
             self.prepare(id, set);

@@ -48,6 +48,28 @@ impl Flow {
         self.uses.map(level)
     }
 
+    /// Lets time pass at the rate that held.
+    fn settle(&mut self, now: Nanos, moved: &mut [Moved]) {
+        let passed = now - std::mem::replace(&mut self.since, now);
+        if passed == 0 || self.rate == 0.0 {
+            return;
+        }
+        let bytes = (self.rate * passed as f64).min(self.left);
+        self.left -= bytes;
+        let (from, to) = (self.key.0 as usize, self.key.1 as usize);
+        moved[from].sent += bytes;
+        moved[from].medium_ns += bytes * self.uses[0].1;
+        moved[to].received += bytes;
+        moved[to].medium_ns += bytes * self.uses[1].1;
+    }
+
+    /// Adds what it loads its resources with.
+    fn weigh_on(&self, resources: &mut [Resource]) {
+        for (resource, cost) in self.uses {
+            resources[resource].load += cost * self.weight;
+        }
+    }
+
     fn tightest(&self, [a, b]: [f64; 2]) -> f64 {
         a.min(b).min(self.own())
     }
@@ -194,47 +216,46 @@ impl Flows {
         self.changed.extend(self.flows[id as usize].crosses());
     }
 
-    /// Lets time pass for a flow at the rate that held.
     fn settle(&mut self, now: Nanos, id: FlowId) {
-        let flow = &mut self.flows[id as usize];
-        let passed = now - std::mem::replace(&mut flow.since, now);
-        if passed == 0 || flow.rate == 0.0 {
-            return;
-        }
-        let bytes = (flow.rate * passed as f64).min(flow.left);
-        flow.left -= bytes;
-        let (from, to) = (flow.key.0 as usize, flow.key.1 as usize);
-        self.moved[from].sent += bytes;
-        self.moved[from].medium_ns += bytes * flow.uses[0].1;
-        self.moved[to].received += bytes;
-        self.moved[to].medium_ns += bytes * flow.uses[1].1;
+        self.flows[id as usize].settle(now, &mut self.moved);
     }
 
-    /// Finds the flows that a change can reach, over shared resources, and those resources.
-    fn reach(&mut self) {
+    /// Finds the flows that a change can reach, over shared resources, and those resources; stops
+    /// these flows, and adds up what those that may move load the resources with.
+    fn reach(&mut self, now: Nanos) {
         self.round += 1;
         let round = self.round;
         self.open.clear();
         self.used.clear();
-        let mut see = |resource: usize, used: &mut Vec<usize>| {
-            let state = &mut self.resources[resource];
+        let see = |resources: &mut [Resource], used: &mut Vec<usize>, resource: usize| {
+            let state = &mut resources[resource];
             if state.seen != round {
                 *state = Resource { spare: 1.0, seen: round, ..Resource::default() };
                 used.push(resource);
             }
         };
         for resource in self.changed.drain(..) {
-            see(resource, &mut self.used);
+            see(&mut self.resources, &mut self.used, resource);
         }
         let mut next = 0;
         while let Some(&resource) = self.used.get(next) {
             next += 1;
             for &id in &self.on[resource] {
                 let flow = &mut self.flows[id as usize];
-                if flow.seen != round {
-                    flow.seen = round;
+                if flow.seen == round {
+                    continue;
+                }
+                flow.seen = round;
+                flow.settle(now, &mut self.moved);
+                flow.rate = 0.0;
+                self.ends[id as usize] = NEVER;
+                for other in flow.crosses() {
+                    see(&mut self.resources, &mut self.used, other);
+                }
+                let (from, to) = flow.key;
+                if !self.blocked[from as usize] && !self.blocked[to as usize] {
+                    flow.weigh_on(&mut self.resources);
                     self.open.push(id);
-                    flow.crosses().for_each(|other| see(other, &mut self.used));
                 }
             }
         }
@@ -245,29 +266,11 @@ impl Flows {
     /// In each round the resources that are the tightest for all of their flows are filled; the
     /// flows of the others wait for the next round, when they know what is left.
     fn share_out(&mut self, now: Nanos) {
-        self.reach();
+        self.reach(now);
         let mut open = std::mem::take(&mut self.open);
-        for &id in &open {
-            self.settle(now, id);
-            self.flows[id as usize].rate = 0.0;
-            self.ends[id as usize] = NEVER;
-        }
         let (flows, resources) = (&mut self.flows, &mut self.resources);
-        let (ends, blocked) = (&mut self.ends, &self.blocked);
-        open.retain(|&id| {
-            let (from, to) = flows[id as usize].key;
-            !blocked[from as usize] && !blocked[to as usize]
-        });
+        let ends = &mut self.ends;
         while !open.is_empty() {
-            for &resource in &self.used {
-                (resources[resource].load, resources[resource].waits) = (0.0, 0);
-            }
-            for &id in &open {
-                let flow = &flows[id as usize];
-                for (resource, cost) in flow.uses {
-                    resources[resource].load += cost * flow.weight;
-                }
-            }
             for &resource in &self.used {
                 let state = &mut resources[resource];
                 state.level =
@@ -306,6 +309,13 @@ impl Flows {
                 false
             });
             assert!(open.len() < before, "some resource is the tightest of all");
+            if open.is_empty() {
+                break;
+            }
+            for &resource in &self.used {
+                (resources[resource].load, resources[resource].waits) = (0.0, 0);
+            }
+            open.iter().for_each(|&id| flows[id as usize].weigh_on(resources));
         }
         self.open = open;
         self.next_end = self.ends.iter().copied().min().unwrap_or(NEVER);
