@@ -431,7 +431,7 @@ pub fn main() -> ExitCode {
         // A run over devices may last; one on this machine alone would only be slower.
         let listens = run.cluster.join_wait.is_some() || crate::commands::has_cluster(&state);
         if run.max_memory.is_some() || (run.cluster.workers.is_none() && listens) {
-            worker::freed::give_back();
+            worker::freed::give_back(run.max_memory.is_some());
         }
     }
     let metrics = arguments.command.metrics();
