@@ -18,7 +18,8 @@
 //! | `private.rs` | files for one user's eyes |
 //! | `frame.rs`, `payload.rs` | bytes on the streams; tensors without copies |
 //! | `session.rs` | the four tasks of one connection |
-//! | `swarm.rs` | transport, behaviours, bound addresses |
+//! | `swarm.rs` | behaviours, bound addresses |
+//! | `transport.rs` | TCP, Noise, Yamux; who does not answer is given up |
 //! | `hub.rs` | dialling, accepting, who is up |
 //! | `outside.rs` | what others say, read from bytes alone |
 //! | `timer.rs` | waiting for what a state machine wants to be told |

@@ -30,6 +30,10 @@ const CHOICE_MAX: usize = 4;
 const LOOKERS_MAX: usize = 16;
 const VICTIMS_MAX: usize = 16;
 
+/// Among so many workers an idle one is looked at again with everything that happens; where there are more it
+/// waits for the next review, since to look for a victim is to look at all.
+const FEW_WORKERS: usize = 64;
+
 /// A task that was kept is asked for again, after a pause that grows: the order to hand it over may
 /// have overtaken its inputs. Where two workers cannot reach each other that must end.
 const KEPT_MAX: u32 = 4;
@@ -46,7 +50,8 @@ impl Coordinator {
         let after = self
             .idle
             .range((std::ops::Bound::Excluded(self.idle_last), std::ops::Bound::Unbounded));
-        let again = if review { LOOKERS_MAX } else { 1 };
+        let between = usize::from(self.workers.len() <= FEW_WORKERS);
+        let again = if review { LOOKERS_MAX } else { between };
         let again: Vec<WorkerId> = after.chain(self.idle.iter()).copied().take(again).collect();
         self.idle_last = again.last().copied().unwrap_or(self.idle_last);
         let mut lookers = touched;
