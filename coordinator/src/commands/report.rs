@@ -9,6 +9,7 @@ use planner::Strategy;
 use protocol::{Counters, WorkerReport, measuring_bytes};
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub(super) struct Report {
     energy: Energy,
     workers: Vec<serde_json::Value>,
     usage: serde_json::Value,
-    answers: Vec<serde_json::Value>,
+    answers: Vec<Box<RawValue>>,
 }
 
 /// How long the frames took.
@@ -61,7 +62,7 @@ impl Report {
         timing: Timing<'_>,
         reports: &BTreeMap<protocol::WorkerId, WorkerReport>,
         (check, energy): (Option<Check>, Energy),
-        answers: Vec<serde_json::Value>,
+        answers: Vec<Box<RawValue>>,
     ) -> Self {
         let Timing { makespans, took, reassigned, counters } = timing;
         let ms = |d: Duration| d.as_secs_f64() * 1e3;

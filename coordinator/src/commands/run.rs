@@ -20,6 +20,7 @@ use model::{Axes, InputSpec, LoadOptions, ModelError};
 use planner::{Objective, PlanOptions, Strategy};
 use protocol::CoordinatorConfig;
 use serde_json::json;
+use serde_json::value::to_raw_value;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -122,13 +123,16 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         makespans.push(answer.makespan);
         let frame = Frame { path, ready, answer };
         let outcome = outputs.take(&frame)?;
-        answers.push(json!({ "input": frame.path, "result": outcome.json }));
+        if arguments.json {
+            // As text: a tree of values takes twenty times as much, and a run may have many frames.
+            let answer = json!({ "input": frame.path, "result": outcome.json });
+            answers.push(to_raw_value(&answer).map_err(anyhow::Error::from)?);
+        }
+        let words = words(&frame.path, paths.len(), &outcome, arguments.json);
         match &bar {
-            Some(bar) => {
-                bar.aside(|| announce(&frame.path, paths.len(), &outcome, arguments.json));
-            }
+            Some(bar) => bar.aside(|| words.iter().for_each(|line| say!("{line}"))),
             // Words of the run would lie across the view.
-            None => unsaid.push((frame.path.clone(), outcome)),
+            None => unsaid.extend(words),
         }
         last = Some(frame);
     }
@@ -137,7 +141,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     if let Some(screen) = screen {
         screen.close().await?;
     }
-    unsaid.iter().for_each(|(path, outcome)| announce(path, paths.len(), outcome, false));
+    unsaid.iter().for_each(|line| say!("{line}"));
 
     let cluster = Arc::into_inner(cluster).ok_or_else(|| anyhow!("a frame is still running"))?;
     let (reports, reassigned) = cluster.reports().await?;
@@ -166,19 +170,19 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     }
 }
 
-/// Prints what an answer says: all of it for one input, its first line for each of several.
-fn announce(path: &Path, count: usize, outcome: &Outcome, json: bool) {
+/// What an answer says: all of it for one input, its first line for each of several.
+fn words(path: &Path, count: usize, outcome: &Outcome, json: bool) -> Vec<String> {
     match (json, count, outcome.lines.as_slice()) {
-        (true, ..) => {}
-        (_, 1, lines) => lines.iter().for_each(|line| say!("{line}")),
+        (true, ..) => Vec::new(),
+        (_, 1, lines) => lines.to_vec(),
         (_, _, [first, rest @ ..]) => {
             let more = match rest.len() {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
-            say!("{}: {}{more}", path.display(), first.trim());
+            vec![format!("{}: {}{more}", path.display(), first.trim())]
         }
-        _ => {}
+        _ => Vec::new(),
     }
 }
 
