@@ -170,23 +170,24 @@ impl<T: Transform> Kernel for Typed<'_, T> {
         let packed = jobs[0].conv.packed;
         let (inputs, outs) = (packed.group_inputs, panels.len() * PANEL);
         let (factors, products) = scratch.split_at_mut(T::WIDTH * T::WIDTH * factor_step);
-        let mut patch = vec![0.0; T::WIDTH * T::WIDTH * inputs];
+        let zeros = vec![0.0; inputs];
         for blocks in blocks.chunks(together) {
             for (i, block) in blocks.iter().enumerate() {
                 let Job { conv, region, field, .. } = &jobs[block.job];
                 let pads = conv.window.pads;
                 let row = (region.rows.start + block.row) as isize - pads.top as isize;
                 let col = (region.cols.start + block.col) as isize - pads.left as isize;
-                let source = source::<T>(conv, *field, (row, col), &mut patch);
+                let readable = readable::<T>(*field, (row, col));
                 let to = &mut factors[i * inputs..];
                 assert!(to.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + inputs);
-                s.enter(Factors::<'_, T> {
-                    source,
-                    inputs,
-                    to,
-                    step: factor_step,
-                    of: PhantomData,
-                });
+                let (step, of) = (factor_step, PhantomData::<T>);
+                if readable.rows.len() == T::WIDTH && readable.cols.len() == T::WIDTH {
+                    let from = inside(conv, readable);
+                    s.enter(Factors { from, inputs, to, step, of });
+                } else {
+                    let at = overhanging(conv, readable, (row, col), &zeros);
+                    s.enter(Factors { from: Overhanging(&at), inputs, to, step, of });
+                }
             }
             multiply::<S, T>(s, packed, &panels, blocks.len(), blocking, factors, products);
             for (i, &Block { job, row, col }) in blocks.iter().enumerate() {
@@ -218,50 +219,82 @@ impl<T: Transform> Kernel for Typed<'_, T> {
     }
 }
 
-/// The inputs of one block: where its first lies, and the values from one row and col to the next.
-struct Source {
+/// Where the inputs of one block lie.
+trait Inputs: Copy {
+    /// All channels of one input, counted from the block's first.
+    fn at(&self, row: usize, col: usize) -> *const f32;
+}
+
+/// A block that reads the piece alone: values from one row and col to the next.
+#[derive(Clone, Copy)]
+struct Inside {
     first: *const f32,
     row_step: usize,
     col_step: usize,
 }
 
-/// Finds a block's inputs, with zeros in place of what must not be read.
-fn source<T: Transform>(
-    conv: &Conv<'_>,
-    field: Region,
-    (row, col): (isize, isize),
-    patch: &mut [f32],
-) -> Source {
-    let input = &conv.input;
-    let end = (row + T::WIDTH as isize, col + T::WIDTH as isize);
-    let inside = |start: isize, end: isize, of: Span| {
-        let clamp = |at: isize| (at.max(0) as usize).clamp(of.start, of.end);
-        Span::new(clamp(start), clamp(end))
-    };
-    let rows = inside(row, end.0, field.rows);
-    let cols = inside(col, end.1, field.cols);
-    if rows.len() == T::WIDTH && cols.len() == T::WIDTH {
-        let first = input.pointer(rows.start, cols);
-        // The last row is inside too.
-        input.pointer(rows.end - 1, cols);
-        let row_step = input.region.cols.len() * input.step;
-        return Source { first, row_step, col_step: input.step };
+impl Inputs for Inside {
+    #[inline(always)]
+    fn at(&self, row: usize, col: usize) -> *const f32 {
+        self.first.wrapping_add(row * self.row_step + col * self.col_step)
     }
-    let channels = input.channels;
-    patch.fill(0.0);
-    for at in rows.indices() {
-        for col_at in cols.indices() {
-            let position =
-                (at as isize - row) as usize * T::WIDTH + (col_at as isize - col) as usize;
-            patch[position * channels..][..channels].copy_from_slice(input.pixel(at, col_at));
+}
+
+/// A block that reads beyond what is there, with zeros in place of it.
+#[derive(Clone, Copy)]
+struct Overhanging<'a>(&'a [[*const f32; WIDTH_MAX]; WIDTH_MAX]);
+
+impl Inputs for Overhanging<'_> {
+    #[inline(always)]
+    fn at(&self, row: usize, col: usize) -> *const f32 {
+        self.0[row][col]
+    }
+}
+
+/// The rows and cols of a block's inputs that may be read.
+fn readable<T: Transform>(field: Region, (row, col): (isize, isize)) -> Region {
+    let inside = |start: isize, of: Span| {
+        let clamp = |at: isize| (at.max(0) as usize).clamp(of.start, of.end);
+        Span::new(clamp(start), clamp(start + T::WIDTH as isize))
+    };
+    Region::new(inside(row, field.rows), inside(col, field.cols))
+}
+
+/// Finds the inputs of a block that reads the piece alone.
+fn inside(conv: &Conv<'_>, readable: Region) -> Inside {
+    let input = &conv.input;
+    let first = input.pointer(readable.rows.start, readable.cols);
+    // The last row is inside too.
+    input.pointer(readable.rows.end - 1, readable.cols);
+    Inside { first, row_step: input.region.cols.len() * input.step, col_step: input.step }
+}
+
+/// Finds the inputs of any block; `zeros` are as many as there are channels.
+fn overhanging(
+    conv: &Conv<'_>,
+    readable: Region,
+    (row, col): (isize, isize),
+    zeros: &[f32],
+) -> [[*const f32; WIDTH_MAX]; WIDTH_MAX] {
+    assert!(zeros.len() >= conv.input.channels);
+    let mut at = [[zeros.as_ptr(); WIDTH_MAX]; WIDTH_MAX];
+    if readable.is_empty() {
+        return at;
+    }
+    for row_at in readable.rows.indices() {
+        let first = conv.input.pointer(row_at, readable.cols);
+        let to = &mut at[(row_at as isize - row) as usize];
+        for (i, col_at) in readable.cols.indices().enumerate() {
+            let to = &mut to[(col_at as isize - col) as usize];
+            *to = first.wrapping_add(i * conv.input.step);
         }
     }
-    Source { first: patch.as_ptr(), row_step: T::WIDTH * channels, col_step: channels }
+    at
 }
 
 /// The factors of one block.
-struct Factors<'a, T> {
-    source: Source,
+struct Factors<'a, T, I> {
+    from: I,
     inputs: usize,
     /// Of the block at the first position.
     to: &'a mut [f32],
@@ -269,7 +302,7 @@ struct Factors<'a, T> {
     of: PhantomData<T>,
 }
 
-impl<T: Transform> Kernel for Factors<'_, T> {
+impl<T: Transform, I: Inputs> Kernel for Factors<'_, T, I> {
     type Output = ();
 
     #[inline(always)]
@@ -287,18 +320,17 @@ impl<T: Transform> Kernel for Factors<'_, T> {
     }
 }
 
-impl<T: Transform> Factors<'_, T> {
+impl<T: Transform, I: Inputs> Factors<'_, T, I> {
     /// *Safety*: `n` channels of every position are readable and writable.
     #[inline(always)]
     unsafe fn vector<S: Simd>(&self, s: S, channel: usize, n: usize, to: *mut f32) {
-        let Source { first, row_step, col_step } = self.source;
         let mut half = [[s.splat(0.0); WIDTH_MAX]; WIDTH_MAX];
         for col in 0..T::WIDTH {
             let mut d: Line<S> = [s.splat(0.0); WIDTH_MAX];
             for (row, d) in d.iter_mut().enumerate().take(T::WIDTH) {
                 // Safety: as asked.
                 *d = unsafe {
-                    let from = first.add(row * row_step + col * col_step + channel);
+                    let from = self.from.at(row, col).add(channel);
                     if n == S::LANES { s.load(from) } else { s.load_first(from, n) }
                 };
             }
