@@ -105,16 +105,30 @@ pub(crate) fn resize(
         };
         let cols: Vec<_> = region.cols.indices().map(|col| sample(&axes.cols, col)).collect();
         let strip = region.cols.len() * channels;
-        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
-            let (top, bottom, row_fraction) = sample(&axes.rows, row);
+        // Neighbouring rows are made of the same rows of the input: each of these is stretched once.
+        let mut stretched = [(None, vec![0.0; strip]), (None, vec![0.0; strip])];
+        let stretch = |row: usize, to: &mut [f32]| {
             for (&(left, right, fraction), to) in cols.iter().zip(to.chunks_mut(channels)) {
-                let (a, b) = (input.pixel(top, left), input.pixel(top, right));
-                let (c, d) = (input.pixel(bottom, left), input.pixel(bottom, right));
-                for (i, to) in to.iter_mut().enumerate() {
-                    let above = a[i] + (b[i] - a[i]) * fraction;
-                    let below = c[i] + (d[i] - c[i]) * fraction;
-                    *to = above + (below - above) * row_fraction;
+                let (a, b) = (input.pixel(row, left), input.pixel(row, right));
+                for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+                    *to = a + (b - a) * fraction;
                 }
+            }
+        };
+        for (row, to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let (top, bottom, fraction) = sample(&axes.rows, row);
+            if stretched[1].0 == Some(top) {
+                stretched.swap(0, 1);
+            }
+            for (row, (is, values)) in [top, bottom].into_iter().zip(&mut stretched) {
+                if *is != Some(row) {
+                    stretch(row, values);
+                    *is = Some(row);
+                }
+            }
+            let [(_, above), (_, below)] = &stretched;
+            for ((to, above), below) in to.iter_mut().zip(above).zip(below) {
+                *to = above + (below - above) * fraction;
             }
         }
     });
@@ -130,17 +144,29 @@ pub(crate) fn depth_to_space<T: Value>(
 ) {
     let (work, channels) = (output.region.positions() * output.channels, output.channels);
     threads.bands_of(output, work, |region, values: &mut [T]| {
-        let positions =
-            region.rows.indices().flat_map(|row| region.cols.indices().map(move |col| (row, col)));
-        for ((row, col), to) in positions.zip(values.chunks_mut(channels)) {
-            let from = input.pixel(row / block, col / block);
-            let in_block = row % block * block + col % block;
-            match order {
-                DepthOrder::Dcr => to.copy_from_slice(&from[in_block * channels..][..channels]),
-                DepthOrder::Crd => {
-                    let every = from[in_block..].iter().step_by(block * block);
-                    to.iter_mut().zip(every).for_each(|(to, from)| *to = *from);
+        let strip = region.cols.len() * channels;
+        for (row, mut to) in region.rows.indices().zip(values.chunks_mut(strip)) {
+            let mut start = region.cols.start;
+            // All that one position of the input gives to this row.
+            while start < region.cols.end {
+                let from = input.pixel(row / block, start / block);
+                let end = (start / block * block + block).min(region.cols.end);
+                let first = row % block * block + start % block;
+                let (here, rest) = to.split_at_mut((end - start) * channels);
+                match order {
+                    // A short run is not worth a call that copies.
+                    DepthOrder::Dcr => {
+                        let from = &from[first * channels..][..here.len()];
+                        here.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                    }
+                    DepthOrder::Crd => {
+                        for (in_block, to) in (first..).zip(here.chunks_mut(channels)) {
+                            let every = from[in_block..].iter().step_by(block * block);
+                            to.iter_mut().zip(every).for_each(|(to, from)| *to = *from);
+                        }
+                    }
                 }
+                (to, start) = (rest, end);
             }
         }
     });

@@ -1,6 +1,7 @@
 """The table and the plot of a run."""
 
 import pathlib
+import statistics
 
 from engines import ALL, PEERS, TILEHIVE
 
@@ -34,6 +35,17 @@ def cell(of: dict | None, best: float) -> str:
     wrong = isinstance(error, str) or error > 1e-2
     return f"{text} ±{half:.0f}%" + ("†" if of["others_share"] > NOISY_SHARE else "") \
         + ("‡" if wrong else "")
+
+
+def disturbed(result: dict) -> str:
+    """How much of a run others took part in, which is more than a mark in each cell tells."""
+    shares = [of["others_share"] for row in result["rows"] for of in row["engines"].values()
+              if "others_share" in of]
+    noisy = sum(share > NOISY_SHARE for share in shares)
+    if not noisy:
+        return ""
+    return (f": in {noisy} of {len(shares)} cells, {statistics.median(shares):.0%} in the median "
+            "of all cells; what such cells say of each other is rough")
 
 
 def works(rows: list[dict]) -> dict[str, int]:
@@ -159,7 +171,7 @@ def markdown(result: dict) -> str:
         f"- Engines take turns, {pace['rounds']} rounds with the order rotated, pinned to the "
         "cores they may use. Median of all calls ± half the distance of the quartiles; bold is the "
         "fastest. Compare inside one row only.",
-        f"- † others used more than {NOISY_SHARE:.0%} of these cores meanwhile. "
+        f"- † others used more than {NOISY_SHARE:.0%} of these cores meanwhile{disturbed(result)}. "
         "‡ the output differs by more than 1e-2.",
         "- f32 throughout, batch 1: fp16 and bf16 are off in ncnn and OpenVINO. The int8 models may "
         "use whatever int8 units there are (VNNI, AMX). The peers are ONNX Runtime, ncnn and "

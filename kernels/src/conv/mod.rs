@@ -10,6 +10,7 @@
 //! output region and that the packed weights fit both; every pointer below is derived from these.
 #![allow(unsafe_code)]
 
+mod blocks;
 mod dense;
 mod depthwise;
 mod filters;

@@ -13,6 +13,24 @@ use crate::simd::Simd;
 /// The most values that a transform takes or gives along an axis.
 pub(crate) const WIDTH_MAX: usize = 8;
 
+/// A loop of known length, at most [`WIDTH_MAX`], that is always written out: where the compiler
+/// left one of a large transform as a loop, its values went through memory, which was cleared and
+/// copied for each vector of channels.
+macro_rules! unrolled {
+    ($i:ident < $end:expr => $body:block) => {
+        unrolled!(@ $i $end, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident $end:expr, $body:block, $($at:literal)*) => {
+        const { assert!($end <= WIDTH_MAX) };
+        $({
+            let $i = $at;
+            if $i < $end $body
+        })*
+    };
+}
+
+pub(crate) use unrolled;
+
 /// Values along one axis; only the first few count.
 pub(crate) type Line<S> = [<S as Simd>::V; WIDTH_MAX];
 

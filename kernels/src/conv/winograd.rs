@@ -17,41 +17,25 @@
 // A square is indexed by row and col alike; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
+pub(super) use super::blocks::Job;
+use super::blocks::{Block, Inputs, Overhanging, Soon, inside, overhanging, readable};
 use super::micro::{Ahead, Finish, Micro, Runs, TURN};
-use super::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX};
+use super::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX, unrolled};
 use super::{Conv, Out};
 use crate::math;
 use crate::pack::{PANEL, PackedConv};
+use crate::simd::caches::second_level_bytes;
 use crate::simd::{Kernel, Simd};
 use crate::threads::{Threads, split};
 use std::marker::PhantomData;
 use std::ops::Range;
 use tiling::{Algorithm, Region, Span};
 
-/// Values of factors and products that the second-level cache holds beside some weights.
-const BLOCK_VALUES: usize = 288 << 10;
+/// The share of the second-level cache that factors and products may take, beside some weights.
+const BLOCK_SHARE: f64 = 9.0 / 16.0;
 
 /// Weights above this are worth reading for more tiles at a time.
 const WEIGHTS_VALUES: usize = 256 << 10;
-
-/// A region that is computed.
-pub(super) struct Job<'a> {
-    pub(super) conv: Conv<'a>,
-    pub(super) out: Out,
-    pub(super) region: Region,
-    /// The input that may be read.
-    pub(super) field: Region,
-}
-
-/// `m x m` outputs of a job.
-#[derive(Clone, Copy)]
-struct Block {
-    /// Index into the jobs.
-    job: usize,
-    /// The first output, counted from the first of the region.
-    row: usize,
-    col: usize,
-}
 
 /// One thread's share.
 struct Part<'a> {
@@ -76,7 +60,8 @@ struct Blocking {
 impl Blocking {
     fn new(algorithm: Algorithm, all: usize, inputs: usize, outs: usize) -> Self {
         let positions = algorithm.positions();
-        let mut blocks = BLOCK_VALUES / (positions * (inputs + outs)).max(1);
+        let bytes = (second_level_bytes() as f64 * BLOCK_SHARE) as usize;
+        let mut blocks = bytes / size_of::<f32>() / (positions * (inputs + outs)).max(1);
         if positions * inputs * outs > WEIGHTS_VALUES {
             blocks = blocks.max(56);
         }
@@ -170,25 +155,32 @@ impl<T: Transform> Kernel for Typed<'_, T> {
         let packed = jobs[0].conv.packed;
         let (inputs, outs) = (packed.group_inputs, panels.len() * PANEL);
         let (factors, products) = scratch.split_at_mut(T::WIDTH * T::WIDTH * factor_step);
-        let mut patch = vec![0.0; T::WIDTH * T::WIDTH * inputs];
-        for blocks in blocks.chunks(together) {
+        let zeros = vec![0.0; inputs];
+        let mut soon: Vec<Soon> = Vec::with_capacity(together);
+        let mut chunks = blocks.chunks(together).peekable();
+        while let Some(blocks) = chunks.next() {
             for (i, block) in blocks.iter().enumerate() {
-                let Job { conv, region, field, .. } = &jobs[block.job];
-                let pads = conv.window.pads;
-                let row = (region.rows.start + block.row) as isize - pads.top as isize;
-                let col = (region.cols.start + block.col) as isize - pads.left as isize;
-                let source = source::<T>(conv, *field, (row, col), &mut patch);
+                let job @ Job { conv, field, .. } = &jobs[block.job];
+                let (row, col) = job.first_input(block);
+                let readable = readable::<T>(*field, (row, col));
                 let to = &mut factors[i * inputs..];
                 assert!(to.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + inputs);
-                s.enter(Factors::<'_, T> {
-                    source,
-                    inputs,
-                    to,
-                    step: factor_step,
-                    of: PhantomData,
-                });
+                let (step, of) = (factor_step, PhantomData::<T>);
+                if readable.rows.len() == T::WIDTH && readable.cols.len() == T::WIDTH {
+                    let from = inside(conv, readable);
+                    s.enter(Factors { from, inputs, to, step, of });
+                } else {
+                    let at = overhanging(conv, readable, (row, col), &zeros);
+                    s.enter(Factors { from: Overhanging(&at), inputs, to, step, of });
+                }
             }
-            multiply::<S, T>(s, packed, &panels, blocks.len(), blocking, factors, products);
+            soon.clear();
+            let next = chunks.peek().copied().unwrap_or_default();
+            soon.extend((0..blocks.len()).map(|i| Soon {
+                input: next.get(i).and_then(|block| jobs[block.job].input_soon::<T>(block)),
+                output: jobs[blocks[i].job].output_soon::<T>(&blocks[i], &panels),
+            }));
+            multiply::<S, T>(s, packed, &panels, &soon, blocking, factors, products);
             for (i, &Block { job, row, col }) in blocks.iter().enumerate() {
                 let Job { conv, region, out, .. } = &jobs[job];
                 let rows = T::OUTPUTS.min(region.rows.len() - row);
@@ -218,50 +210,9 @@ impl<T: Transform> Kernel for Typed<'_, T> {
     }
 }
 
-/// The inputs of one block: where its first lies, and the values from one row and col to the next.
-struct Source {
-    first: *const f32,
-    row_step: usize,
-    col_step: usize,
-}
-
-/// Finds a block's inputs, with zeros in place of what must not be read.
-fn source<T: Transform>(
-    conv: &Conv<'_>,
-    field: Region,
-    (row, col): (isize, isize),
-    patch: &mut [f32],
-) -> Source {
-    let input = &conv.input;
-    let end = (row + T::WIDTH as isize, col + T::WIDTH as isize);
-    let inside = |start: isize, end: isize, of: Span| {
-        let clamp = |at: isize| (at.max(0) as usize).clamp(of.start, of.end);
-        Span::new(clamp(start), clamp(end))
-    };
-    let rows = inside(row, end.0, field.rows);
-    let cols = inside(col, end.1, field.cols);
-    if rows.len() == T::WIDTH && cols.len() == T::WIDTH {
-        let first = input.pointer(rows.start, cols);
-        // The last row is inside too.
-        input.pointer(rows.end - 1, cols);
-        let row_step = input.region.cols.len() * input.step;
-        return Source { first, row_step, col_step: input.step };
-    }
-    let channels = input.channels;
-    patch.fill(0.0);
-    for at in rows.indices() {
-        for col_at in cols.indices() {
-            let position =
-                (at as isize - row) as usize * T::WIDTH + (col_at as isize - col) as usize;
-            patch[position * channels..][..channels].copy_from_slice(input.pixel(at, col_at));
-        }
-    }
-    Source { first: patch.as_ptr(), row_step: T::WIDTH * channels, col_step: channels }
-}
-
 /// The factors of one block.
-struct Factors<'a, T> {
-    source: Source,
+struct Factors<'a, T, I> {
+    from: I,
     inputs: usize,
     /// Of the block at the first position.
     to: &'a mut [f32],
@@ -269,7 +220,7 @@ struct Factors<'a, T> {
     of: PhantomData<T>,
 }
 
-impl<T: Transform> Kernel for Factors<'_, T> {
+impl<T: Transform, I: Inputs> Kernel for Factors<'_, T, I> {
     type Output = ();
 
     #[inline(always)]
@@ -287,36 +238,33 @@ impl<T: Transform> Kernel for Factors<'_, T> {
     }
 }
 
-impl<T: Transform> Factors<'_, T> {
+impl<T: Transform, I: Inputs> Factors<'_, T, I> {
     /// *Safety*: `n` channels of every position are readable and writable.
     #[inline(always)]
     unsafe fn vector<S: Simd>(&self, s: S, channel: usize, n: usize, to: *mut f32) {
-        let Source { first, row_step, col_step } = self.source;
         let mut half = [[s.splat(0.0); WIDTH_MAX]; WIDTH_MAX];
-        for col in 0..T::WIDTH {
+        unrolled!(col < T::WIDTH => {
             let mut d: Line<S> = [s.splat(0.0); WIDTH_MAX];
-            for (row, d) in d.iter_mut().enumerate().take(T::WIDTH) {
+            unrolled!(row < T::WIDTH => {
                 // Safety: as asked.
-                *d = unsafe {
-                    let from = first.add(row * row_step + col * col_step + channel);
+                d[row] = unsafe {
+                    let from = self.from.at(row, col).add(channel);
                     if n == S::LANES { s.load(from) } else { s.load_first(from, n) }
                 };
-            }
+            });
             let y = T::input(s, d);
-            for row in 0..T::WIDTH {
-                half[row][col] = y[row];
-            }
-        }
-        for (row, half) in half.into_iter().enumerate().take(T::WIDTH) {
-            let y = T::input(s, half);
-            for (col, y) in y.into_iter().enumerate().take(T::WIDTH) {
+            unrolled!(row < T::WIDTH => { half[row][col] = y[row]; });
+        });
+        unrolled!(row < T::WIDTH => {
+            let y = T::input(s, half[row]);
+            unrolled!(col < T::WIDTH => {
                 // Safety: as asked.
                 unsafe {
                     let to = to.add((row * T::WIDTH + col) * self.step);
-                    if n == S::LANES { s.store(to, y) } else { s.store_first(to, n, y) }
+                    if n == S::LANES { s.store(to, y[col]) } else { s.store_first(to, n, y[col]) }
                 }
-            }
-        }
+            });
+        });
     }
 }
 
@@ -326,7 +274,7 @@ fn multiply<S: Simd, T: Transform>(
     s: S,
     packed: &PackedConv,
     panels: &Range<usize>,
-    blocks: usize,
+    soon: &[Soon],
     blocking: Blocking,
     factors: &[f32],
     products: &mut [f32],
@@ -334,7 +282,9 @@ fn multiply<S: Simd, T: Transform>(
     let (inputs, outs) = (packed.group_inputs, panels.len() * PANEL);
     let Blocking { factor_step, product_step, .. } = blocking;
     let panels_per_unit = (S::VECTORS * S::LANES / PANEL).max(1);
-    let weights = packed.values.values();
+    let units = panels.len().div_ceil(panels_per_unit);
+    let input_lines = inputs.div_ceil(PANEL);
+    let (weights, blocks) = (packed.values.values(), soon.len());
     let calls = split(Span::whole(blocks), blocks.div_ceil(S::PIXELS));
     assert!(factors.len() >= (T::WIDTH * T::WIDTH - 1) * factor_step + blocks * inputs);
     assert!(products.len() >= (T::WIDTH * T::WIDTH - 1) * product_step + blocks * outs);
@@ -355,7 +305,14 @@ fn multiply<S: Simd, T: Transform>(
             let turns = (inputs / TURN).max(1);
             let lines = (unit_panels * inputs).div_ceil(turns * calls.len());
             let lines = if weights.len() > WEIGHTS_VALUES { lines } else { 0 };
+            let at = unit / panels_per_unit;
+            let inputs_soon =
+                input_lines * at / units * PANEL..input_lines * (at + 1) / units * PANEL;
+            let outs_soon = unit * PANEL..(unit + unit_panels) * PANEL;
             for (i, call) in calls.iter().enumerate() {
+                for soon in &soon[call.indices()] {
+                    soon.fetch::<S, T>(s, position, inputs_soon.clone(), outs_soon.clone());
+                }
                 let from = weights.as_ptr().wrapping_add(next + i * lines * turns * PANEL);
                 let ahead = Ahead { from, lines };
                 let from = &factors[position * factor_step + call.start * inputs..];
@@ -429,43 +386,45 @@ impl<T: Transform> Outputs<'_, T> {
     #[inline(always)]
     unsafe fn vector<S: Simd>(&self, s: S, channel: usize, n: usize) {
         let mut half = [[s.splat(0.0); WIDTH_MAX]; WIDTH_MAX];
-        for col in 0..T::WIDTH {
+        unrolled!(col < T::WIDTH => {
             let mut p: Line<S> = [s.splat(0.0); WIDTH_MAX];
-            for (row, p) in p.iter_mut().enumerate().take(T::WIDTH) {
+            unrolled!(row < T::WIDTH => {
                 // Safety: products are whole panels at every position.
-                *p = unsafe {
+                p[row] = unsafe {
                     s.load(self.from.as_ptr().add((row * T::WIDTH + col) * self.step + channel))
                 };
-            }
+            });
             let y = T::output(s, p);
-            for row in 0..T::OUTPUTS {
-                half[row][col] = y[row];
-            }
-        }
+            unrolled!(row < T::OUTPUTS => { half[row][col] = y[row]; });
+        });
         let channel = self.channel + channel;
         let clamp = math::as_clamp(self.conv.activation);
         let (low, high) = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let (low, high) = (s.splat(low), s.splat(high));
-        // Safety: the bias is of whole panels.
-        let bias = unsafe { s.load(self.conv.packed.bias.as_ptr().add(channel)) };
-        for (row, half) in half.into_iter().enumerate().take(self.rows) {
-            let y = T::output(s, half);
-            for (col, y) in y.into_iter().enumerate().take(T::OUTPUTS) {
-                if col >= self.cols {
-                    break;
-                }
-                let mut y = s.add(y, bias);
-                if let Some(other) = &self.conv.residual {
-                    let other = &other.pixel(self.at.0 + row, self.at.1 + col)[channel..];
-                    y = s.add(y, s.read(&other[..n]));
-                }
-                let y = s.min(high, s.max(low, y));
-                // Safety: the position is inside the region, the channels inside its pixel.
-                unsafe {
-                    let to = self.out.at(self.at.0 + row, self.at.1 + col).add(channel);
-                    if n == S::LANES { s.store(to, y) } else { s.store_first(to, n, y) }
-                }
+        // Safety: the bias is of whole panels; the position is inside the region.
+        let (bias, first) = unsafe {
+            let first = self.out.at(self.at.0, self.at.1).add(channel);
+            (s.load(self.conv.packed.bias.as_ptr().add(channel)), first)
+        };
+        unrolled!(row < T::OUTPUTS => {
+            if row < self.rows {
+                let y = T::output(s, half[row]);
+                unrolled!(col < T::OUTPUTS => {
+                    if col < self.cols {
+                        let mut y = s.add(y[col], bias);
+                        if let Some(other) = &self.conv.residual {
+                            let other = &other.pixel(self.at.0 + row, self.at.1 + col)[channel..];
+                            y = s.add(y, s.read(&other[..n]));
+                        }
+                        let y = s.min(high, s.max(low, y));
+                        // Safety: the position is inside the region, the channels in its pixel.
+                        unsafe {
+                            let to = first.add(row * self.out.row_step + col * self.out.step);
+                            if n == S::LANES { s.store(to, y) } else { s.store_first(to, n, y) }
+                        }
+                    }
+                });
             }
-        }
+        });
     }
 }

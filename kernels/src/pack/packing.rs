@@ -201,7 +201,7 @@ impl Packing<'_> {
         let taps = kernel.rows * kernel.cols;
         let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
-        if self.algorithm == Algorithm::Direct || packed.is_depthwise() {
+        if self.algorithm == Algorithm::Direct {
             let depth = packed.depth();
             packed.fill(&bias, steps, |out, c, tap| from[out * depth + c * taps + tap]);
             if is_half {
