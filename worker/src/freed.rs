@@ -30,10 +30,10 @@ pub(crate) fn give_back_if_little(memory_mb: Option<u64>) {
 /// coordinator of four devices grew from 100 to 340 MB in 360 frames, a worker with a limit of 64 MB
 /// took 124 MB and takes 87. With 1 MiB for that size a coordinator still grew by 24 MB within an
 /// hour: of a heap of 40 MB it used 14. Memory of its own costs new pages for every buffer: up to 9 %
-/// of a frame where that is computed, nothing that can be measured where it is cut and gathered. And
-/// glibc makes a heap for a thread that waits for another's, up to eight for each core; two are enough
-/// for threads that compute nothing. All that can only be fixed before the program starts. Other C
-/// libraries ignore the variable.
+/// of a frame where that is computed, and where it is cut and gathered 70.3 ms of processor time a frame
+/// in place of 69.5 (`docs/results/soak.md`). And glibc makes a heap for a thread that waits for
+/// another's, up to eight for each core; two are enough for threads that compute nothing. All that can
+/// only be fixed before the program starts. Other C libraries ignore the variable.
 fn start_again(own_bytes: u32) {
     #[cfg(target_os = "linux")]
     if std::env::var_os(NAME).is_none()

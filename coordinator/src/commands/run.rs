@@ -124,7 +124,7 @@ pub(crate) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         let frame = Frame { path, ready, answer };
         let outcome = outputs.take(&frame)?;
         if arguments.json {
-            // As text: a tree of values takes twenty times as much, and a run may have many frames.
+            // As text, which takes far less than a tree of values: a run may have many frames.
             let answer = json!({ "input": frame.path, "result": outcome.json });
             answers.push(to_raw_value(&answer).map_err(anyhow::Error::from)?);
         }
