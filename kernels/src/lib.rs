@@ -24,6 +24,7 @@ mod engine;
 mod error;
 mod gather;
 mod general;
+mod heap;
 mod layer;
 mod linear;
 mod math;
@@ -50,6 +51,7 @@ pub type Pieces = Vec<(MapId, Arc<Piece>)>;
 
 pub use engine::{Engine, Given, Made};
 pub use error::KernelError;
+pub use heap::give_back_freed;
 pub use pack::{PackedModel, WeightStorage};
 pub use piece::Piece;
 pub use simd::Isa;

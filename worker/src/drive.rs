@@ -31,6 +31,9 @@ const MODELS_MAX: usize = 4;
 /// How often the coordinator is told how the device is.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
+/// How often freed memory is given back to the system.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(60);
+
 /// Why a worker stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -98,6 +101,7 @@ pub async fn drive_paced(
     let mut unreachable_told = false;
     let mut looks = tokio::time::interval(HEALTH_EVERY);
     let mut health = Health::default();
+    let mut gives_back = tokio::time::interval(GIVE_BACK_EVERY);
     loop {
         let tick = net::after(driver.started, driver.machine.next_deadline());
         tokio::select! {
@@ -133,6 +137,8 @@ pub async fn drive_paced(
                     driver.handle(Input::Health(now));
                 }
             }
+            // Messages do not wait for it.
+            _ = gives_back.tick() => drop(tokio::task::spawn_blocking(kernels::give_back_freed)),
             () = tick => driver.handle(Input::Tick),
         }
     }
