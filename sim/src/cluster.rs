@@ -14,6 +14,7 @@ use crate::record::Recorder;
 use crate::scenario::{PairSpec, Payload, Sabotage, Scenario, Weights};
 use kernels::Engine;
 use protocol::{ActivePlan, BundleKind, Nanos, PlanId, SECOND};
+use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -40,21 +41,14 @@ pub struct Cluster {
     pub(crate) touched: Vec<usize>,
     pub(crate) surveys: protocol::Surveys,
     /// When the last parcel of each control stream arrives: they keep their order.
-    control: BTreeMap<(End, End), Nanos>,
+    control: FxHashMap<(End, End), Nanos>,
     /// The same for bundles and blobs.
-    bulk: BTreeMap<(End, End), Nanos>,
+    bulk: FxHashMap<(End, End), Nanos>,
     events: Queue<Event>,
     timers: Timers,
     steps: u64,
     hash: Fnv,
     traced: bool,
-}
-
-/// What comes next.
-enum Next {
-    Timer,
-    Event,
-    Transfer,
 }
 
 impl Cluster {
@@ -91,8 +85,8 @@ impl Cluster {
             recorder: Recorder::new(scenario.workers.iter().map(|w| w.name.clone())),
             touched: Vec::new(),
             surveys,
-            control: BTreeMap::new(),
-            bulk: BTreeMap::new(),
+            control: FxHashMap::default(),
+            bulk: FxHashMap::default(),
             events: Queue::new(),
             timers: Timers::new(devices.len() + 1),
             devices,
@@ -240,17 +234,22 @@ impl Cluster {
 
     /// Takes the next event, transfer or timer; false when nothing is to come.
     fn step(&mut self) -> bool {
-        let event = self.events.next_at().map(|at| (at, 0));
-        let transfer = self.network.next_end().map(|at| (at, 1));
+        const NEVER: Nanos = Nanos::MAX;
+        let event = self.events.next_at().unwrap_or(NEVER);
+        let transfer = self.network.next_end().unwrap_or(NEVER);
         let honest = self.scenario.sabotage != Sabotage::NeverTick;
-        let timer = self.timers.next_at().filter(|_| honest).map(|at| (at, 2));
-        let next = [event, transfer, timer].into_iter().flatten().min();
-        let Some((at, which)) = next else { return false };
+        let timer = self.timers.next_at().filter(|_| honest).unwrap_or(NEVER);
+        let at = event.min(transfer).min(timer);
+        if at == NEVER {
+            return false;
+        }
         self.now = self.now.max(at);
-        match [Next::Event, Next::Transfer, Next::Timer][which] {
-            Next::Event => self.next_event(),
-            Next::Transfer => self.next_transfers(),
-            Next::Timer => self.next_timer(),
+        if at == event {
+            self.next_event();
+        } else if at == transfer {
+            self.next_transfers();
+        } else {
+            self.next_timer();
         }
         true
     }
@@ -277,11 +276,7 @@ impl Cluster {
             let arrival = self.in_order(true, ends, self.now + way);
             self.recorder.moved(&transfer, arrival, self.devices.len());
             self.hash.words(&[self.now, 15, transfer.from as u64, transfer.to as u64]);
-            if let Event::ToHead { from, parcel: Parcel::Bundle(bundle, _), .. } = &transfer.payload
-            {
-                let (from, bundle) = (*from, bundle.clone());
-                self.result_left(from, &bundle);
-            }
+            self.left(&transfer.payload);
             self.schedule(arrival, transfer.payload);
         }
     }
@@ -456,16 +451,16 @@ impl Cluster {
     }
 
     pub(crate) fn lose_event(&mut self, event: Event, sent: bool) {
-        match event {
-            Event::ToHead { parcel, from, .. } => {
-                if let Parcel::Bundle(bundle, _) = &parcel {
-                    let bundle = bundle.clone();
-                    self.result_left(from, &bundle);
-                }
-                self.lose(&parcel, sent);
-            }
-            Event::ToDevice { parcel, .. } => self.lose(&parcel, sent),
-            _ => {}
+        self.left(&event);
+        if let Event::ToHead { parcel, .. } | Event::ToDevice { parcel, .. } = event {
+            self.lose(&parcel, sent);
+        }
+    }
+
+    /// What an event carries is off its device, or lost with the connection.
+    fn left(&mut self, event: &Event) {
+        if let Event::ToHead { from, parcel: Parcel::Bundle(bundle, _), .. } = event {
+            self.result_left(*from, bundle.unsent_bytes());
         }
     }
 

@@ -343,9 +343,8 @@ impl Cluster {
         self.device_handle(i, Input::Opened(hash, graph));
     }
 
-    /// A result is off its device, or lost with its connection.
-    pub(crate) fn result_left(&mut self, i: usize, bundle: &Bundle) {
-        let bytes = bundle.unsent_bytes();
+    /// So many bytes of a result are off their device, or lost with its connection.
+    pub(crate) fn result_left(&mut self, i: usize, bytes: u64) {
         let device = &mut self.devices[i];
         device.unsent_bytes = device.unsent_bytes.saturating_sub(bytes);
         if bytes > 0 && device.up {

@@ -6,7 +6,7 @@ use model::WeightHash;
 use protocol::{Bundle, Message, Nanos, TaskId};
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum End {
     Head,
     Device(usize),

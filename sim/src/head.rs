@@ -12,8 +12,8 @@ use kernels::wire::inputs_for;
 use kernels::{Piece, Pieces};
 use model::{LayerId, MapId, Model, WeightHash};
 use protocol::coordinator::{Input, Output};
-use protocol::{Bundle, Coordinator, Form, FrameId, Member, Message, ModelHash, Nanos};
-use protocol::{PieceHeader, PlanId, WorkerId};
+use protocol::{Bundle, BundleKind, Coordinator, Form, FrameId, Member, Message, ModelHash, Nanos};
+use protocol::{PieceHeader, PlanId, TaskId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tiling::{
@@ -30,6 +30,15 @@ const ROSTER_MAX: usize = 32;
 
 /// In a large cluster many join at once: they are told of each other together.
 const ROSTER_DELAY_NS: Nanos = 1_000_000;
+
+/// What a worker sent, until the machine has judged it.
+pub(crate) struct Arrived {
+    pub(crate) worker: WorkerId,
+    pub(crate) kind: BundleKind,
+    pub(crate) task: TaskId,
+    pub(crate) attempt: u32,
+    pieces: Pieces,
+}
 
 /// A frame that is in flight or waits for a worker.
 #[derive(Debug)]
@@ -179,16 +188,16 @@ fn layer_works(graph: &Model, numerics: Numerics) -> Vec<Work> {
 }
 
 impl Cluster {
-    /// Gives the machine an input; `values` are those of a bundle, until the machine has judged it.
-    pub(crate) fn head_handle(&mut self, input: Input, values: Option<(WorkerId, Bundle, Pieces)>) {
+    /// Gives the machine an input, and what came with it.
+    pub(crate) fn head_handle(&mut self, input: Input, arrived: Option<Arrived>) {
         self.head.machine.handle(self.now, input);
         while let Some(output) = self.head.machine.poll_output() {
-            self.head_carry_out(output, values.as_ref());
+            self.head_carry_out(output, arrived.as_ref());
         }
         self.arm(End::Head);
     }
 
-    fn head_carry_out(&mut self, output: Output, values: Option<&(WorkerId, Bundle, Pieces)>) {
+    fn head_carry_out(&mut self, output: Output, arrived: Option<&Arrived>) {
         match output {
             Output::Send(to, message) => {
                 if let Message::Yield { task, thief, next_attempt, .. } = &message {
@@ -204,20 +213,20 @@ impl Cluster {
                 }
             }
             Output::Gather(task) => {
-                let (worker, bundle, pieces) = values.expect("only a bundle is gathered");
-                assert_eq!(bundle.task, task, "the bundle just given is gathered");
+                let arrived = arrived.expect("only a bundle is gathered");
+                assert_eq!(arrived.task, task, "the bundle just given is gathered");
                 let times = if self.scenario.sabotage == Sabotage::GatherTwice { 2 } else { 1 };
                 for _ in 0..times {
-                    if let Err(violation) = self.invariants.gather(*worker, bundle) {
+                    if let Err(violation) = self.invariants.gather(arrived) {
                         self.violation.get_or_insert(violation);
                     }
-                    self.stitch(task.frame, pieces);
+                    self.stitch(task.frame, &arrived.pieces);
                 }
             }
             Output::Regather(task) => {
-                let (_, bundle, pieces) = values.expect("only a bundle is gathered");
-                assert_eq!(bundle.task, task, "the bundle just given is gathered");
-                self.stitch(task.frame, pieces);
+                let arrived = arrived.expect("only a bundle is gathered");
+                assert_eq!(arrived.task, task, "the bundle just given is gathered");
+                self.stitch(task.frame, &arrived.pieces);
             }
             Output::Release(frame, map) => {
                 if let Some(frame) = self.head.frames.get_mut(&frame) {
@@ -374,8 +383,9 @@ impl Cluster {
                     true => checksum(&pieces),
                     false => 0,
                 };
-                let input = Input::Bundle(id, (*bundle).clone(), checksum);
-                self.head_handle(input, Some((id, *bundle, pieces)));
+                let Bundle { kind, task, attempt, .. } = *bundle;
+                let arrived = Arrived { worker: id, kind, task, attempt, pieces };
+                self.head_handle(Input::Bundle(id, *bundle, checksum), Some(arrived));
             }
             Parcel::Blob(..) => {}
         }

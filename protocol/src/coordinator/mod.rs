@@ -186,7 +186,8 @@ impl Coordinator {
     /// The attempts that a live worker is taken to hold.
     pub fn held_by(&self, id: WorkerId) -> impl Iterator<Item = (TaskId, u32)> + '_ {
         let worker = self.workers.get(&id).filter(|w| w.alive);
-        worker.into_iter().flat_map(|w| w.load.held().iter().map(|h| (h.task, h.attempt)))
+        let held = worker.map_or(&[][..], |w| w.load.held());
+        held.iter().map(|h| (h.task, h.attempt))
     }
 
     /// Whether a live worker is taken to hold an attempt.
@@ -236,10 +237,11 @@ impl Coordinator {
 
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let silence = self.silence_ns;
-        let heartbeat = silence.map(|_| self.next_heartbeat_ns);
-        let lease = self.leases.first().map(|&(at, ..)| at);
-        [silence, heartbeat, lease, self.review_ns].into_iter().flatten().min()
+        const NEVER: Nanos = Nanos::MAX;
+        let silence = self.silence_ns.map_or(NEVER, |at| at.min(self.next_heartbeat_ns));
+        let lease = self.leases.first().map_or(NEVER, |&(at, ..)| at);
+        let next = silence.min(lease).min(self.review_ns.unwrap_or(NEVER));
+        (next != NEVER).then_some(next)
     }
 
     /// Takes in one thing that happened.

@@ -3,12 +3,13 @@
 
 use super::Violation;
 use protocol::{Bundle, FrameId, Message, TaskId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 
 /// What is on its way, what was lost, and which tasks to look at after this step.
 #[derive(Debug, Default)]
 pub(crate) struct Accounted {
-    in_flight: BTreeMap<(TaskId, u32), usize>,
+    in_flight: FxHashMap<(TaskId, u32), usize>,
     lost: BTreeSet<(TaskId, u32)>,
     suspects: Vec<TaskId>,
 }
@@ -65,9 +66,14 @@ impl Accounted {
         self.lost.insert((bundle.task, bundle.attempt));
     }
 
-    /// The tasks about which something changed since the last call.
-    pub(crate) fn take_suspects(&mut self) -> Vec<TaskId> {
-        std::mem::take(&mut self.suspects)
+    /// The tasks about which something changed in the last step.
+    pub(crate) fn suspects(&self) -> &[TaskId] {
+        &self.suspects
+    }
+
+    /// They were looked at.
+    pub(crate) fn clear_suspects(&mut self) {
+        self.suspects.clear();
     }
 
     /// Whether an attempt that the coordinator takes a worker to hold is somewhere.

@@ -2,12 +2,13 @@
 
 use super::Violation;
 use protocol::{FrameId, TaskId};
-use std::collections::{BTreeMap, BTreeSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeSet;
 
 /// What was gathered.
 #[derive(Debug, Default)]
 pub(crate) struct GatheredOnce {
-    tasks: BTreeMap<FrameId, BTreeSet<TaskId>>,
+    tasks: FxHashMap<FrameId, FxHashSet<TaskId>>,
     ended: BTreeSet<FrameId>,
 }
 

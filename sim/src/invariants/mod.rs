@@ -25,6 +25,7 @@ mod memory;
 mod not_stale;
 
 use crate::cluster::Cluster;
+use crate::head::Arrived;
 use accounted::Accounted;
 use gathered_once::GatheredOnce;
 use not_stale::NotStale;
@@ -170,9 +171,9 @@ impl Invariants {
     }
 
     /// The coordinator's driver stitches a result in.
-    pub(crate) fn gather(&mut self, worker: WorkerId, bundle: &Bundle) -> Result<(), Violation> {
-        let (task, attempt) = (bundle.task, bundle.attempt);
-        if !matches!(bundle.kind, BundleKind::Result { .. }) {
+    pub(crate) fn gather(&mut self, arrived: &Arrived) -> Result<(), Violation> {
+        let &Arrived { worker, kind, task, attempt, .. } = arrived;
+        if !matches!(kind, BundleKind::Result { .. }) {
             return Err(Violation::GatheredUnasked { task, attempt, worker });
         }
         self.stale.gather(worker, task, attempt)?;
@@ -216,11 +217,12 @@ impl Cluster {
     /// Looks at what the last step touched.
     pub(crate) fn check(&mut self, steps: u64) -> Result<(), Violation> {
         let mut workers = std::mem::take(&mut self.touched);
-        for task in self.invariants.accounted.take_suspects() {
+        for &task in self.invariants.accounted.suspects() {
             for &(attempt, worker) in self.invariants.stale.of(task) {
                 self.check_attempt(worker, task, attempt)?;
             }
         }
+        self.invariants.accounted.clear_suspects();
         if steps.is_multiple_of(LOOK_AT_ALL) {
             for (worker, task, attempt) in self.head.machine.held() {
                 self.check_attempt(worker, task, attempt)?;

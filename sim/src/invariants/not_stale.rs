@@ -3,12 +3,12 @@
 
 use super::Violation;
 use protocol::{FrameId, TaskId, WorkerId};
-use std::collections::BTreeMap;
+use rustc_hash::FxHashMap;
 
 /// What was issued to whom.
 #[derive(Debug, Default)]
 pub(crate) struct NotStale {
-    issued: BTreeMap<TaskId, Vec<(u32, WorkerId)>>,
+    issued: FxHashMap<TaskId, Vec<(u32, WorkerId)>>,
 }
 
 impl NotStale {

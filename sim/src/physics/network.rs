@@ -16,6 +16,7 @@ mod flows;
 use super::RoundTrip;
 use flows::{Flow, FlowId, Flows};
 use protocol::{Nanos, SECOND};
+use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What a link goes through.
@@ -145,7 +146,7 @@ pub(crate) struct Network<P> {
     ports: Vec<Port>,
     /// Bytes a nanosecond between two ends, the smaller first, where their links do not tell.
     ways: BTreeMap<(usize, usize), f64>,
-    streams: BTreeMap<(u32, u32), Stream<P>>,
+    streams: FxHashMap<(u32, u32), Stream<P>>,
     flows: Flows,
     now: Nanos,
 }
@@ -179,7 +180,7 @@ impl<P> Network<P> {
             ports.push(Port { send, receive, air, message_ns, airtime_fair });
         }
         let flows = Flows::new(ports.len(), resources);
-        Self { ports, ways: BTreeMap::new(), streams: BTreeMap::new(), flows, now: 0 }
+        Self { ports, ways: BTreeMap::new(), streams: FxHashMap::default(), flows, now: 0 }
     }
 
     /// Between two ends so much is carried each way, whatever their links carry. Where that is more
@@ -286,12 +287,10 @@ impl<P> Network<P> {
         which: impl Fn(usize, usize) -> bool,
     ) -> Vec<P> {
         self.advance(now);
-        let gone: Vec<(u32, u32)> = self
-            .streams
-            .keys()
-            .copied()
-            .filter(|&(from, to)| which(from as usize, to as usize))
-            .collect();
+        let keys = self.streams.keys().copied();
+        let mut gone: Vec<(u32, u32)> =
+            keys.filter(|&(from, to)| which(from as usize, to as usize)).collect();
+        gone.sort_unstable();
         let mut dropped = Vec::new();
         for key in gone {
             let Some(stream) = self.streams.remove(&key) else { continue };

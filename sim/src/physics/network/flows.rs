@@ -21,6 +21,8 @@ pub(super) struct Flow {
     pub(super) most: f64,
     /// Bytes that were left when it was last looked at.
     pub(super) left: f64,
+    /// Bytes that were left when they were last added to what its ends moved.
+    counted: f64,
     /// Bytes a nanosecond.
     pub(super) rate: f64,
     pub(super) since: Nanos,
@@ -31,47 +33,23 @@ pub(super) struct Flow {
 impl Flow {
     pub(super) fn new(key: (u32, u32), uses: [Use; 2], weight: f64, left: f64) -> Self {
         let most = f64::INFINITY;
-        Self { key, uses, weight, most, left, rate: 0.0, since: 0, seen: 0 }
-    }
-
-    /// How far its own way lets it go.
-    fn own(&self) -> f64 {
-        self.most / self.weight
-    }
-
-    /// How far the resources let it go that it takes time of.
-    fn levels(&self, resources: &[Resource]) -> [f64; 2] {
-        let level = |(resource, cost): Use| match cost > 0.0 {
-            true => resources[resource].level,
-            false => f64::INFINITY,
-        };
-        self.uses.map(level)
+        Self { key, uses, weight, most, left, counted: left, rate: 0.0, since: 0, seen: 0 }
     }
 
     /// Lets time pass at the rate that held.
-    fn settle(&mut self, now: Nanos, moved: &mut [Moved]) {
+    fn settle(&mut self, now: Nanos) {
         let passed = now - std::mem::replace(&mut self.since, now);
-        if passed == 0 || self.rate == 0.0 {
-            return;
-        }
-        let bytes = (self.rate * passed as f64).min(self.left);
-        self.left -= bytes;
+        self.left -= (self.rate * passed as f64).min(self.left);
+    }
+
+    /// Adds what moved since the last time to what its ends moved.
+    fn count(&mut self, moved: &mut [Moved]) {
+        let bytes = std::mem::replace(&mut self.counted, self.left) - self.left;
         let (from, to) = (self.key.0 as usize, self.key.1 as usize);
         moved[from].sent += bytes;
         moved[from].medium_ns += bytes * self.uses[0].1;
         moved[to].received += bytes;
         moved[to].medium_ns += bytes * self.uses[1].1;
-    }
-
-    /// Adds what it loads its resources with.
-    fn weigh_on(&self, resources: &mut [Resource]) {
-        for (resource, cost) in self.uses {
-            resources[resource].load += cost * self.weight;
-        }
-    }
-
-    fn tightest(&self, [a, b]: [f64; 2]) -> f64 {
-        a.min(b).min(self.own())
     }
 
     /// The resources that it crosses; one, where both uses are of the same.
@@ -81,14 +59,55 @@ impl Flow {
     }
 }
 
-/// What is worked out of a resource while rates are.
-#[derive(Clone, Copy, Debug, Default)]
+/// A resource in the current round of sharing.
+#[derive(Clone, Copy, Debug)]
 struct Resource {
+    /// What the flows that still wait for their rate load it with.
     load: f64,
+    /// The part of its time that is left.
     spare: f64,
+    /// How far it lets each of them go.
     level: f64,
+    /// How many of them are held up more elsewhere.
     waits: u32,
-    seen: u64,
+}
+
+impl Resource {
+    const FRESH: Self = Self { load: 0.0, spare: 1.0, level: f64::INFINITY, waits: 0 };
+}
+
+/// A flow in the current round of sharing.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    id: FlowId,
+    /// Places among the resources of this round; `NOWHERE` where it takes no time of one.
+    on: [u32; 2],
+    cost: [f64; 2],
+    weight: f64,
+    /// How far its own way lets it go.
+    own: f64,
+    /// How far it can go at all.
+    tightest: f64,
+}
+
+/// The place of a resource that holds nobody up.
+const NOWHERE: u32 = 0;
+
+impl Open {
+    fn new(id: FlowId, flow: &Flow, on: [u32; 2]) -> Self {
+        let [(_, a), (_, b)] = flow.uses;
+        let place = |cost: f64, on: u32| if cost > 0.0 { on } else { NOWHERE };
+        let on = [place(a, on[0]), place(b, on[1])];
+        let own = flow.most / flow.weight;
+        Self { id, on, cost: [a, b], weight: flow.weight, own, tightest: own }
+    }
+
+    /// Adds what it loads its resources with.
+    fn weigh_on(&self, resources: &mut [Resource]) {
+        for (&on, cost) in self.on.iter().zip(self.cost) {
+            resources[on as usize].load += cost * self.weight;
+        }
+    }
 }
 
 /// All flows under way.
@@ -106,10 +125,12 @@ pub(super) struct Flows {
     changed: Vec<usize>,
     next_end: Nanos,
     round: u64,
-    resources: Vec<Resource>,
-    // Those at which the current round looks.
+    /// The last round of sharing that came to each resource, and its place there.
+    seen: Vec<(u64, u32)>,
+    // At what the current round looks.
     used: Vec<usize>,
-    open: Vec<FlowId>,
+    resources: Vec<Resource>,
+    open: Vec<Open>,
 }
 
 impl Flows {
@@ -124,16 +145,19 @@ impl Flows {
             changed: Vec::new(),
             next_end: NEVER,
             round: 0,
-            resources: vec![Resource::default(); resources],
+            seen: vec![(0, NOWHERE); resources],
             used: Vec::new(),
+            resources: Vec::new(),
             open: Vec::new(),
         }
     }
 
     /// What each end moved until now.
     pub(super) fn moved(&mut self, now: Nanos) -> &[Moved] {
-        for flow in self.on.concat() {
-            self.settle(now, flow);
+        for id in self.on.concat() {
+            let flow = &mut self.flows[id as usize];
+            flow.settle(now);
+            flow.count(&mut self.moved);
         }
         &self.moved
     }
@@ -157,10 +181,11 @@ impl Flows {
 
     /// A flow is over; gives the bytes back that were left of it.
     pub(super) fn stop(&mut self, now: Nanos, id: FlowId) -> f64 {
-        self.settle(now, id);
-        self.touch(id);
-        let flow = &self.flows[id as usize];
+        let flow = &mut self.flows[id as usize];
+        flow.settle(now);
+        flow.count(&mut self.moved);
         for resource in flow.crosses() {
+            self.changed.push(resource);
             let on = &mut self.on[resource];
             if let Some(place) = on.iter().position(|&other| other == id) {
                 on.swap_remove(place);
@@ -187,18 +212,19 @@ impl Flows {
 
     /// The flows that have ended by now, in the order of their ends.
     pub(super) fn ended(&mut self, now: Nanos) -> Vec<((u32, u32), FlowId)> {
-        let due = (0..self.flows.len()).filter(|&i| self.ends[i] <= now);
-        let mut due: Vec<FlowId> = due.map(|i| i as FlowId).collect();
-        due.retain(|&id| {
-            self.settle(now, id);
-            let over = self.flows[id as usize].left <= CRUMB;
-            if !over {
-                // Rounding left a crumb more: look again.
-                self.touch(id);
+        let mut ended = Vec::new();
+        for (id, flow) in self.flows.iter_mut().enumerate() {
+            if self.ends[id] > now {
+                continue;
             }
-            over
-        });
-        let mut ended: Vec<_> = due.iter().map(|&id| (self.flows[id as usize].key, id)).collect();
+            flow.settle(now);
+            if flow.left <= CRUMB {
+                ended.push((flow.key, id as FlowId));
+            } else {
+                // Rounding left a crumb more: look again.
+                self.changed.extend(flow.crosses());
+            }
+        }
         ended.sort_unstable();
         ended
     }
@@ -212,14 +238,6 @@ impl Flows {
         all.into_iter().map(|id| &self.flows[id as usize]).collect()
     }
 
-    fn touch(&mut self, id: FlowId) {
-        self.changed.extend(self.flows[id as usize].crosses());
-    }
-
-    fn settle(&mut self, now: Nanos, id: FlowId) {
-        self.flows[id as usize].settle(now, &mut self.moved);
-    }
-
     /// Finds the flows that a change can reach, over shared resources, and those resources; stops
     /// these flows, and adds up what those that may move load the resources with.
     fn reach(&mut self, now: Nanos) {
@@ -227,18 +245,23 @@ impl Flows {
         let round = self.round;
         self.open.clear();
         self.used.clear();
-        let see = |resources: &mut [Resource], used: &mut Vec<usize>, resource: usize| {
-            let state = &mut resources[resource];
-            if state.seen != round {
-                *state = Resource { spare: 1.0, seen: round, ..Resource::default() };
+        self.resources.clear();
+        self.resources.push(Resource::FRESH);
+        let (seen, used, resources) = (&mut self.seen, &mut self.used, &mut self.resources);
+        let mut see = |used: &mut Vec<usize>, resources: &mut Vec<Resource>, resource: usize| {
+            let seen = &mut seen[resource];
+            if seen.0 != round {
+                *seen = (round, resources.len() as u32);
                 used.push(resource);
+                resources.push(Resource::FRESH);
             }
+            seen.1
         };
         for resource in self.changed.drain(..) {
-            see(&mut self.resources, &mut self.used, resource);
+            see(used, resources, resource);
         }
         let mut next = 0;
-        while let Some(&resource) = self.used.get(next) {
+        while let Some(&resource) = used.get(next) {
             next += 1;
             for &id in &self.on[resource] {
                 let flow = &mut self.flows[id as usize];
@@ -246,16 +269,15 @@ impl Flows {
                     continue;
                 }
                 flow.seen = round;
-                flow.settle(now, &mut self.moved);
+                flow.settle(now);
                 flow.rate = 0.0;
                 self.ends[id as usize] = NEVER;
-                for other in flow.crosses() {
-                    see(&mut self.resources, &mut self.used, other);
-                }
+                let on = flow.uses.map(|(resource, _)| see(used, resources, resource));
                 let (from, to) = flow.key;
                 if !self.blocked[from as usize] && !self.blocked[to as usize] {
-                    flow.weigh_on(&mut self.resources);
-                    self.open.push(id);
+                    let open = Open::new(id, flow, on);
+                    open.weigh_on(resources);
+                    self.open.push(open);
                 }
             }
         }
@@ -267,44 +289,39 @@ impl Flows {
     /// flows of the others wait for the next round, when they know what is left.
     fn share_out(&mut self, now: Nanos) {
         self.reach(now);
-        let mut open = std::mem::take(&mut self.open);
-        let (flows, resources) = (&mut self.flows, &mut self.resources);
-        let ends = &mut self.ends;
+        let Self { flows, ends, resources, open, .. } = self;
         while !open.is_empty() {
-            for &resource in &self.used {
-                let state = &mut resources[resource];
+            for state in &mut resources[1..] {
                 state.level =
                     if state.load > 0.0 { state.spare / state.load } else { f64::INFINITY };
             }
             // A resource has to wait while one of its flows is tighter elsewhere.
-            for &id in &open {
-                let flow = &flows[id as usize];
-                let levels = flow.levels(resources);
-                let tightest = flow.tightest(levels);
-                for ((resource, cost), level) in flow.uses.into_iter().zip(levels) {
-                    resources[resource].waits += u32::from(cost > 0.0 && level > tightest);
+            for flow in open.iter_mut() {
+                let levels = flow.on.map(|on| resources[on as usize].level);
+                flow.tightest = levels[0].min(levels[1]).min(flow.own);
+                for (on, level) in flow.on.into_iter().zip(levels) {
+                    resources[on as usize].waits += u32::from(level > flow.tightest);
                 }
             }
             let before = open.len();
-            open.retain(|&id| {
-                let flow = &mut flows[id as usize];
-                let levels = flow.levels(resources);
-                let tightest = flow.tightest(levels);
-                let mut fills = flow.uses.iter().zip(levels).map(|(&(resource, cost), level)| {
-                    cost > 0.0 && level <= tightest && resources[resource].waits == 0
-                });
+            open.retain(|open| {
+                let fills = |on: u32| {
+                    let state = &resources[on as usize];
+                    state.waits == 0 && state.level <= open.tightest
+                };
                 // What its own way carries at most is shared with nobody.
-                if flow.own() > tightest && !fills.any(|fills| fills) {
+                if open.own > open.tightest && !open.on.into_iter().any(fills) {
                     return true;
                 }
-                flow.rate = tightest * flow.weight;
-                for (resource, cost) in flow.uses {
-                    let spare = &mut resources[resource].spare;
+                let flow = &mut flows[open.id as usize];
+                flow.rate = open.tightest * open.weight;
+                for (on, cost) in open.on.into_iter().zip(open.cost) {
+                    let spare = &mut resources[on as usize].spare;
                     *spare = (*spare - cost * flow.rate).max(0.0);
                 }
                 if flow.rate > 0.0 {
                     let wait = (flow.left - CRUMB / 2.0).max(0.0) / flow.rate;
-                    ends[id as usize] = now.saturating_add(wait as Nanos + 1);
+                    ends[open.id as usize] = now.saturating_add(wait as Nanos + 1);
                 }
                 false
             });
@@ -312,12 +329,11 @@ impl Flows {
             if open.is_empty() {
                 break;
             }
-            for &resource in &self.used {
-                (resources[resource].load, resources[resource].waits) = (0.0, 0);
+            for state in resources.iter_mut() {
+                (state.load, state.waits) = (0.0, 0);
             }
-            open.iter().for_each(|&id| flows[id as usize].weigh_on(resources));
+            open.iter().for_each(|flow| flow.weigh_on(resources));
         }
-        self.open = open;
-        self.next_end = self.ends.iter().copied().min().unwrap_or(NEVER);
+        self.next_end = self.ends.iter().fold(NEVER, |next, &end| next.min(end));
     }
 }
