@@ -138,7 +138,8 @@ fn a_port_in_use_is_named() {
 fn local_workers_answer_exactly_and_the_report_is_json() {
     let folder = Folder::new();
     let (photo, out) = (folder.picture("p.png", 64, 64), folder.path("out.npy"));
-    for strategy in ["deepthings", "modnn", "local"] {
+    let plans = [("deepthings", "f32"), ("modnn", "f32"), ("local", "f32"), ("modnn", "f16")];
+    for (strategy, weights) in plans {
         let ended = folder.tilehive(&[
             "run",
             "zoo:unet@64x64",
@@ -153,6 +154,8 @@ fn local_workers_answer_exactly_and_the_report_is_json() {
             "exact",
             "--spot-checks",
             "500",
+            "--weights",
+            weights,
             "--strategy",
             strategy,
         ]);

@@ -23,20 +23,6 @@ use tiling::{Algorithm, Numerics, StageGeometry};
 /// Output channels of a panel.
 pub(crate) const PANEL: usize = 16;
 
-/// How a packed model keeps the weights of its convolutions and fully connected layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum WeightStorage {
-    /// As they are.
-    #[default]
-    Single,
-    /// Rounded to half floats, for devices whose memory is the limit: a model's answers are then
-    /// those of the model with rounded weights, bit for bit. Dense direct convolutions and fully
-    /// connected layers take half the memory; Winograd's transformed weights and depthwise ones
-    /// are made from rounded weights and stay as long as they were. A tensor with a value beyond
-    /// the range of half floats stays as it is, and so do biases.
-    Half,
-}
-
 /// A convolution's weights in panels, or by tap where each channel is its own group.
 pub(crate) struct PackedConv {
     pub(crate) groups: usize,
@@ -166,7 +152,6 @@ pub(crate) enum Packed {
 /// A model with its weights packed, layer by layer, as they arrive.
 pub struct PackedModel {
     graph: Arc<Model>,
-    storage: WeightStorage,
     /// For each layer, one for each algorithm.
     layers: Vec<[OnceLock<Packed>; Algorithm::ALL.len()]>,
 }
@@ -174,13 +159,8 @@ pub struct PackedModel {
 impl PackedModel {
     /// A model of which nothing is packed yet.
     pub fn new(graph: Arc<Model>) -> Self {
-        Self::with_storage(graph, WeightStorage::Single)
-    }
-
-    /// As [`PackedModel::new`], with weights kept in another way.
-    pub fn with_storage(graph: Arc<Model>, storage: WeightStorage) -> Self {
         let layers = graph.layers.iter().map(|_| Default::default()).collect();
-        Self { graph, storage, layers }
+        Self { graph, layers }
     }
 
     /// The graph.
@@ -209,8 +189,7 @@ impl PackedModel {
         mut steps: Steps<'_>,
     ) -> Result<(), KernelError> {
         let slot = &self.layers[layer.index()][algorithm as usize];
-        let (graph, storage) = (&*self.graph, self.storage);
-        let packing = Packing { graph, storage, layer, algorithm, weights };
+        let packing = Packing { graph: &self.graph, layer, algorithm, weights };
         if slot.get().is_none() {
             // Two threads may both come here; the second result is dropped.
             let _ = slot.set(packing.run(&mut steps)?);

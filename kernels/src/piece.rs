@@ -239,7 +239,6 @@ impl Piece {
         };
         let mut piece = Piece::zeroed_of(self.region, self.channels, element);
         match element {
-            Element::F32 | Element::I32 => piece.values_mut().copy_from_slice(&numbers),
             Element::U8 => {
                 let to = piece.as_bytes_mut().iter_mut();
                 to.zip(numbers).for_each(|(to, v)| *to = v.round_ties_even() as u8);
@@ -248,6 +247,7 @@ impl Piece {
                 let to = piece.as_bytes_mut().iter_mut();
                 to.zip(numbers).for_each(|(to, v)| *to = v.round_ties_even() as i8 as u8);
             }
+            _ => piece.values_mut().copy_from_slice(&numbers),
         }
         piece
     }

@@ -1,37 +1,24 @@
-//! Weights stored as half floats: on every instruction set, with every thread count and order, the
-//! bits of the model whose weights were rounded first.
+//! Weights of half floats: on every instruction set, with every thread count and order, the bits of the
+//! model with the same weights as floats.
 
 mod support;
 
-use half::f16;
-use kernels::{PackedModel, Piece, WeightStorage, reference};
+use kernels::{PackedModel, Piece, reference};
 use model::{
-    Activation, Axes, LoadOptions, LoadedModel, MapId, Model, Op, Shape, WeightId, WeightStore,
+    Activation, Axes, Element, LoadOptions, LoadedModel, MapId, Model, Op, Shape, WeightStore,
     Window,
 };
 use std::sync::Arc;
 use support::{ENGINES, Network, Random, assert_same, spatial};
 use tiling::{Numerics, Region};
 
-/// The weights of convolutions and fully connected layers.
-fn products(model: &Model) -> Vec<WeightId> {
-    let weights = model.layers.iter().flat_map(|layer| match &layer.op {
-        Op::Conv { weights, .. } | Op::ConvTranspose { weights, .. } => vec![*weights],
-        Op::Linear { weights, .. } => vec![*weights],
-        Op::LinearRows { slices, .. } => slices.clone(),
-        _ => vec![],
-    });
-    weights.collect()
-}
-
-/// The model with these weights rounded, all of them small enough.
-fn rounded(model: &LoadedModel) -> LoadedModel {
+/// The model with its half floats as floats.
+fn widened(model: &LoadedModel) -> LoadedModel {
     let mut graph = Model::clone(&model.graph);
     let mut weights: WeightStore = model.weights.clone();
-    for id in products(&model.graph) {
-        let round = |value: &f32| f16::from_f32(*value).to_f32();
-        let hash = weights.insert(model.elements(id).iter().map(round).collect());
-        graph.weights[id.0 as usize].hash = hash;
+    for info in graph.weights.iter_mut().filter(|info| info.element == Element::F16) {
+        let floats = model.weights.floats(info).unwrap();
+        (info.hash, info.element) = (weights.insert_shared(floats), Element::F32);
     }
     LoadedModel { graph: Arc::new(graph), weights }
 }
@@ -44,19 +31,26 @@ fn check(model: &LoadedModel, numerics: Numerics) {
         (map, Arc::new(Piece::from_values(Region::whole(shape), shape.channels(), values).unwrap()))
     };
     let inputs: Vec<_> = model.graph.inputs.iter().map(of).collect();
-    let expected = reference::run(&rounded(model), numerics, &inputs).unwrap();
-    let packed = PackedModel::with_storage(model.graph.clone(), WeightStorage::Half);
-    packed.pack_all(model, numerics).unwrap();
+    let half = model.clone().with_half_weights();
+    assert!(half.graph.validate().is_ok());
+    let expected = reference::run(&widened(&half), numerics, &inputs).unwrap();
+    let packed = PackedModel::new(half.graph.clone());
+    packed.pack_all(&half, numerics).unwrap();
     for engine in ENGINES.iter() {
         let got = engine.run_whole(&packed, numerics, &inputs).unwrap();
         assert_same(&expected, &got, engine);
     }
 }
 
-fn bytes(model: &LoadedModel, storage: WeightStorage) -> usize {
-    let packed = PackedModel::with_storage(model.graph.clone(), storage);
+fn bytes(model: &LoadedModel) -> usize {
+    let packed = PackedModel::new(model.graph.clone());
     packed.pack_all(model, Numerics::Exact).unwrap();
     packed.bytes()
+}
+
+/// What a model takes to send.
+fn raw_bytes(model: &LoadedModel) -> usize {
+    model.graph.weights.iter().map(|info| info.bytes()).sum()
 }
 
 #[test]
@@ -65,8 +59,11 @@ fn networks_have_the_bits_of_rounded_weights_in_half_the_memory() {
         let model = model::open(name, &LoadOptions::default()).unwrap();
         check(&model, Numerics::Exact);
         check(&model, Numerics::Fast);
-        let [single, half] = [WeightStorage::Single, WeightStorage::Half].map(|s| bytes(&model, s));
-        assert!((half as f64) < 0.52 * single as f64, "{name}: {half} of {single}");
+        let half = model.clone().with_half_weights();
+        for bytes in [bytes, raw_bytes] {
+            let (single, half) = (bytes(&model), bytes(&half));
+            assert!((half as f64) < 0.52 * single as f64, "{name}: {half} of {single}");
+        }
     }
 }
 
@@ -100,16 +97,26 @@ fn every_kind_of_product_is_rounded() {
 #[test]
 fn what_half_floats_cannot_hold_stays_as_it_is() {
     let mut model = mixed();
-    let id = products(&model.graph)[0];
+    let id = model.graph.layers[0].op.factors()[0];
     let mut values = model.elements(id).to_vec();
     values[5] = 1e6;
     let mut graph = Model::clone(&model.graph);
     graph.weights[id.0 as usize].hash = model.weights.insert(values);
     model.graph = Arc::new(graph);
-    let packed = |storage| {
-        let packed = PackedModel::with_storage(model.graph.clone(), storage);
-        packed.pack(model::LayerId(0), tiling::Algorithm::Direct, &model.weights).unwrap();
-        packed.bytes()
-    };
-    assert_eq!(packed(WeightStorage::Half), packed(WeightStorage::Single));
+    let half = model.clone().with_half_weights();
+    assert_eq!(half.graph.weight(id), model.graph.weight(id));
+    assert!(half.graph.weights.iter().any(|info| info.element == Element::F16));
+}
+
+#[test]
+fn only_what_is_multiplied_with_may_be_half_floats() {
+    let model = mixed().with_half_weights();
+    let Op::Conv { bias: Some(bias), .. } = &model.graph.layers[0].op else { panic!("a bias") };
+    let mut graph = Model::clone(&model.graph);
+    graph.weights[bias.0 as usize].element = Element::F16;
+    let error = graph.validate().unwrap_err().to_string();
+    assert!(error.contains("a weight of f32") && error.contains("f16"), "{error}");
+    let mut graph = Model::clone(&model.graph);
+    graph.maps[0].element = Element::F16;
+    assert!(graph.validate().is_err());
 }

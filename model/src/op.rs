@@ -452,6 +452,17 @@ impl Op {
         Op::GlobalAveragePool { positions: shape.rows() * shape.cols() }
     }
 
+    /// The weight tensors of floats that inputs are multiplied with, sum by sum; these may be half floats.
+    pub fn factors(&self) -> Vec<WeightId> {
+        match self {
+            Op::Conv { weights, .. }
+            | Op::ConvTranspose { weights, .. }
+            | Op::Linear { weights, .. } => vec![*weights],
+            Op::LinearRows { slices, .. } => slices.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The weight tensors that the operator reads.
     pub fn weight_ids(&self) -> Vec<WeightId> {
         let ids = match self {

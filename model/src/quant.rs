@@ -17,6 +17,9 @@ pub enum Element {
     I8,
     /// Biases of quantised layers; no feature map has it.
     I32,
+    /// A float of half the length: weights that convolutions and fully connected layers multiply with;
+    /// no feature map has it.
+    F16,
 }
 
 impl Element {
@@ -24,8 +27,14 @@ impl Element {
     pub const fn bytes(self) -> usize {
         match self {
             Element::F32 | Element::I32 => 4,
+            Element::F16 => 2,
             Element::U8 | Element::I8 => 1,
         }
+    }
+
+    /// Whether feature maps may have it.
+    pub const fn is_of_maps(self) -> bool {
+        !matches!(self, Element::I32 | Element::F16)
     }
 
     /// Whether it is an integer of one byte.
@@ -49,6 +58,7 @@ impl fmt::Display for Element {
             Element::U8 => "u8",
             Element::I8 => "i8",
             Element::I32 => "i32",
+            Element::F16 => "f16",
         })
     }
 }

@@ -4,7 +4,6 @@ use crate::error::ModelError;
 use crate::graph::{Layer, MapId, Model, Shape};
 use crate::infer::{Mismatch, check_size, infer, infer_element};
 use crate::limits;
-use crate::quant::Element;
 
 impl Model {
     /// Checks every rule of the graph, so that whoever holds a valid model may index and multiply
@@ -74,7 +73,7 @@ impl Model {
         for map in &self.maps {
             let dims = map.shape.dims();
             check_size(&dims).map_err(|mismatch| self.mismatch(&map.name, mismatch))?;
-            if map.element == Element::I32 {
+            if !map.element.is_of_maps() {
                 let place = format!("map {}", map.name);
                 return Err(self.invalid(&place, "elements of f32, u8 or i8", map.element));
             }

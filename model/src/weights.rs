@@ -1,6 +1,7 @@
 //! Weights, addressed by the BLAKE3 hash of their little-endian bytes.
 
 use crate::quant::Element;
+use half::f16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,8 +77,8 @@ impl WeightInfo {
 #[derive(Clone, Default)]
 pub struct WeightStore {
     by_hash: BTreeMap<WeightHash, Arc<Vec<f32>>>,
-    /// Tensors of integers, as bytes; equal bytes may also be those of a float tensor.
-    integers: BTreeMap<WeightHash, Arc<Vec<u8>>>,
+    /// Tensors of other elements, as bytes; equal bytes may also be those of a float tensor.
+    others: BTreeMap<WeightHash, Arc<Vec<u8>>>,
 }
 
 impl WeightStore {
@@ -95,10 +96,10 @@ impl WeightStore {
         hash
     }
 
-    /// Keeps a tensor of integers, as little-endian bytes, and returns its hash.
+    /// Keeps a tensor of integers or half floats, as little-endian bytes, and returns its hash.
     pub fn insert_bytes(&mut self, bytes: Vec<u8>) -> WeightHash {
         let hash = WeightHash::of_bytes(&bytes);
-        self.integers.entry(hash).or_insert_with(|| Arc::new(bytes));
+        self.others.entry(hash).or_insert_with(|| Arc::new(bytes));
         hash
     }
 
@@ -113,12 +114,30 @@ impl WeightStore {
     /// Drops all elements whose hash is not wanted.
     pub fn retain(&mut self, mut wanted: impl FnMut(WeightHash) -> bool) {
         self.by_hash.retain(|hash, _| wanted(*hash));
-        self.integers.retain(|hash, _| wanted(*hash));
+        self.others.retain(|hash, _| wanted(*hash));
     }
 
-    /// The bytes of a tensor of integers, where they are here.
+    /// The bytes of a tensor of integers or half floats, where they are here.
     pub fn find_bytes(&self, hash: WeightHash) -> Option<&Arc<Vec<u8>>> {
-        self.integers.get(&hash)
+        self.others.get(&hash)
+    }
+
+    /// The elements of a tensor of floats of either length, where they are here.
+    pub fn floats(&self, info: &WeightInfo) -> Option<Arc<Vec<f32>>> {
+        if info.element != Element::F16 {
+            return self.find(info.hash).cloned();
+        }
+        let halves = self.find_bytes(info.hash)?.chunks_exact(size_of::<f16>());
+        let single = |half: &[u8]| f16::from_le_bytes([half[0], half[1]]).to_f32();
+        Some(Arc::new(halves.map(single).collect()))
+    }
+
+    /// Whether the elements of a tensor are here.
+    pub fn has(&self, info: &WeightInfo) -> bool {
+        match info.element {
+            Element::F32 => self.by_hash.contains_key(&info.hash),
+            _ => self.others.contains_key(&info.hash),
+        }
     }
 
     /// The floats of a hash, where they are here.
@@ -128,7 +147,7 @@ impl WeightStore {
 
     /// All hashes, in order.
     pub fn hashes(&self) -> impl Iterator<Item = WeightHash> + '_ {
-        let integers = self.integers.keys().filter(|hash| !self.by_hash.contains_key(hash));
-        self.by_hash.keys().chain(integers).copied()
+        let others = self.others.keys().filter(|hash| !self.by_hash.contains_key(hash));
+        self.by_hash.keys().chain(others).copied()
     }
 }

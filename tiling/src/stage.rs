@@ -44,7 +44,8 @@ impl LayerWeights {
 const PANEL: usize = 16;
 
 /// Bytes of a layer's tensor when it is packed: a dense convolution's outputs fill whole panels, and
-/// transformed weights are more than those that they are made of.
+/// transformed weights are more than those that they are made of. These, and depthwise ones, are never half
+/// floats.
 pub fn packed_bytes(model: &Model, layer: LayerId, algorithm: Algorithm, id: WeightId) -> u64 {
     let info = model.weight(id);
     let layer = model.layer(layer);
@@ -55,14 +56,18 @@ pub fn packed_bytes(model: &Model, layer: LayerId, algorithm: Algorithm, id: Wei
     let groups = (*groups).max(1);
     let is_depthwise = groups > 1 && groups == inputs && groups == outputs;
     if *weights != id || is_depthwise {
-        return info.bytes() as u64;
+        return (info.elements() * size_of::<f32>()) as u64;
     }
+    let element_bytes = match algorithm {
+        Algorithm::Direct => info.element.bytes(),
+        _ => size_of::<f32>(),
+    };
     let taps = match (algorithm, &info.dims[..]) {
         (Algorithm::Direct, [_, _, rows, cols]) => rows * cols,
         _ => algorithm.positions(),
     };
     let of_group = (outputs / groups).next_multiple_of(PANEL) as u64;
-    groups as u64 * of_group * (inputs / groups) as u64 * taps as u64 * info.element.bytes() as u64
+    groups as u64 * of_group * (inputs / groups) as u64 * taps as u64 * element_bytes as u64
 }
 
 /// The weights that a region of a layer's output reads: all of the layer's, but of a layer in

@@ -4,6 +4,7 @@ use super::values::Extent;
 use crate::failure::Failure;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
+use model::LoadedModel;
 use planner::{Objective, PlanOptions, Strategy};
 use std::time::Duration;
 use tiling::{Handover, Numerics, Wire};
@@ -24,6 +25,12 @@ pub(crate) struct StrategyArguments {
     #[arg(long, value_enum)]
     pub numerics: Option<NumericsName>,
 
+    /// How the model's weights are kept and sent: f16 takes half the time to hand them out the first time,
+    /// half the disk, and with --numerics exact half the memory; the answer is off by about 1e-3 of its
+    /// largest value
+    #[arg(long, value_enum, default_value = "f32")]
+    pub weights: WeightsName,
+
     /// How many of the first layers to fuse [default: chosen]
     #[arg(long, value_name = "LAYERS")]
     pub fuse: Option<usize>,
@@ -43,6 +50,15 @@ pub(crate) struct StrategyArguments {
     /// When a frame must have ended, such as 2s: with --objective energy
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
+}
+
+/// How weights are kept and sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsName {
+    /// As they are in the model
+    F32,
+    /// Rounded to half floats: those of convolutions and fully connected layers
+    F16,
 }
 
 /// What happens between stages.
@@ -192,6 +208,14 @@ impl StrategyArguments {
             wire: self.wire.into(),
         };
         Ok((strategy, options))
+    }
+
+    /// The model as it is to be used.
+    pub(crate) fn weigh(&self, model: LoadedModel) -> LoadedModel {
+        match self.weights {
+            WeightsName::F32 => model,
+            WeightsName::F16 => model.with_half_weights(),
+        }
     }
 
     /// Whether a fused grid is described.

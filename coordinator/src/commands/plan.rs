@@ -20,6 +20,7 @@ use tiling::{Plan, PlanError, Rates, Shares};
 pub(crate) fn run(context: &Context, arguments: PlanArguments) -> Result<(), Failure> {
     arguments.strategy.check()?;
     let model = open_model(&arguments.model, arguments.input_size)?;
+    let model = arguments.strategy.weigh(model);
     let devices = devices(context, &arguments)?;
     let (strategy, options) = arguments.strategy.resolve(devices.len())?;
     let pictures = Shares::of_pictures(&model.graph);

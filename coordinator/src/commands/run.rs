@@ -348,7 +348,8 @@ impl<'a> Models<'a> {
 
     fn load(&self, size: Option<Size>) -> Result<model::LoadedModel, Failure> {
         let input_size = size.map(|size| Axes::new(size.rows, size.cols));
-        model::open(&self.arguments.model, &LoadOptions { input_size }).map_err(|error| {
+        let loaded = model::open(&self.arguments.model, &LoadOptions { input_size });
+        loaded.map(|model| self.arguments.strategy.weigh(model)).map_err(|error| {
             let shapes = matches!(error, ModelError::UnsupportedShape { .. });
             let failure = bad_model(error);
             match size.filter(|_| shapes) {

@@ -151,6 +151,7 @@ impl Picture {
         let input_size = Some(Axes::new(size.rows, size.cols));
         let loaded =
             model::open(&arguments.model, &LoadOptions { input_size }).map_err(bad_model)?;
+        let loaded = arguments.strategy.weigh(loaded);
         let hinted = Hinted::read(&arguments.model, arguments.results.labels.as_deref())?;
         let graph = loaded.graph.clone();
         // What is streamed is not scaled.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 pub(super) fn blobs(weights: &WeightStore) -> impl Iterator<Item = (WeightHash, Owner)> {
     weights.hashes().filter_map(|hash| {
         let floats = weights.find(hash).map(|v| Arc::new(WeightBytes(v.clone())) as Owner);
-        let integers = || Some(Arc::new(IntegerBytes(weights.find_bytes(hash)?.clone())) as Owner);
-        Some((hash, floats.or_else(integers)?))
+        let others = || Some(Arc::new(RawBytes(weights.find_bytes(hash)?.clone())) as Owner);
+        Some((hash, floats.or_else(others)?))
     })
 }
 
-struct IntegerBytes(Arc<Vec<u8>>);
+struct RawBytes(Arc<Vec<u8>>);
 
-impl AsRef<[u8]> for IntegerBytes {
+impl AsRef<[u8]> for RawBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }

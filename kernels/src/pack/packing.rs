@@ -1,6 +1,6 @@
 //! From the tensors of one layer to what the kernels want.
 
-use super::{PANEL, Packed, PackedConv, Steps, WeightStorage};
+use super::{PANEL, Packed, PackedConv, Steps};
 use crate::conv;
 use crate::conv::transposed::{AxisPhase, PackedTranspose};
 use crate::error::KernelError;
@@ -8,7 +8,9 @@ use crate::linear::LinearWeights;
 use crate::piece::AlignedBuffer;
 use crate::quant::PackedQuant;
 use half::f16;
-use model::{Axes, LayerId, Model, Op, Pads, QProduct, Shape, WeightId, WeightStore, Window};
+use model::{
+    Axes, Element, LayerId, Model, Op, Pads, QProduct, Shape, WeightId, WeightStore, Window,
+};
 use std::sync::{Arc, OnceLock};
 use tiling::Algorithm;
 
@@ -23,7 +25,6 @@ const ONE_TAP: Window = Window {
 /// One layer on its way to be packed.
 pub(super) struct Packing<'a> {
     pub(super) graph: &'a Model,
-    pub(super) storage: WeightStorage,
     pub(super) layer: LayerId,
     pub(super) algorithm: Algorithm,
     pub(super) weights: &'a WeightStore,
@@ -91,21 +92,26 @@ impl Packing<'_> {
 
     /// The elements of a tensor, of which there must be so many.
     fn vector(&self, weight: WeightId, expected: usize) -> Result<Arc<Vec<f32>>, KernelError> {
-        let layer = || self.graph.layer(self.layer).name.clone();
-        let hash = self.graph.weight(weight).hash;
-        let Some(values) = self.weights.find(hash) else {
-            return Err(KernelError::MissingWeights { layer: layer(), hash });
+        let info = self.graph.weight(weight);
+        let Some(values) = self.weights.floats(info) else {
+            let layer = self.graph.layer(self.layer).name.clone();
+            return Err(KernelError::MissingWeights { layer, hash: info.hash });
         };
         self.check("weight elements", expected, values.len())?;
-        Ok(values.clone())
+        Ok(values)
+    }
+
+    /// Whether a tensor is of half floats.
+    fn is_half(&self, weight: WeightId) -> bool {
+        self.graph.weight(weight).element == Element::F16
     }
 
     /// The weights of a fully connected layer, of which there must be so many.
     fn linear(&self, weights: WeightId, expected: usize) -> Result<LinearWeights, KernelError> {
-        let (weights, is_half) = self.rounded(weights, expected)?;
-        Ok(match is_half {
-            true => LinearWeights::Half(weights.iter().map(|&w| f16::from_f32(w)).collect()),
-            false => LinearWeights::Single(weights),
+        let values = self.vector(weights, expected)?;
+        Ok(match self.is_half(weights) {
+            true => LinearWeights::Half(values.iter().map(|&w| f16::from_f32(w)).collect()),
+            false => LinearWeights::Single(values),
         })
     }
 
@@ -116,28 +122,12 @@ impl Packing<'_> {
         let inputs = self.graph.shape(layer.inputs[0]).elements();
         for (&id, slot) in slices.iter().zip(packed) {
             let info = self.graph.weight(id);
-            if slot.get().is_none() && self.weights.find(info.hash).is_some() {
+            if slot.get().is_none() && self.weights.has(info) {
                 // Two threads may both come here; the second result is dropped.
                 let _ = slot.set(self.linear(id, info.dims[0] * inputs)?);
             }
         }
         Ok(())
-    }
-
-    /// As [`Packing::vector`], rounded to half floats where they are to be stored so; and whether.
-    fn rounded(
-        &self,
-        weight: WeightId,
-        expected: usize,
-    ) -> Result<(Arc<Vec<f32>>, bool), KernelError> {
-        let values = self.vector(weight, expected)?;
-        let is_half = self.storage == WeightStorage::Half
-            && values.iter().all(|value| f16::from_f32(*value).is_finite());
-        if !is_half {
-            return Ok((values, false));
-        }
-        let rounded = values.iter().map(|&value| f16::from_f32(value).to_f32());
-        Ok((Arc::new(rounded.collect()), true))
     }
 
     /// The bytes of a tensor of integers, of which there must be so many elements.
@@ -197,14 +187,14 @@ impl Packing<'_> {
         let outputs = output.channels();
         let mut packed = self.unpacked(groups, kernel, channels, outputs)?;
         let PackedConv { group_inputs, .. } = packed;
-        let (from, is_half) = self.rounded(weights, elements(outputs, group_inputs, kernel))?;
+        let from = self.vector(weights, elements(outputs, group_inputs, kernel))?;
         let taps = kernel.rows * kernel.cols;
         let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
         if self.algorithm == Algorithm::Direct {
             let depth = packed.depth();
             packed.fill(&bias, steps, |out, c, tap| from[out * depth + c * taps + tap]);
-            if is_half {
+            if self.is_half(weights) {
                 packed.narrow();
             }
             return Ok(packed);
@@ -228,7 +218,7 @@ impl Packing<'_> {
     ) -> Result<PackedTranspose, KernelError> {
         let Window { kernel, stride, dilation, .. } = *window;
         let (group_inputs, group_outputs) = (channels / groups.max(1), outputs / groups.max(1));
-        let (from, is_half) = self.rounded(weights, elements(channels, group_outputs, kernel))?;
+        let from = self.vector(weights, elements(channels, group_outputs, kernel))?;
         let bias = bias.map(|b| self.vector(b, outputs)).transpose()?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.to_vec());
         let taps = kernel.rows * kernel.cols;
@@ -243,7 +233,7 @@ impl Packing<'_> {
                     let filter = input * group_outputs + out % group_outputs;
                     from[filter * taps + row * kernel.cols + col]
                 });
-                if is_half {
+                if self.is_half(weights) {
                     packed.narrow();
                 }
                 phases.push((Axes::new(rows, cols), packed));

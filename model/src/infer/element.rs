@@ -43,7 +43,7 @@ pub fn infer_element(
         }
         Op::Constant { value } => {
             let info = weights.get(value.0 as usize);
-            let info = info.filter(|info| info.element != Element::I32);
+            let info = info.filter(|info| info.element.is_of_maps());
             info.map(|info| info.element).ok_or_else(|| {
                 Mismatch::new("a constant of f32, u8 or i8", "another, or none".to_string())
             })
@@ -68,7 +68,13 @@ pub fn infer_element(
             Err(Mismatch::new(format!("padding that is a value of {element}"), value.to_string()))
         }
         _ => {
-            op.weight_ids().into_iter().try_for_each(|id| weight(id, Element::F32))?;
+            let factors = op.factors();
+            let is_half = |id: WeightId| {
+                let info = weights.get(id.0 as usize);
+                factors.contains(&id) && info.is_some_and(|info| info.element == Element::F16)
+            };
+            let whole = op.weight_ids().into_iter().filter(|&id| !is_half(id));
+            whole.into_iter().try_for_each(|id| weight(id, Element::F32))?;
             all(inputs, Element::F32).map(|()| Element::F32)
         }
     }

@@ -6,6 +6,7 @@
 mod affine;
 mod dead;
 mod fuse;
+mod half;
 mod identity;
 mod pad;
 mod partial;
