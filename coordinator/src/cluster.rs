@@ -2,6 +2,7 @@
 
 use crate::drive::{self, Request, Work};
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use crate::watts::Watts;
 use anyhow::{Context, Result, anyhow};
 use kernels::{Engine, Pieces};
@@ -13,7 +14,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiling::{Grid, Numerics, OperatorClass};
 use tokio::sync::{mpsc, oneshot};
@@ -195,20 +195,6 @@ impl Device {
             addresses: Vec::new(),
             profile,
         }
-    }
-}
-
-/// Tiles gathered and expected, of all frames submitted; for a progress bar.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub(crate) tiles: AtomicU64,
-    pub(crate) tiles_expected: AtomicU64,
-}
-
-impl Progress {
-    /// Gathered and expected tiles.
-    pub fn tiles(&self) -> (u64, u64) {
-        (self.tiles.load(Ordering::Relaxed), self.tiles_expected.load(Ordering::Relaxed))
     }
 }
 

@@ -37,6 +37,7 @@ mod memory;
 mod metrics;
 pub mod outside;
 mod pictures;
+mod progress;
 mod results;
 mod rows;
 mod say;

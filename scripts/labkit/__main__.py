@@ -28,7 +28,9 @@ def parser():
                      "divide times by K [default: the least at which the devices fit]")
     one.add_argument("--strategy", help="which plan, instead of the scenario's")
     one.add_argument("--wire", choices=["auto", "raw", "lossless", "f16"],
-                     help="in which form maps travel; the simulator takes it for auto [default: auto]")
+                     help="in which form maps travel, instead of the scenario's")
+    one.add_argument("--weights", choices=["f32", "f16"],
+                     help="in which form weights are kept and travel, instead of the scenario's")
     one.add_argument("--frames", type=int, help="how many frames, instead of the scenario's")
     one.add_argument("--warm", type=int, default=run.WARM, metavar="N", help="frames before those "
                      "that count [default: %(default)s]")

@@ -9,7 +9,7 @@ from .host import ROOT, LabError
 # What the simulator takes; anything else is a mistake of the person, and said to be one.
 SCENARIO_KEYS = {
     "model", "input_size", "cluster", "frames", "frame_interval_ms", "weights_cached", "start_s",
-    "strategy", "grid", "fused_layers", "handover", "objective", "seed", "stealing",
+    "strategy", "grid", "fused_layers", "handover", "wire", "weights", "objective", "seed", "stealing",
     "frames_in_flight", "window_tasks", "spot_checks_per_mille", "patience_s", "fault",
 }
 CLUSTER_KEYS = {"name", "coordinator", "worker"}
@@ -85,8 +85,8 @@ class Scenario:
     grid: tuple | None = None
     fused_layers: int | None = None
     handover: str | None = None
-    # Not of the file: the simulator's scenarios do not say.
     wire: str = "auto"
+    weights: str = "f32"
     objective: str = "latency"
     seed: int = 1
     stealing: bool = True

@@ -27,7 +27,7 @@ def arguments(scenario, warm, dilation):
     path = model_input(scenario)
     words = [speed.sized(scenario.model, scenario.input_size), *[path] * (warm + scenario.frames),
              "--strategy", scenario.strategy, "--objective", scenario.objective,
-             "--wire", scenario.wire,
+             "--wire", scenario.wire, "--weights", scenario.weights,
              "--in-flight", scenario.frames_in_flight]
     if scenario.frame_interval_ms:
         words += ["--interval", f"{round(scenario.frame_interval_ms * dilation * 1e3)}us"]
@@ -81,6 +81,8 @@ def command(options):
         scenario = replace(scenario, strategy=options.strategy)
     if options.wire:
         scenario = replace(scenario, wire=options.wire)
+    if options.weights:
+        scenario = replace(scenario, weights=options.weights)
     if options.frames:
         scenario = replace(scenario, frames=options.frames)
     host.check()

@@ -18,6 +18,7 @@ use crate::cli::{ClusterArguments, Context, Extent};
 use crate::cluster::{Cluster, ClusterConfig, Device, Reach};
 use crate::failure::{Failure, bad_model};
 use crate::locals::LocalWorkers;
+use crate::table;
 use ::model::{Axes, LoadOptions, LoadedModel, ModelError};
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -180,7 +181,7 @@ fn spinner(message: String) -> ProgressBar {
     spinner
 }
 
-/// A bar that follows the cluster's tiles until it is dropped.
+/// A bar that follows the cluster's tiles, and the weights before them, until it is dropped.
 pub(crate) struct TileBar {
     bar: ProgressBar,
     task: tokio::task::JoinHandle<()>,
@@ -195,8 +196,15 @@ impl TileBar {
             .with_style(style.progress_chars("=> "));
         let (progress, shown) = (cluster.progress().clone(), bar.clone());
         let (base, base_expected) = progress.tiles();
+        let what = what.to_owned();
         let task = tokio::spawn(async move {
             loop {
+                shown.set_message(match progress.weights() {
+                    Some((sent, all)) => {
+                        format!("{what}, weights {} of {}", table::bytes(sent), table::bytes(all))
+                    }
+                    None => what.clone(),
+                });
                 let (tiles, expected) = progress.tiles();
                 shown.set_length(expected - base_expected);
                 shown.set_position(tiles - base);

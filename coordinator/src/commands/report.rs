@@ -101,7 +101,10 @@ impl Report {
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
         let frames = if self.frames == 1 {
             let sent: u64 = reports.values().map(|r| r.weight_bytes).sum();
-            let cold = if sent > 0 { " (weights sent first)" } else { "" };
+            let cold = match sent {
+                0 => String::new(),
+                _ => format!(" ({} of weights sent first)", table::bytes(sent)),
+            };
             format!("makespan {}{cold}", ms(median))
         } else {
             let (n, fps) = (self.frames, self.frames_per_s);

@@ -9,8 +9,9 @@ mod seen;
 
 pub(crate) use planning::Work;
 
-use crate::cluster::{Answer, Device, HostedModel, Progress};
+use crate::cluster::{Answer, Device, HostedModel};
 use crate::metrics::{Metrics, Snapshot};
+use crate::progress::Progress;
 use crate::store::{Arrived, FrameMaps};
 use crate::trace::Tracer;
 use kernels::wire::{Saturated, inputs_for};
@@ -343,7 +344,7 @@ impl Driver {
         for hash in hashes {
             match self.blobs.get(&hash) {
                 Some(owner) => {
-                    let payload = Payload::whole(owner.clone());
+                    let payload = Payload::whole(self.progress.leaving(owner.clone()));
                     self.command(to, |peer| Command::SendBlob(peer, hash, payload));
                 }
                 None => tracing::warn!("{to} wants {hash:?}, which no model here has"),

@@ -15,14 +15,17 @@ pub(super) struct Look {
     reports: BTreeMap<WorkerId, WorkerReport>,
     reassigned: u64,
     tiles: (u64, u64),
+    /// Bytes of weights that went out, and that were asked for.
+    weights: Option<(u64, u64)>,
 }
 
 impl Look {
     pub(super) async fn at(cluster: &Cluster) -> Result<Self> {
         let devices = cluster.devices().await?;
         let (reports, reassigned) = cluster.reports().await?;
-        let tiles = cluster.progress().tiles();
-        Ok(Self { at: Instant::now(), devices, reports, reassigned, tiles })
+        let progress = cluster.progress();
+        let (tiles, weights) = (progress.tiles(), progress.weights());
+        Ok(Self { at: Instant::now(), devices, reports, reassigned, tiles, weights })
     }
 }
 
@@ -69,6 +72,10 @@ impl View {
         };
         let lost = look.reports.values().filter(|r| !r.alive).count();
         let mut summary = format!("{} devices, {tiles}", look.devices.len());
+        if let Some((sent, all)) = look.weights {
+            let (sent, all) = (table::bytes(sent), table::bytes(all));
+            summary += &format!(", {sent} of {all} of weights sent");
+        }
         if lost > 0 || look.reassigned > 0 {
             summary += &format!(", {lost} lost, {} tasks reassigned", look.reassigned);
         }
@@ -153,7 +160,8 @@ pub(super) mod tests {
             alive: true,
         };
         let reports = [(WorkerId(0), report)].into();
-        Look { at, devices: vec![device], reports, reassigned: 0, tiles: (tasks, 40) }
+        let (reassigned, tiles) = (0, (tasks, 40));
+        Look { at, devices: vec![device], reports, reassigned, tiles, weights: None }
     }
 
     /// One device in the middle of a run, half busy, hot.

@@ -43,6 +43,9 @@ pub struct ScenarioFile {
     /// What may become of values between devices: `auto`, `raw`, `lossless` or `f16`.
     #[serde(default)]
     pub wire: Wire,
+    /// How the model's weights are kept and sent: `f32` or `f16`.
+    #[serde(default)]
+    pub weights: WeightsName,
     /// What `auto` chooses the plan for: `latency`, `throughput` or `energy`.
     #[serde(default)]
     pub objective: Objective,
@@ -75,6 +78,17 @@ pub struct ScenarioFile {
     /// Multiplies the rate of every link; for sweeps.
     #[serde(skip)]
     pub link_scale: Option<f64>,
+}
+
+/// How weights are kept and sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsName {
+    /// As they are in the model.
+    #[default]
+    F32,
+    /// Rounded to half floats.
+    F16,
 }
 
 fn one() -> usize {
@@ -210,7 +224,11 @@ impl ScenarioFile {
     /// *Errors*: no such model.
     pub fn open_model(&self) -> Result<LoadedModel, model::ModelError> {
         let input_size = self.input_size.map(|(rows, cols)| Axes { rows, cols });
-        model::open(&self.model, &LoadOptions { input_size })
+        let model = model::open(&self.model, &LoadOptions { input_size })?;
+        Ok(match self.weights {
+            WeightsName::F32 => model,
+            WeightsName::F16 => model.with_half_weights(),
+        })
     }
 
     /// The scenario as it is simulated.
