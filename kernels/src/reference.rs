@@ -19,6 +19,7 @@ use model::{
     Activation, Axes, CombineKind, DepthOrder, Layer, LayerId, LoadedModel, MapId, Op, Pads,
     PoolKind, ReduceKind, ResizeMode, Shape, WeightId, Window,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tiling::receptive::ResizeAxis;
 use tiling::{Algorithm, Numerics, Region, StageGeometry};
@@ -60,7 +61,9 @@ pub fn run_by(
         let inputs: Vec<Map<'_>> = layer.inputs.iter().map(input).collect();
         let shape = graph.shape(layer.output);
         let algorithm = algorithms[i];
-        let computed = One { model, layer, algorithm, inputs, shape }.run()?;
+        let floats = |id: WeightId| Some((id, model.weights.floats(graph.weight(id))?));
+        let weights = layer.op.weight_ids().into_iter().filter_map(floats).collect();
+        let computed = One { model, layer, algorithm, inputs, weights, shape }.run()?;
         maps[layer.output.index()] = Some(Arc::new(computed));
     }
     let output = |map: &MapId| {
@@ -115,6 +118,8 @@ struct One<'a> {
     layer: &'a Layer,
     algorithm: Algorithm,
     inputs: Vec<Map<'a>>,
+    /// Those of its weights that are floats.
+    weights: BTreeMap<WeightId, Arc<Vec<f32>>>,
     shape: &'a Shape,
 }
 
@@ -123,7 +128,7 @@ impl One<'_> {
         if self.is_quantised() {
             return Ok(self.quantised());
         }
-        let elements = |weight: WeightId| &self.model.elements(weight)[..];
+        let elements = |weight: WeightId| &self.weights[&weight][..];
         let per_channel =
             |weight: Option<WeightId>, c: usize| weight.map_or(0.0, |weight| elements(weight)[c]);
         let input = || &self.inputs[0];

@@ -2,7 +2,7 @@
 
 use crate::op::{Op, QProduct};
 use crate::quant::Element;
-use crate::weights::{WeightHash, WeightId, WeightInfo, WeightStore};
+use crate::weights::{WeightId, WeightInfo, WeightStore};
 use crate::window::Axes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -258,11 +258,11 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// The elements of a weight tensor.
+    /// The elements of a weight tensor of floats.
     ///
     /// *Panics* when the store lacks it: a loaded model is complete by construction.
-    pub fn elements(&self, weight: WeightId) -> &Arc<Vec<f32>> {
-        let hash: WeightHash = self.graph.weight(weight).hash;
-        self.weights.find(hash).expect("a loaded model has all its weights")
+    pub fn elements(&self, weight: WeightId) -> Arc<Vec<f32>> {
+        let floats = self.weights.floats(self.graph.weight(weight));
+        floats.expect("a loaded model has all its weights")
     }
 }

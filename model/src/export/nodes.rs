@@ -150,7 +150,7 @@ impl Writer<'_> {
                     let value = self.weight_as(*value, &dims);
                     self.node("Identity", name, vec![value], output, vec![]);
                 } else {
-                    let bytes = le_bytes(self.model.elements(*value));
+                    let bytes = le_bytes(&self.model.elements(*value));
                     self.initializer(output, to_i64(&dims), DataType::FLOAT, bytes);
                 }
             }

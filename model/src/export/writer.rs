@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
     pub(super) fn weight_as(&mut self, id: WeightId, dims: &[usize]) -> String {
         let model = self.model;
         self.once(format!("weight:{}:{dims:?}", id.0), |writer, name| {
-            writer.initializer(name, to_i64(dims), DataType::FLOAT, le_bytes(model.elements(id)));
+            writer.initializer(name, to_i64(dims), DataType::FLOAT, le_bytes(&model.elements(id)));
         })
     }
 
@@ -95,7 +95,7 @@ impl<'a> Writer<'a> {
         self.once(format!("weights:{slices:?}"), |writer, name| {
             let dims = |id: &WeightId| &model.graph.weight(*id).dims;
             let rows = slices.iter().map(|id| dims(id)[0]).sum();
-            let bytes = slices.iter().flat_map(|&id| le_bytes(model.elements(id))).collect();
+            let bytes = slices.iter().flat_map(|&id| le_bytes(&model.elements(id))).collect();
             let dims = to_i64(&[rows, dims(&slices[0])[1]]);
             writer.initializer(name, dims, DataType::FLOAT, bytes);
         })
@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
     pub(super) fn transposed(&mut self, id: WeightId) -> String {
         let model = self.model;
         self.once(format!("weight:{}:transposed", id.0), |writer, name| {
-            let values = model.elements(id);
+            let values = &model.elements(id)[..];
             let dims = &model.graph.weight(id).dims;
             let (out, inner) = (dims[0], dims[1]);
             let turned: Vec<f32> =

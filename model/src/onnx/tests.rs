@@ -130,8 +130,8 @@ output y 3x4x4
     let close = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
     let scales = [factor, factor, 2.0 * factor, 2.0 * factor, 3.0 * factor, 3.0 * factor];
     let want: Vec<f32> = scales.iter().enumerate().map(|(i, scale)| i as f32 * scale).collect();
-    assert!(close(model.elements(weights), &want));
-    assert!(close(model.elements(bias), &[1.0, 2.0, 3.0].map(|gamma| 0.5 - gamma * factor)));
+    assert!(close(&model.elements(weights), &want));
+    assert!(close(&model.elements(bias), &[1.0, 2.0, 3.0].map(|gamma| 0.5 - gamma * factor)));
     assert_eq!(model.graph.weights.len(), 2);
     assert_eq!(model.weights.hashes().count(), 2);
 }

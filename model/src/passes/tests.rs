@@ -2,7 +2,9 @@
 
 use crate::builder::Builder;
 use crate::graph::{LoadedModel, MapId, Shape};
+use crate::onnx::LoadOptions;
 use crate::op::{Activation, CombineKind, Op, PoolKind};
+use crate::quant::Element;
 use crate::window::{Axes, Pads, Window};
 
 struct Graph {
@@ -277,4 +279,23 @@ fn a_mean_over_a_large_map_goes_by_way_of_partial_sums() {
     let sums = large.graph.shape(large.graph.layers[0].output);
     assert_eq!(*sums, Shape::Spatial { channels: 2, rows: 10, cols: 11 });
     assert_eq!(large.graph.layers[1].op, Op::GlobalAveragePool { positions: 40 * 43 });
+}
+
+#[test]
+fn half_floats_of_a_file_stay_so() {
+    let open = |reference: &str| crate::open(reference, &LoadOptions::default()).unwrap();
+    let whole = open("zoo:squeezenet@64x64");
+    let half = whole.clone().with_half_weights();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("half.onnx");
+    // Written as floats that are half floats all the same.
+    crate::write_onnx(&half, &path).unwrap();
+    let read = open(path.to_str().unwrap());
+    let elements = |model: &LoadedModel| -> Vec<_> {
+        let factors = model.graph.layers.iter().flat_map(|layer| layer.op.factors());
+        factors.map(|id| (model.graph.weight(id).element, model.elements(id))).collect()
+    };
+    assert_eq!(elements(&read), elements(&half));
+    assert!(elements(&read).iter().all(|(element, _)| *element == Element::F16));
+    assert!(elements(&whole).iter().all(|(element, _)| *element == Element::F32));
 }

@@ -63,19 +63,21 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
-/// Opens a model by reference: the path of an ONNX file, `zoo:NAME` or `zoo:NAME@ROWSxCOLS`.
+/// Opens a model by reference: the path of an ONNX file, `zoo:NAME` or `zoo:NAME@ROWSxCOLS`. Weights that
+/// are half floats in the file stay so.
 ///
 /// The size in a reference goes before the one in the options, that before the usual one.
 ///
 /// *Errors* as [`onnx::load`], or when the zoo has no such model or the model no such size.
 pub fn open(reference: &str, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
-    match reference.strip_prefix(PREFIX) {
+    let loaded = match reference.strip_prefix(PREFIX) {
         None => onnx::load(Path::new(reference), options),
         Some(_) => {
             let (architecture, size) = find(reference, options)?;
             build(architecture, size)
         }
-    }
+    };
+    loaded.map(LoadedModel::with_halves_found)
 }
 
 /// The inputs of a model by reference, without building it or reading its weights: what a caller
