@@ -90,6 +90,13 @@ impl Engine {
         self.threads.trim();
     }
 
+    /// As [`Engine::trim`], and gives back what the allocator keeps of what was freed earlier: for once a
+    /// minute, since every page that is used again costs a fault.
+    pub fn give_back(&self) {
+        self.trim();
+        crate::heap::give_back_freed();
+    }
+
     /// Packs one layer as [`PackedModel::pack`] does, with all threads, in steps of a few milliseconds
     /// between which `pause` is called: it may run tiles that are more urgent.
     ///

@@ -2,12 +2,11 @@
 
 /// Gives freed memory that lies between what is in use back to the system.
 ///
-/// glibc does so by itself only at the end of its heaps; the gaps that pieces of many sizes leave grow
-/// with each new plan (a worker that was slowed down now and then took 20 MB more after 90 minutes).
-/// Takes milliseconds, and one page fault for every page that is used again: for once a minute, not
-/// for once a task. Does nothing with other C libraries.
+/// glibc does so by itself only at the end of its heaps, and pieces of many sizes leave gaps. Takes
+/// milliseconds, and one page fault for every page that is used again: for once a minute, not for once a
+/// task. Does nothing with other C libraries.
 #[allow(unsafe_code)]
-pub fn give_back_freed() {
+pub(crate) fn give_back_freed() {
     // Safety: it has no preconditions, and touches nothing that is in use.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {

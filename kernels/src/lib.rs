@@ -51,7 +51,6 @@ pub type Pieces = Vec<(MapId, Arc<Piece>)>;
 
 pub use engine::{Engine, Given, Made};
 pub use error::KernelError;
-pub use heap::give_back_freed;
 pub use pack::PackedModel;
 pub use piece::Piece;
 pub use simd::Isa;

@@ -31,7 +31,8 @@ const MODELS_MAX: usize = 4;
 /// How often the coordinator is told how the device is.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
-/// How often freed memory is given back to the system.
+/// How often memory at rest is given back to the system: what is kept between tasks is as large as the
+/// largest of them, also when these were of a plan that is gone.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a worker stopped.
@@ -137,8 +138,11 @@ pub async fn drive_paced(
                     driver.handle(Input::Health(now));
                 }
             }
-            // Messages do not wait for it.
-            _ = gives_back.tick() => drop(tokio::task::spawn_blocking(kernels::give_back_freed)),
+            _ = gives_back.tick() => {
+                // Messages do not wait for it.
+                let engine = driver.engine.clone();
+                drop(tokio::task::spawn_blocking(move || engine.give_back()));
+            }
             () = tick => driver.handle(Input::Tick),
         }
     }
