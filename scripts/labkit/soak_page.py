@@ -8,8 +8,8 @@ from . import host, plots, soak_felt
 # Growth from the second quarter to the last that is no leak yet: caches and the allocator's habits.
 GROWTH_MAX, GROWTH_KB_MAX = 0.15, 4_000
 DESCRIPTORS_MAX = 8
-# A shorter life shows nothing.
-SAMPLES_MIN = 8
+# A shorter life shows nothing: caches fill, and what comes around every four minutes was not there twice.
+LIFE_MIN_S, SAMPLES_MIN = 420, 8
 
 
 def told(story, dilation, in_flight):
@@ -100,7 +100,7 @@ def lives_of(samples):
 
 def life_of(name, pid, samples):
     """How a process was in the second quarter of its life and in the last; none where it was short."""
-    if len(samples) < SAMPLES_MIN:
+    if len(samples) < SAMPLES_MIN or samples[-1][0] - samples[0][0] < LIFE_MIN_S:
         return None
     quarter = len(samples) // 4
     then, last = samples[quarter:2 * quarter], samples[-quarter:]
@@ -170,7 +170,7 @@ def page(told):
               "![resident memory and descriptors](soak.png)", ""]
     lines += (["| process | minutes | resident, second quarter | last quarter | most | descriptors |",
                "|---|--:|--:|--:|--:|--:|"] if told["lives"]
-              else [f"No life had {SAMPLES_MIN} samples, one a minute: too short to tell."])
+              else ["No life was long enough to tell."])
     for life in told["lives"]:
         lines.append(
             f"| {life['process']} | {life['minutes']} | {life['rss_then_kb'] / 1e3:.1f} MB | "
