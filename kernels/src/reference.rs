@@ -7,7 +7,7 @@
 
 mod quant;
 
-use crate::conv::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX};
+use crate::conv::transform::{Five, Four, Line, Six, Three, Transform, Two, WIDTH_MAX};
 use crate::error::KernelError;
 use crate::general::{self, arithmetic};
 use crate::linear::{MatMulShape, SUMS, tree};
@@ -138,6 +138,7 @@ impl One<'_> {
             {
                 let sums = match self.algorithm {
                     Algorithm::Winograd2 => self.winograd::<Two>(window, elements(*weights)),
+                    Algorithm::Winograd3 => self.winograd::<Three>(window, elements(*weights)),
                     Algorithm::Winograd4 => self.winograd::<Four>(window, elements(*weights)),
                     Algorithm::Winograd5 => self.winograd::<Five>(window, elements(*weights)),
                     _ => self.winograd::<Six>(window, elements(*weights)),

@@ -143,7 +143,7 @@ fn one_channel_to_one() {
 #[test]
 fn each_transform_is_chosen_somewhere() {
     let mut seen = std::collections::BTreeSet::new();
-    for (side, channels) in [(5, 48), (12, 64), (20, 64), (30, 32), (36, 256)] {
+    for (side, channels) in [(5, 48), (8, 64), (13, 64), (20, 64), (30, 32), (36, 256)] {
         let problem = WinogradProblem {
             inputs: channels,
             outputs: channels,

@@ -23,6 +23,8 @@ pub enum Algorithm {
     Direct,
     /// Winograd's `F(2x2, 3x3)`: 16 products for 4 outputs instead of 36.
     Winograd2,
+    /// `F(3x3, 3x3)`: 25 products for 9 outputs instead of 81.
+    Winograd3,
     /// `F(4x4, 3x3)`: 36 products for 16 outputs instead of 144.
     Winograd4,
     /// `F(5x5, 3x3)`: 49 products for 25 outputs instead of 225.
@@ -40,9 +42,10 @@ const BLOCKS_MIN: u64 = 23;
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Algorithm; 5] = [
+    pub const ALL: [Algorithm; 6] = [
         Algorithm::Direct,
         Algorithm::Winograd2,
+        Algorithm::Winograd3,
         Algorithm::Winograd4,
         Algorithm::Winograd5,
         Algorithm::Winograd6,
@@ -53,6 +56,7 @@ impl Algorithm {
         match self {
             Algorithm::Direct => 1,
             Algorithm::Winograd2 => 2,
+            Algorithm::Winograd3 => 3,
             Algorithm::Winograd4 => 4,
             Algorithm::Winograd5 => 5,
             Algorithm::Winograd6 => 6,
@@ -114,6 +118,7 @@ impl Algorithm {
         match self {
             Algorithm::Direct => 0,
             Algorithm::Winograd2 => 16,
+            Algorithm::Winograd3 => 21,
             Algorithm::Winograd4 => 26,
             Algorithm::Winograd5 => 33,
             Algorithm::Winograd6 => 50,

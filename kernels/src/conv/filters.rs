@@ -1,6 +1,6 @@
 //! The weights of Winograd convolutions, transformed once.
 
-use super::transform::{Five, Four, Six, Transform, Two, WIDTH_MAX};
+use super::transform::{Five, Four, Six, Three, Transform, Two, WIDTH_MAX};
 use crate::pack::{PANEL, Steps};
 use crate::piece::AlignedBuffer;
 use crate::simd::{Cpu, Kernel, Simd};
@@ -36,6 +36,7 @@ pub(crate) fn transformed(
     let bytes = positions * inputs * PANEL * size_of::<f32>();
     steps.each(filters, bytes, |panel| match algorithm {
         Algorithm::Winograd2 => cpu.run(panel.typed::<Two>()),
+        Algorithm::Winograd3 => cpu.run(panel.typed::<Three>()),
         Algorithm::Winograd4 => cpu.run(panel.typed::<Four>()),
         Algorithm::Winograd5 => cpu.run(panel.typed::<Five>()),
         Algorithm::Winograd6 => cpu.run(panel.typed::<Six>()),

@@ -20,7 +20,7 @@
 pub(super) use super::blocks::Job;
 use super::blocks::{Block, Inputs, Overhanging, Soon, inside, overhanging, readable};
 use super::micro::{Ahead, Finish, Micro, Runs, TURN};
-use super::transform::{Five, Four, Line, Six, Transform, Two, WIDTH_MAX, unrolled};
+use super::transform::{Five, Four, Line, Six, Three, Transform, Two, WIDTH_MAX, unrolled};
 use super::{Conv, Out};
 use crate::math;
 use crate::pack::{PANEL, PackedConv};
@@ -107,6 +107,9 @@ pub(super) fn run(threads: &Threads, jobs: &[Job<'_>]) {
             let part = Part { jobs, blocks, panels, scratch };
             match packed.algorithm {
                 Algorithm::Winograd2 => threads.cpu.run(Typed::<Two>(part, blocking, PhantomData)),
+                Algorithm::Winograd3 => {
+                    threads.cpu.run(Typed::<Three>(part, blocking, PhantomData))
+                }
                 Algorithm::Winograd4 => threads.cpu.run(Typed::<Four>(part, blocking, PhantomData)),
                 Algorithm::Winograd5 => threads.cpu.run(Typed::<Five>(part, blocking, PhantomData)),
                 Algorithm::Winograd6 => threads.cpu.run(Typed::<Six>(part, blocking, PhantomData)),
