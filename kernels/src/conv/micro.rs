@@ -199,6 +199,7 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
         let mut sums = [[s.splat(0.0); VECTORS]; PIXELS];
         let mut weights = m.weights;
         let mut ahead = m.ahead;
+        self.fetch_next(s);
         for &row in m.rows {
             for run in 0..m.runs.count {
                 // Safety: the caller of `call` vouches for the pixels' runs and for the weights of
@@ -262,6 +263,21 @@ impl<const PIXELS: usize, const VECTORS: usize> Kernel for Fixed<'_, PIXELS, VEC
 }
 
 impl<const PIXELS: usize, const VECTORS: usize> Fixed<'_, PIXELS, VECTORS> {
+    /// Fetches the place of the next outputs, which the next call mostly has: a map is too large for
+    /// the cache, and the stores to lines that are far away would fill the store queue.
+    #[inline(always)]
+    fn fetch_next<S: Simd>(&self, s: S) {
+        let m = self.0;
+        if matches!(m.finish, Finish::Raw) {
+            return;
+        }
+        for pixel in PIXELS..2 * PIXELS {
+            for at in (0..VECTORS * S::LANES).step_by(PANEL) {
+                s.prefetch(m.out.wrapping_add(pixel * m.out_step + at));
+            }
+        }
+    }
+
     #[inline(always)]
     fn write<S: Simd>(
         &self,
