@@ -337,24 +337,6 @@ impl Work<'_> {
                     panels: outs.div_ceil(PANEL),
                     sums: self.sums.as_mut_ptr(),
                 };
-                if let Some(ones) = &packed.ones {
-                    let micro = Micro { weights: ones.bytes().as_ptr(), panels: 1, ..micro };
-                    // Safety: as below; the panel of ones is as long as any other.
-                    unsafe { dots.dots(&micro) };
-                    for (pixel, input) in self.inputs.iter_mut().enumerate() {
-                        *input = self.sums[pixel * SUMS];
-                    }
-                }
-                // Safety: the block's pixels, its panels, and room for the sums of all.
-                unsafe { dots.dots(&micro) };
-                if packed.ones.is_some() {
-                    let zeros = &packed.zeros[lanes.clone()];
-                    for (sums, input) in self.sums.chunks_mut(SUMS).zip(&self.inputs) {
-                        for (sum, zero) in sums.iter_mut().zip(zeros) {
-                            *sum = sum.wrapping_sub(zero.wrapping_mul(*input));
-                        }
-                    }
-                }
                 let out_channel = group * packed.group_outputs + first_out;
                 let block = Block {
                     sums: self.sums.as_ptr(),
@@ -366,7 +348,28 @@ impl Work<'_> {
                     out: unsafe { place(row, cols.start).add(out_channel) },
                     out_step: self.channels,
                 };
-                // Safety: the sums just made, and the bytes of the block.
+                let Some(ones) = &packed.ones else {
+                    // Safety: the block's pixels, its panels, and room for the sums of all; and the
+                    // bytes of the block.
+                    unsafe { dots.bytes(&micro, &block) };
+                    continue;
+                };
+                let of_ones = Micro { weights: ones.bytes().as_ptr(), panels: 1, ..micro };
+                // Safety: as above; the panel of ones is as long as any other.
+                unsafe { dots.dots(&of_ones) };
+                for (pixel, input) in self.inputs.iter_mut().enumerate() {
+                    *input = self.sums[pixel * SUMS];
+                }
+                // Safety: as above.
+                unsafe { dots.dots(&micro) };
+                let zeros = &packed.zeros[lanes.clone()];
+                for (sums, input) in self.sums.chunks_mut(SUMS).zip(&self.inputs) {
+                    for (sum, zero) in sums.iter_mut().zip(zeros) {
+                        *sum = sum.wrapping_sub(zero.wrapping_mul(*input));
+                    }
+                }
+                let block = Block { sums: self.sums.as_ptr(), ..block };
+                // Safety: as above.
                 unsafe { dots.requantize(&block) };
             }
         }

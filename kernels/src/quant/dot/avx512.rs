@@ -16,35 +16,65 @@ impl Vnni512 {
     }
 }
 
+/// The sums of a block, each panel's from a start on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn sums<const PIXELS: usize, const PANELS: usize>(
+    m: &Micro<'_>,
+    start: [__m512i; PANELS],
+) -> [[__m512i; PANELS]; PIXELS] {
+    let mut sums = [start; PIXELS];
+    let mut weights = m.weights;
+    for &from in m.runs {
+        for quad in 0..m.quads() {
+            let mut w = [_mm512_setzero_si512(); PANELS];
+            for (panel, w) in w.iter_mut().enumerate() {
+                // Safety: as asked by the trait.
+                *w = unsafe {
+                    let at = weights.add(panel * m.panel_step + quad * PANEL * QUAD);
+                    _mm512_load_si512(at.cast())
+                };
+            }
+            for (pixel, sums) in sums.iter_mut().enumerate() {
+                // Safety: as asked by the trait.
+                let x = unsafe {
+                    let x = from.add(pixel * m.pixel_step + quad * QUAD);
+                    _mm512_set1_epi32(x.cast::<i32>().read_unaligned())
+                };
+                for (sum, w) in sums.iter_mut().zip(&w) {
+                    *sum = _mm512_dpbusd_epi32(*sum, x, *w);
+                }
+            }
+        }
+        weights = weights.wrapping_add(m.run_step);
+    }
+    sums
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn block<const PIXELS: usize, const PANELS: usize>(m: &Micro<'_>) {
     // Safety: as asked by the trait.
     unsafe {
-        let mut sums = [[_mm512_setzero_si512(); PANELS]; PIXELS];
-        let mut weights = m.weights;
-        for &from in m.runs {
-            for quad in 0..m.quads() {
-                let mut w = [_mm512_setzero_si512(); PANELS];
-                for (panel, w) in w.iter_mut().enumerate() {
-                    let at = weights.add(panel * m.panel_step + quad * PANEL * QUAD);
-                    *w = _mm512_load_si512(at.cast());
-                }
-                for (pixel, sums) in sums.iter_mut().enumerate() {
-                    let x = from.add(pixel * m.pixel_step + quad * QUAD);
-                    let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-                    for (sum, w) in sums.iter_mut().zip(&w) {
-                        *sum = _mm512_dpbusd_epi32(*sum, x, *w);
-                    }
-                }
-            }
-            weights = weights.wrapping_add(m.run_step);
-        }
+        let sums = sums::<PIXELS, PANELS>(m, [_mm512_setzero_si512(); PANELS]);
         for (pixel, sums) in sums.iter().enumerate() {
             for (panel, sum) in sums.iter().enumerate() {
                 let at = m.sums.add(pixel * SUMS + panel * PANEL);
                 _mm512_storeu_si512(at.cast(), *sum);
             }
         }
+    }
+}
+
+/// Two panels' sums as bytes, without a way through memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn block_bytes<const PIXELS: usize>(m: &Micro<'_>, block: &Block<'_>) {
+    let narrowing = Narrowing::new(block);
+    // Safety: as asked by the trait.
+    let sums = unsafe { sums::<PIXELS, 2>(m, narrowing.offsets) };
+    for pixel in (0..PIXELS).step_by(2) {
+        let next = (pixel + 1).min(PIXELS - 1);
+        // Safety: as asked by the trait.
+        unsafe { narrowing.write(block, [pixel, next], [sums[pixel], sums[next]]) };
     }
 }
 
@@ -147,43 +177,77 @@ pub(in crate::quant) fn scaled(sum: __m512i, scale: __m512) -> __m512i {
     _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale))
 }
 
-/// Two pixels of two panels at a time, narrowed together.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn requantize_small(block: &Block<'_>) {
-    let numbers = block.numbers;
-    let narrow = Narrow::new(numbers.zero, numbers.bounds, numbers.is_signed);
-    let channels = block.offsets.len();
-    assert!(channels <= SUMS && block.scales.len() == channels);
-    let lanes = u32::MAX >> (SUMS - channels);
-    // Narrowing leaves the groups of four of each 128 bits side by side.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    // Safety: as asked by the trait; masked lanes are not touched, and all sums are there.
-    unsafe {
+/// Two pixels of two panels at a time, narrowed together: for sums that are small.
+struct Narrowing {
+    offsets: [__m512i; 2],
+    scales: [__m512; 2],
+    narrow: Narrow,
+    /// The channels that there are.
+    lanes: u32,
+}
+
+impl Narrowing {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn new(block: &Block<'_>) -> Self {
+        let numbers = block.numbers;
+        let channels = block.offsets.len();
+        assert!(channels <= SUMS && block.scales.len() == channels);
+        let lanes = u32::MAX >> (SUMS - channels);
         let masks = [lanes as u16, (lanes >> PANEL) as u16];
-        let offsets = [0, 1].map(|i| {
+        // Safety: masked lanes are not touched.
+        let offsets = [0, 1].map(|i| unsafe {
             _mm512_maskz_loadu_epi32(masks[i], block.offsets.as_ptr().wrapping_add(i * PANEL))
         });
-        let scales = [0, 1].map(|i| {
+        // Safety: as above.
+        let scales = [0, 1].map(|i| unsafe {
             _mm512_maskz_loadu_ps(masks[i], block.scales.as_ptr().wrapping_add(i * PANEL))
         });
-        let sum = |pixel: usize, i: usize| {
-            let sum = _mm512_loadu_si512(block.sums.add(pixel * SUMS + i * PANEL).cast());
-            scaled(_mm512_add_epi32(sum, offsets[i]), scales[i])
-        };
-        for pixel in (0..block.pixels).step_by(2) {
-            let next = (pixel + 1).min(block.pixels - 1);
-            let y = narrow.bytes([sum(pixel, 0), sum(pixel, 1), sum(next, 0), sum(next, 1)]);
-            let y = _mm512_permutexvar_epi32(order, y);
-            let both = [_mm512_castsi512_si256(y), _mm512_extracti64x4_epi64::<1>(y)];
-            for (pixel, y) in [pixel, next].into_iter().zip(both) {
+        let narrow = Narrow::new(numbers.zero, numbers.bounds, numbers.is_signed);
+        Self { offsets, scales, narrow, lanes }
+    }
+
+    /// Writes two pixels, which may be the same, from sums with their offsets.
+    ///
+    /// *Safety*: the pixels are the block's.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn write(&self, block: &Block<'_>, pixels: [usize; 2], sums: [[__m512i; 2]; 2]) {
+        // Narrowing leaves the groups of four of each 128 bits side by side.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let scaled = |pixel: usize, i: usize| scaled(sums[pixel][i], self.scales[i]);
+        let y = [scaled(0, 0), scaled(0, 1), scaled(1, 0), scaled(1, 1)];
+        let y = _mm512_permutexvar_epi32(order, self.narrow.bytes(y));
+        let both = [_mm512_castsi512_si256(y), _mm512_extracti64x4_epi64::<1>(y)];
+        for (pixel, y) in pixels.into_iter().zip(both) {
+            // Safety: as asked; masked bytes are not touched.
+            unsafe {
                 let to = block.out.add(pixel * block.out_step);
-                if lanes == u32::MAX {
+                if self.lanes == u32::MAX {
                     _mm256_storeu_si256(to.cast(), y);
                 } else {
-                    _mm256_mask_storeu_epi8(to.cast(), lanes, y);
+                    _mm256_mask_storeu_epi8(to.cast(), self.lanes, y);
                 }
             }
         }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn requantize_small(block: &Block<'_>) {
+    let narrowing = Narrowing::new(block);
+    let sums = |pixel: usize| {
+        [0, 1].map(|i| {
+            // Safety: as asked by the trait, all sums are there.
+            let sum =
+                unsafe { _mm512_loadu_si512(block.sums.add(pixel * SUMS + i * PANEL).cast()) };
+            _mm512_add_epi32(sum, narrowing.offsets[i])
+        })
+    };
+    for pixel in (0..block.pixels).step_by(2) {
+        let next = (pixel + 1).min(block.pixels - 1);
+        // Safety: as asked by the trait.
+        unsafe { narrowing.write(block, [pixel, next], [sums(pixel), sums(next)]) };
     }
 }
 
@@ -248,5 +312,25 @@ impl Dots for Vnni512 {
     unsafe fn requantize(&self, block: &Block<'_>) {
         // Safety: as above.
         unsafe { requantize(block) }
+    }
+
+    unsafe fn bytes(&mut self, m: &Micro<'_>, block: &Block<'_>) {
+        macro_rules! dispatch {
+            ($($n:literal),*) => {
+                match m.pixels {
+                    $($n => block_bytes::<$n>(m, block),)*
+                    _ => unreachable!("a block has at most 14 pixels"),
+                }
+            };
+        }
+        // Safety: as above.
+        unsafe {
+            if m.panels == 2 && block.numbers.is_small {
+                dispatch!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+            } else {
+                self.dots(m);
+                self.requantize(block);
+            }
+        }
     }
 }

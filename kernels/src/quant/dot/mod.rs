@@ -128,4 +128,15 @@ pub(super) trait Dots {
     ///
     /// *Safety*: as [`Block::plain`].
     unsafe fn requantize(&self, block: &Block<'_>);
+
+    /// Computes a block, one after the other.
+    ///
+    /// *Safety*: as of both.
+    unsafe fn bytes(&mut self, micro: &Micro<'_>, block: &Block<'_>) {
+        // Safety: as asked.
+        unsafe {
+            self.dots(micro);
+            self.requantize(block);
+        }
+    }
 }
