@@ -191,7 +191,8 @@ impl TileBar {
     pub(crate) fn start(cluster: &Cluster, what: &str) -> Self {
         let style = "{msg} [{bar:32}] {pos}/{len} tiles {elapsed}";
         let style = ProgressStyle::with_template(style).expect("a sound template");
-        let bar = ProgressBar::new(0)
+        // Of no tiles all would be done.
+        let bar = ProgressBar::no_length()
             .with_message(what.to_owned())
             .with_style(style.progress_chars("=> "));
         let (progress, shown) = (cluster.progress().clone(), bar.clone());
@@ -206,7 +207,9 @@ impl TileBar {
                     None => what.clone(),
                 });
                 let (tiles, expected) = progress.tiles();
-                shown.set_length(expected - base_expected);
+                if expected > base_expected {
+                    shown.set_length(expected - base_expected);
+                }
                 shown.set_position(tiles - base);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
