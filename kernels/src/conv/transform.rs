@@ -49,6 +49,28 @@ pub(crate) trait Transform {
     fn output<S: Simd>(s: S, p: Line<S>) -> Line<S>;
 }
 
+/// The taps as a polynomial `g0 + g1 x + g2 x^2` at a point and at its negative, for those of 1, 2 and
+/// 1/2; the last times 4.
+struct Taps<V> {
+    at_1: [V; 2],
+    at_2: [V; 2],
+    at_half: [V; 2],
+}
+
+impl<V: Copy> Taps<V> {
+    /// What a transform does not use costs nothing.
+    #[inline(always)]
+    fn new<S: Simd<V = V>>(s: S, g: [V; 3]) -> Self {
+        let four = s.splat(4.0);
+        let ends = s.add(g[0], g[2]);
+        let wide = s.fma(four, g[2], g[0]);
+        let narrow = s.fma(four, g[0], g[2]);
+        let double = s.add(g[1], g[1]);
+        let both = |even, odd| [s.add(even, odd), s.sub(even, odd)];
+        Self { at_1: both(ends, g[1]), at_2: both(wide, double), at_half: both(narrow, double) }
+    }
+}
+
 /// `F(2, 3)`: 2.25 times fewer products over both axes.
 pub(crate) struct Two;
 
@@ -69,11 +91,11 @@ impl Transform for Two {
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> Line<S> {
         let half = s.splat(0.5);
-        let ends = s.add(g[0], g[2]);
+        let taps = Taps::new(s, g);
         let mut y = [s.splat(0.0); WIDTH_MAX];
         y[0] = g[0];
-        y[1] = s.mul(half, s.add(ends, g[1]));
-        y[2] = s.mul(half, s.sub(ends, g[1]));
+        y[1] = s.mul(half, taps.at_1[0]);
+        y[2] = s.mul(half, taps.at_1[1]);
         y[3] = g[2];
         y
     }
@@ -114,14 +136,12 @@ impl Transform for Three {
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> Line<S> {
         let c = |x: f32| s.splat(x);
-        let ends = s.add(g[0], g[2]);
-        let wide = s.fma(c(4.0), g[2], g[0]);
-        let double = s.add(g[1], g[1]);
+        let taps = Taps::new(s, g);
         let mut y = [s.splat(0.0); WIDTH_MAX];
         y[0] = s.mul(c(0.5), g[0]);
-        y[1] = s.mul(c(-0.5), s.add(ends, g[1]));
-        y[2] = s.mul(c(-1.0 / 6.0), s.sub(ends, g[1]));
-        y[3] = s.mul(c(1.0 / 6.0), s.add(wide, double));
+        y[1] = s.mul(c(-0.5), taps.at_1[0]);
+        y[2] = s.mul(c(-1.0 / 6.0), taps.at_1[1]);
+        y[3] = s.mul(c(1.0 / 6.0), taps.at_2[0]);
         y[4] = g[2];
         y
     }
@@ -164,15 +184,13 @@ impl Transform for Four {
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> Line<S> {
         let c = |x: f32| s.splat(x);
-        let ends = s.add(g[0], g[2]);
-        let wide = s.fma(c(4.0), g[2], g[0]);
-        let double = s.add(g[1], g[1]);
+        let taps = Taps::new(s, g);
         let mut y = [s.splat(0.0); WIDTH_MAX];
         y[0] = s.mul(c(1.0 / 4.0), g[0]);
-        y[1] = s.mul(c(-1.0 / 6.0), s.add(ends, g[1]));
-        y[2] = s.mul(c(-1.0 / 6.0), s.sub(ends, g[1]));
-        y[3] = s.mul(c(1.0 / 24.0), s.add(wide, double));
-        y[4] = s.mul(c(1.0 / 24.0), s.sub(wide, double));
+        y[1] = s.mul(c(-1.0 / 6.0), taps.at_1[0]);
+        y[2] = s.mul(c(-1.0 / 6.0), taps.at_1[1]);
+        y[3] = s.mul(c(1.0 / 24.0), taps.at_2[0]);
+        y[4] = s.mul(c(1.0 / 24.0), taps.at_2[1]);
         y[5] = g[2];
         y
     }
@@ -225,17 +243,14 @@ impl Transform for Five {
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> Line<S> {
         let c = |x: f32| s.splat(x);
-        let ends = s.add(g[0], g[2]);
-        let wide = s.fma(c(4.0), g[2], g[0]);
-        let narrow = s.fma(c(4.0), g[0], g[2]);
-        let double = s.add(g[1], g[1]);
+        let taps = Taps::new(s, g);
         let mut y = [s.splat(0.0); WIDTH_MAX];
         y[0] = s.mul(c(-0.5), g[0]);
-        y[1] = s.mul(c(-1.0 / 3.0), s.add(ends, g[1]));
-        y[2] = s.mul(c(1.0 / 9.0), s.sub(ends, g[1]));
-        y[3] = s.mul(c(1.0 / 36.0), s.add(wide, double));
-        y[4] = s.mul(c(-1.0 / 60.0), s.sub(wide, double));
-        y[5] = s.mul(c(8.0 / 45.0), s.add(narrow, double));
+        y[1] = s.mul(c(-1.0 / 3.0), taps.at_1[0]);
+        y[2] = s.mul(c(1.0 / 9.0), taps.at_1[1]);
+        y[3] = s.mul(c(1.0 / 36.0), taps.at_2[0]);
+        y[4] = s.mul(c(-1.0 / 60.0), taps.at_2[1]);
+        y[5] = s.mul(c(8.0 / 45.0), taps.at_half[0]);
         y[6] = g[2];
         y
     }
@@ -286,18 +301,15 @@ impl Transform for Six {
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> Line<S> {
         let c = |x: f32| s.splat(x);
-        let ends = s.add(g[0], g[2]);
-        let wide = s.fma(c(4.0), g[2], g[0]);
-        let narrow = s.fma(c(4.0), g[0], g[2]);
-        let double = s.add(g[1], g[1]);
+        let taps = Taps::new(s, g);
         let mut y = [s.splat(0.0); WIDTH_MAX];
         y[0] = g[0];
-        y[1] = s.mul(c(-2.0 / 9.0), s.add(ends, g[1]));
-        y[2] = s.mul(c(-2.0 / 9.0), s.sub(ends, g[1]));
-        y[3] = s.mul(c(1.0 / 90.0), s.add(wide, double));
-        y[4] = s.mul(c(1.0 / 90.0), s.sub(wide, double));
-        y[5] = s.mul(c(8.0 / 45.0), s.add(narrow, double));
-        y[6] = s.mul(c(8.0 / 45.0), s.sub(narrow, double));
+        y[1] = s.mul(c(-2.0 / 9.0), taps.at_1[0]);
+        y[2] = s.mul(c(-2.0 / 9.0), taps.at_1[1]);
+        y[3] = s.mul(c(1.0 / 90.0), taps.at_2[0]);
+        y[4] = s.mul(c(1.0 / 90.0), taps.at_2[1]);
+        y[5] = s.mul(c(8.0 / 45.0), taps.at_half[0]);
+        y[6] = s.mul(c(8.0 / 45.0), taps.at_half[1]);
         y[7] = g[2];
         y
     }
