@@ -163,6 +163,8 @@ pub struct Device {
     /// What the planner plans with.
     #[serde(skip)]
     pub profile: DeviceProfile,
+    /// The version of the protocol that it speaks.
+    pub protocol: u32,
     /// Its transport identity.
     pub peer: String,
     /// Where it listens.
@@ -191,6 +193,7 @@ impl Device {
             board: None,
             watts: None,
             pairs: Vec::new(),
+            protocol: protocol::VERSION,
             peer: String::new(),
             addresses: Vec::new(),
             profile,

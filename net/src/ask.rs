@@ -3,7 +3,7 @@
 //! key goes on undisturbed.
 
 use crate::handshake::{self, Intent, Introduction};
-use crate::hub::{CONTROL, NetConfig, Role};
+use crate::hub::{NetConfig, Role};
 use crate::swarm::{Behaviour, BehaviourEvent, build, listen};
 use crate::{HANDSHAKE_TIMEOUT, NetError, Refused};
 use futures::StreamExt;
@@ -136,9 +136,6 @@ impl Asking {
                 let answers = answers.clone();
                 tokio::spawn(async move {
                     let asking = async {
-                        let opened = control.open_stream(coordinator, CONTROL).await;
-                        let mut stream =
-                            opened.map_err(|e| std::io::Error::other(e.to_string()))?;
                         let token = match &config.role {
                             Role::Worker(token) => Some(token),
                             Role::Coordinator(_) => None,
@@ -150,7 +147,9 @@ impl Asking {
                             name: &config.name,
                             listening: &[],
                         };
-                        handshake::dial(&mut stream, local, introduction).await
+                        let between = (local, coordinator);
+                        let dialled = handshake::dial(&mut control, between, introduction).await?;
+                        Ok(dialled.unix_s)
                     };
                     let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
                     let outcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, asking).await;

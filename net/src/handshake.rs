@@ -1,9 +1,10 @@
 //! The handshake on a fresh control stream: version first, then membership. Nothing of the
-//! protocol is read before it has ended well.
+//! protocol is read before it has ended well. The dialer says which version is spoken; where the other
+//! side does not know that one, it tries the one before on a stream of its own.
 //!
 //! ```text
 //! dialer                                   acceptor
-//!   magic, version ────────────────────────▶  other version? Refused, naming both
+//!   magic, version ────────────────────────▶  not one of ours? Refused, naming both
 //!   ◀──────────────────────────────── nonce
 //!   invitation, proof, name, ports ────────▶  neither member nor invited? Refused, saying why
 //!   ◀───────────────────────────── Admitted
@@ -15,9 +16,12 @@ use crate::register::now_unix_s;
 use crate::token::Token;
 use crate::{NetError, Refused, Register};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::{Multiaddr, PeerId, Stream};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::time::Duration;
+
+/// The stream that a handshake opens.
+pub(crate) const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
 
 /// How long a stranger may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,7 +78,9 @@ pub(crate) enum Judge {
 }
 
 /// What a dialer shows of itself.
+#[derive(Clone, Copy)]
 pub(crate) struct Introduction<'a> {
+    /// Its own version; which others it speaks follows from that.
     pub version: u32,
     pub intent: Intent,
     /// Given towards a coordinator.
@@ -86,26 +92,79 @@ pub(crate) struct Introduction<'a> {
 /// An admitted dialer.
 pub(crate) struct Guest {
     pub intent: Intent,
+    /// What is spoken.
+    pub version: u32,
     /// Where it listens.
     pub addresses: Vec<Multiaddr>,
 }
 
-/// The dialer's side; returns the acceptor's clock.
+/// A dialer that was admitted.
+pub(crate) struct Dialled {
+    /// The control stream.
+    pub stream: Stream,
+    /// What is spoken on it.
+    pub version: u32,
+    /// The acceptor's clock.
+    pub unix_s: u64,
+}
+
+/// The dialer's side, on a stream that it opens to a connected peer.
 pub(crate) async fn dial(
-    stream: &mut Stream,
-    local: PeerId,
+    control: &mut libp2p_stream::Control,
+    (local, peer): (PeerId, PeerId),
     introduction: Introduction<'_>,
-) -> Result<u64, NetError> {
-    let Introduction { version, intent, token, name, listening } = introduction;
+) -> Result<Dialled, NetError> {
+    let mut unknown = None;
+    for version in protocol::spoken(introduction.version) {
+        let mut stream = open(control, peer, CONTROL).await?;
+        match say_version(&mut stream, version).await? {
+            Ok(nonce) => {
+                let unix_s = claim(&mut stream, local, &nonce, introduction).await?;
+                return Ok(Dialled { stream, version, unix_s });
+            }
+            // Of what is said to our own version, the cure is of most use.
+            Err(refused) => _ = unknown.get_or_insert(refused),
+        }
+    }
+    Err(unknown.map_or_else(|| NetError::Breach("no version to speak".into()), NetError::Refused))
+}
+
+/// Opens a stream to a connected peer.
+pub(crate) async fn open(
+    control: &mut libp2p_stream::Control,
+    peer: PeerId,
+    protocol: StreamProtocol,
+) -> Result<Stream, NetError> {
+    let opened = control.open_stream(peer, protocol).await;
+    opened.map_err(|error| NetError::Io(std::io::Error::other(error.to_string())))
+}
+
+/// Says which version is to be spoken. Returns what the proof is to be made of, or why the other side
+/// does not speak it.
+async fn say_version(
+    stream: &mut Stream,
+    version: u32,
+) -> Result<Result<[u8; 32], Refused>, NetError> {
     stream.write_all(MAGIC).await?;
     stream.write_all(&version.to_le_bytes()).await?;
     stream.flush().await?;
-    let mut nonce = [0; 32];
-    match read::<Verdict>(stream).await? {
-        Verdict::Refused(refused) => return Err(NetError::Refused(refused)),
-        Verdict::Ok { .. } => stream.read_exact(&mut nonce).await?,
+    if let Verdict::Refused(refused) = read(stream).await? {
+        return Ok(Err(refused));
     }
-    let proof = token.map(|t| Token::proof(&t.secret.0, &nonce, &local).to_vec());
+    let mut nonce = [0; 32];
+    stream.read_exact(&mut nonce).await?;
+    Ok(Ok(nonce))
+}
+
+/// Claims membership; returns the acceptor's clock.
+async fn claim(
+    stream: &mut Stream,
+    local: PeerId,
+    nonce: &[u8; 32],
+    introduction: Introduction<'_>,
+) -> Result<u64, NetError> {
+    let Introduction { version: _, intent, token, name, listening } = introduction;
+    let proof = token.map(|t| Token::proof(&t.secret.0, nonce, &local).to_vec());
     let addresses = listening.iter().take(ADDRESSES_MAX).map(|a| a.to_string()).collect();
     let claim = Claim {
         intent,
@@ -133,7 +192,7 @@ pub(crate) async fn accept(
         return Err(NetError::Breach("not a Tilehive handshake".into()));
     }
     let theirs = opening[MAGIC.len()..].iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
-    if theirs != version {
+    if protocol::spoken(version).all(|ours| ours != theirs) {
         return refuse(stream, other_version(theirs, version)).await;
     }
     let mut nonce = [0; 32];
@@ -144,7 +203,7 @@ pub(crate) async fn accept(
     let claim: Claim = read(stream).await?;
     let addresses =
         claim.addresses.iter().take(ADDRESSES_MAX).filter_map(|a| a.parse().ok()).collect();
-    let guest = Guest { intent: claim.intent, addresses };
+    let guest = Guest { intent: claim.intent, version: theirs, addresses };
     let judged = match judge {
         Judge::Listed(true) => Ok(()),
         Judge::Listed(false) => Err(Refused {

@@ -5,7 +5,7 @@
 
 use crate::door::Door;
 use crate::frame::BulkHeader;
-use crate::handshake::{self, Guest, Intent, Introduction, Judge};
+use crate::handshake::{self, CONTROL, Dialled, Guest, Intent, Introduction, Judge};
 use crate::session::{Limits, Outgoing, Session};
 use crate::swarm::{Behaviour, BehaviourEvent, build, listen};
 use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Register, Token, Wanted};
@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-pub(crate) const CONTROL: StreamProtocol = StreamProtocol::new("/tilehive/control/1");
 const BULK: StreamProtocol = StreamProtocol::new("/tilehive/bulk/1");
 
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -73,8 +72,8 @@ impl NetConfig {
 
 /// What the hub's own tasks tell it.
 enum Internal {
-    /// A dialled peer admitted us.
-    Dialled(PeerId, Stream, Stream),
+    /// A dialled peer admitted us; the second stream is for bulk.
+    Dialled(PeerId, Dialled, Stream),
     /// A dialled peer did not.
     DialFailed(PeerId, NetError),
     /// An incoming peer passed the handshake.
@@ -90,7 +89,7 @@ enum Internal {
 struct PeerState {
     session: Option<(u64, Session)>,
     /// Handshake done, bulk stream still to come.
-    admitted: Option<(Stream, Vec<Multiaddr>)>,
+    admitted: Option<(Stream, Guest)>,
     /// A bulk stream that overtook the end of our side of the handshake.
     early_bulk: Option<Stream>,
     /// Where we may dial it; empty when it dials us.
@@ -291,10 +290,6 @@ impl Hub {
         let (mut control, internal) = (self.control.clone(), self.internal.clone());
         tokio::spawn(async move {
             let opening = async {
-                let broke = |e: libp2p_stream::OpenStreamError| {
-                    NetError::Io(std::io::Error::other(e.to_string()))
-                };
-                let mut stream = control.open_stream(peer, CONTROL).await.map_err(broke)?;
                 let introduction = Introduction {
                     version,
                     intent: Intent::Work,
@@ -302,14 +297,14 @@ impl Hub {
                     name: &name,
                     listening: &listening,
                 };
-                handshake::dial(&mut stream, local, introduction).await?;
-                let bulk = control.open_stream(peer, BULK).await.map_err(broke)?;
-                Ok((stream, bulk))
+                let dialled = handshake::dial(&mut control, (local, peer), introduction).await?;
+                let bulk = handshake::open(&mut control, peer, BULK).await?;
+                Ok((dialled, bulk))
             };
             let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
             let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await.unwrap_or(late);
             let _ = internal.send(match opened {
-                Ok((stream, bulk)) => Internal::Dialled(peer, stream, bulk),
+                Ok((dialled, bulk)) => Internal::Dialled(peer, dialled, bulk),
                 Err(error) => Internal::DialFailed(peer, error),
             });
         });
@@ -337,7 +332,7 @@ impl Hub {
 
     fn on_incoming_bulk(&mut self, peer: PeerId, stream: Stream) {
         match self.peer(peer).admitted.take() {
-            Some((control, addresses)) => self.up(peer, control, stream, addresses),
+            Some((control, guest)) => self.up(peer, (control, stream), guest),
             None if self.door.is_in_lobby(peer) => self.peer(peer).early_bulk = Some(stream),
             // Kept, it would keep a stranger's connection open for as long as that likes.
             None => self.door.crowd_out(),
@@ -346,11 +341,12 @@ impl Hub {
 
     fn on_internal(&mut self, event: Internal) {
         match event {
-            Internal::Dialled(peer, control, bulk) => {
+            Internal::Dialled(peer, Dialled { stream, version, .. }, bulk) => {
                 self.peer(peer).dialling = false;
                 self.peer(peer).pause = DIAL_PAUSE_MIN;
                 let addresses = self.peer(peer).addresses.clone();
-                self.up(peer, control, bulk, addresses);
+                let host = Guest { intent: Intent::Work, version, addresses };
+                self.up(peer, (stream, bulk), host);
             }
             Internal::DialFailed(peer, NetError::Refused(refused))
                 if Some(peer) == self.coordinator() =>
@@ -368,9 +364,10 @@ impl Hub {
             Internal::Admitted(peer, control, guest) => {
                 self.door.admit(peer);
                 let addresses = self.reachable(peer, guest.addresses);
+                let guest = Guest { addresses, ..guest };
                 match self.peer(peer).early_bulk.take() {
-                    Some(bulk) => self.up(peer, control, bulk, addresses),
-                    None => self.peer(peer).admitted = Some((control, addresses)),
+                    Some(bulk) => self.up(peer, (control, bulk), guest),
+                    None => self.peer(peer).admitted = Some((control, guest)),
                 }
             }
             Internal::Turned(peer, error) => {
@@ -426,7 +423,7 @@ impl Hub {
     }
 
     /// A session begins; one that the same peer had before is over.
-    fn up(&mut self, peer: PeerId, control: Stream, bulk: Stream, addresses: Vec<Multiaddr>) {
+    fn up(&mut self, peer: PeerId, streams: (Stream, Stream), guest: Guest) {
         if self.peer(peer).session.take().is_some() {
             self.emit(Event::Down(peer, "it connected again".into()));
         }
@@ -440,10 +437,10 @@ impl Hub {
         let ended = move |reason| {
             let _ = internal.send(Internal::Ended(peer, number, reason));
         };
-        self.emit(Event::Up(peer, addresses));
+        self.emit(Event::Up(peer, guest.version, guest.addresses));
         let shared = (self.wanted.clone(), self.door.counters.clone());
         let events = self.events.clone();
-        let session = Session::start(peer, (control, bulk), limits, shared, events, ended);
+        let session = Session::start(peer, streams, limits, shared, events, ended);
         self.peer(peer).session = Some((number, session));
     }
 

@@ -95,8 +95,9 @@ pub enum Command {
 /// What the network tells a driver.
 #[derive(Debug)]
 pub enum Event {
-    /// An admitted peer is connected. Its addresses are where others may reach it.
-    Up(PeerId, Vec<Multiaddr>),
+    /// An admitted peer is connected, and speaks this version of the protocol with us. Its addresses are
+    /// where others may reach it.
+    Up(PeerId, u32, Vec<Multiaddr>),
     /// A session ended.
     Down(PeerId, String),
     /// A control message.

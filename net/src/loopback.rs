@@ -11,8 +11,8 @@ pub fn loopback() -> (Net, Net) {
     let (right_commands, right_rx) = mpsc::unbounded_channel();
     let (left_events, left_event_rx) = mpsc::unbounded_channel();
     let (right_events, right_event_rx) = mpsc::unbounded_channel();
-    let _ = left_events.send(Event::Up(right_id, Vec::new()));
-    let _ = right_events.send(Event::Up(left_id, Vec::new()));
+    let _ = left_events.send(Event::Up(right_id, protocol::VERSION, Vec::new()));
+    let _ = right_events.send(Event::Up(left_id, protocol::VERSION, Vec::new()));
     // When either end is done, so is the other: both queues close together.
     tokio::spawn(async move {
         tokio::select! {

@@ -5,7 +5,7 @@ use net::{
     Command, Event, Identity, Multiaddr, Net, NetConfig, NetError, Payload, PeerId, Register, Role,
     Terms, Token,
 };
-use protocol::{Bundle, BundleKind, FrameId, Message, PieceHeader, PlanId, TaskId};
+use protocol::{Bundle, BundleKind, FrameId, LAST_VERSION, Message, PieceHeader, PlanId, TaskId};
 use std::sync::Arc;
 use std::time::Duration;
 use tiling::{Region, Span};
@@ -106,6 +106,28 @@ async fn another_protocol_version_is_named() {
 }
 
 #[tokio::test]
+async fn the_last_version_is_spoken_by_whoever_dials() {
+    let old = |config: NetConfig| NetConfig { version: LAST_VERSION, ..config };
+    // Who is older says its own version, and who is newer falls back to it.
+    for (coordinator_is_old, worker_is_old) in [(false, true), (true, false), (true, true)] {
+        let aged = |config, is_old| if is_old { old(config) } else { config };
+        let register = Register::in_memory();
+        let invitation = register.invite(&Terms::default()).unwrap();
+        let role = Role::Coordinator(register);
+        let settings = aged(config(Identity::ephemeral(), role), coordinator_is_old);
+        let mut coordinator = net::start(settings).await.unwrap();
+        let token = Token::new(coordinator.local, coordinator.listening.clone(), &invitation);
+        let settings = aged(config(Identity::ephemeral(), Role::Worker(token)), worker_is_old);
+        let mut worker = net::start(settings).await.unwrap();
+        let (above, below) = (coordinator.local, worker.local);
+        for (net, other) in [(&mut worker, above), (&mut coordinator, below)] {
+            let Event::Up(peer, version, _) = next(net).await else { panic!("up") };
+            assert_eq!((peer, version), (other, LAST_VERSION));
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_coordinator_at_the_same_address_is_not_joined() {
     let (_impostor, token) = coordinator().await;
     let mut wrong = token;
@@ -187,7 +209,7 @@ async fn a_worker_that_starts_first_finds_its_coordinator_later_and_again() {
         let coordinator = start_when_free(again).await;
         loop {
             match next(&mut worker).await {
-                Event::Up(peer, _) => break assert_eq!(peer, token.coordinator),
+                Event::Up(peer, ..) => break assert_eq!(peer, token.coordinator),
                 Event::Unreachable(_) | Event::Down(..) => {}
                 other => panic!("{other:?}"),
             }
@@ -214,16 +236,16 @@ async fn acquainted() -> (Net, [Net; 2], Vec<(PeerId, Vec<Multiaddr>)>) {
     let mut workers = [worker(&token).await, worker(&token).await];
     let mut members = Vec::new();
     for _ in 0..2 {
-        let Event::Up(peer, addresses) = next(&mut coordinator).await else { panic!("up") };
+        let Event::Up(peer, _, addresses) = next(&mut coordinator).await else { panic!("up") };
         members.push((peer, addresses));
     }
     for net in &mut workers {
-        assert!(matches!(next(net).await, Event::Up(peer, _) if peer == token.coordinator));
+        assert!(matches!(next(net).await, Event::Up(peer, ..) if peer == token.coordinator));
         net.commands.send(Command::Members(members.clone())).unwrap();
     }
     let [a, b] = &mut workers;
-    assert!(matches!(next(a).await, Event::Up(peer, _) if peer == b.local));
-    assert!(matches!(next(b).await, Event::Up(peer, _) if peer == a.local));
+    assert!(matches!(next(a).await, Event::Up(peer, ..) if peer == b.local));
+    assert!(matches!(next(b).await, Event::Up(peer, ..) if peer == a.local));
     (coordinator, workers, members)
 }
 
@@ -243,8 +265,8 @@ async fn who_loses_the_coordinator_begins_anew_with_the_others() {
     }
     assert_eq!(lost, [coordinator.local, b.local]);
     assert!(matches!(next(&mut b).await, Event::Down(peer, _) if peer == a.local));
-    assert!(matches!(next(&mut a).await, Event::Up(peer, _) if peer == coordinator.local));
+    assert!(matches!(next(&mut a).await, Event::Up(peer, ..) if peer == coordinator.local));
     a.commands.send(Command::Members(members)).unwrap();
-    assert!(matches!(next(&mut a).await, Event::Up(peer, _) if peer == b.local));
-    assert!(matches!(next(&mut b).await, Event::Up(peer, _) if peer == a.local));
+    assert!(matches!(next(&mut a).await, Event::Up(peer, ..) if peer == b.local));
+    assert!(matches!(next(&mut b).await, Event::Up(peer, ..) if peer == a.local));
 }

@@ -50,7 +50,7 @@ pub(crate) fn plan(
     let Some((_, best, stages)) = ends.into_iter().next() else {
         return match options.numerics {
             // Transformed weights take up to seven times as much as those that they are made of.
-            Numerics::Fast => {
+            Numerics::Fast01 | Numerics::Fast => {
                 let options = PlanOptions { numerics: Numerics::Exact, ..options };
                 self::plan(model, devices, options)
             }

@@ -22,6 +22,7 @@ pub mod ids;
 mod link;
 pub mod message;
 mod survey;
+mod version;
 pub mod worker;
 
 pub use coordinator::{
@@ -32,9 +33,10 @@ pub use ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 pub use link::measuring_bytes;
 pub use message::{
     Battery, Bundle, BundleKind, Carried, Delivery, Form, Health, Hello, Member, Message, Orders,
-    PieceHeader, Power, Source, VERSION,
+    PieceHeader, Power, Source,
 };
 pub use survey::{Survey, Surveys, WeightSet};
+pub use version::{LAST_RELEASE, LAST_VERSION, VERSION, shared_numerics, spoken};
 pub use worker::Worker;
 
 /// Nanoseconds since the driver started; monotonic.

@@ -7,11 +7,6 @@ use model::{Element, MapId, WeightHash};
 use serde::{Deserialize, Serialize};
 use tiling::{Encoding, Plan, Rates, Region, Wire};
 
-/// Version of the form of everything in this file, and of what it contains. Two sides with different
-/// versions do not talk. It is raised with a minor release, and only where a form changes, or what all
-/// sides work out alike from a plan, such as its algorithms: releases that leave it alone work together. `net/src/wire_form.rs` holds the forms to it.
-pub const VERSION: u32 = 12;
-
 /// What a worker says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

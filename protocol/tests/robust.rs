@@ -4,7 +4,7 @@
 mod support;
 
 use protocol::coordinator::{Input, Output};
-use protocol::{CoordinatorConfig, FrameId, Hello, Message, SECOND, WorkerId};
+use protocol::{CoordinatorConfig, FrameId, Hello, Message, SECOND, VERSION, WorkerId};
 use support::{Bench, W0, W1, W2, expelled, scattered, task, told};
 use tiling::Rates;
 
@@ -22,7 +22,7 @@ fn failure(bench: &Bench, frame: u64) -> Option<String> {
 fn join_with(bench: &mut Bench, id: WorkerId, memory_bytes: u64) -> Vec<Output> {
     let multiply_adds_per_s = 1_000_000;
     let hello = Hello::new(id.to_string(), 1, Rates::uniform(multiply_adds_per_s), memory_bytes);
-    bench.handle(Input::Joined(id, hello))
+    bench.handle(Input::Joined(id, VERSION, hello))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 
 use protocol::coordinator::{Input, Output};
-use protocol::{ActivePlan, CoordinatorConfig, Message, PlanId, Succession, WorkerId};
+use protocol::{ActivePlan, CoordinatorConfig, Message, PlanId, Succession, VERSION, WorkerId};
 use std::sync::Arc;
 use support::{Bench, W0, W1, W2};
 
@@ -101,7 +101,7 @@ fn weights_of_the_next_plan_leave_room_for_the_tiles_of_the_known_one() {
     let told = |memory_bytes| {
         let mut bench = Bench::new(&[0, 0], CoordinatorConfig::default());
         let hello = Hello::new("small", 1, Rates::uniform(1_000_000), memory_bytes);
-        bench.handle(Input::Joined(W0, hello));
+        bench.handle(Input::Joined(W0, VERSION, hello));
         let next = Bench::bind(&bench.model, 2, &[0, 0, 0]);
         let known = bench.plan.clone();
         let outputs = bench.handle(Input::Prepare { next, known });

@@ -370,7 +370,7 @@ impl Cluster {
                 Message::Hello(hello) => {
                     self.head.joined[from] = Some(session);
                     self.recorder.mark(self.now, Some(from), "joined");
-                    self.head_handle(Input::Joined(id, hello), None);
+                    self.head_handle(Input::Joined(id, protocol::VERSION, hello), None);
                     self.resubmit();
                 }
                 message => {

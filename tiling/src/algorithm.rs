@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub enum Numerics {
     /// One order of accumulation for every plan: any tiling gives the bits of one device.
     Exact,
+    /// As [`Numerics::Fast`], without `F(3x3, 3x3)`, which workers of Tilehive 0.1 do not have: the
+    /// choice is part of the bits, so they and others have to make the same one.
+    Fast01,
     /// Winograd where it pays: the bits depend on the plan, by about 1e-6 of the largest value,
     /// and on nothing else.
     #[default]
@@ -97,9 +100,11 @@ impl Algorithm {
         if inputs < 16 || outputs < 16 {
             return Algorithm::Direct;
         }
-        let cost = |algorithm: Algorithm| algorithm.cost(inputs, outputs, region, together);
-        let by_cost = Algorithm::ALL.into_iter().min_by_key(|&algorithm| cost(algorithm));
-        by_cost.unwrap_or_default()
+        let cost = |algorithm: &Algorithm| algorithm.cost(inputs, outputs, region, together);
+        let known = |algorithm: &Algorithm| {
+            numerics != Numerics::Fast01 || *algorithm != Algorithm::Winograd3
+        };
+        Algorithm::ALL.into_iter().filter(known).min_by_key(cost).unwrap_or_default()
     }
 
     /// What a 3x3 convolution of stride 1 over a region, or over so many at once, is taken to cost.
@@ -137,6 +142,23 @@ pub fn applies(op: &Op) -> bool {
 mod tests {
     use super::*;
     use crate::region::Span;
+
+    #[test]
+    fn who_does_not_know_it_is_spared_f3() {
+        let op = Op::Conv {
+            window: model::Window::square(3, 1, 1),
+            groups: 1,
+            weights: model::WeightId(0),
+            bias: None,
+            activation: model::Activation::None,
+        };
+        let map = Shape::Spatial { channels: 512, rows: 13, cols: 13 };
+        let region = Region::new(Span::whole(13), Span::whole(13));
+        let choose = |numerics| Algorithm::choose(numerics, &op, (&map, &map), region, 1);
+        assert_eq!(choose(Numerics::Fast), Algorithm::Winograd3);
+        assert_eq!(choose(Numerics::Fast01), Algorithm::Winograd2);
+        assert_eq!(choose(Numerics::Exact), Algorithm::Direct);
+    }
 
     #[test]
     fn small_tiles_of_heavy_weights_cost_more() {

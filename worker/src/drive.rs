@@ -252,7 +252,7 @@ impl Driver {
             _ => {}
         }
         match event {
-            Event::Up(peer, _) => match self.name_of(peer) {
+            Event::Up(peer, ..) => match self.name_of(peer) {
                 Some(Peer::Coordinator) => {
                     tracing::info!("joined");
                     self.handle(Input::Connected);

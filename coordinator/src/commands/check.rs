@@ -46,7 +46,7 @@ impl Check {
         match (wire, numerics) {
             (Wire::F16, _) => self.relative <= HALVES_DIFFERENCE_MAX,
             (_, Numerics::Exact) => self.identical,
-            (_, Numerics::Fast) => self.relative <= DIFFERENCE_MAX,
+            (_, Numerics::Fast01 | Numerics::Fast) => self.relative <= DIFFERENCE_MAX,
         }
     }
 }

@@ -67,7 +67,8 @@ pub(crate) async fn run(context: &Context, arguments: DevicesArguments) -> Resul
         } else {
             say!("{}\n", table::table(&HEADER, devices.iter().map(row)));
             say!("{}", rates(&devices));
-            odd_pairs(&devices).chain(watts(&devices)).for_each(|line| say!("{line}"));
+            let notes = odd_pairs(&devices).chain(watts(&devices)).chain(older(&devices));
+            notes.for_each(|line| say!("{line}"));
         }
         if !away.is_empty() {
             let now = net::now_unix_s();
@@ -220,6 +221,12 @@ fn odd_pairs(devices: &[Device]) -> impl Iterator<Item = String> {
         odd.map(line).collect::<Vec<_>>()
     };
     devices.iter().map(of).collect::<Vec<_>>().into_iter().flatten()
+}
+
+/// Which devices are to be upgraded.
+fn older(devices: &[Device]) -> impl Iterator<Item = String> {
+    let older = devices.iter().filter(|device| device.protocol < protocol::VERSION);
+    older.map(|device| crate::drive::older(&device.name))
 }
 
 /// What devices draw, where that is known.

@@ -1,6 +1,6 @@
 //! The workers that are there, as people see them.
 
-use super::Driver;
+use super::{Driver, Reached};
 use crate::cluster::{Device, PairReport};
 use crate::watts::Watts;
 use planner::DeviceProfile;
@@ -13,7 +13,7 @@ impl Driver {
         let (ids, profiles) = self.profiles();
         let device = |(id, profile): (WorkerId, DeviceProfile)| {
             let report = reports.get(&id)?;
-            let (peer, addresses) = self.addresses.get(&id)?;
+            let Reached { peer, version, addresses } = self.reached.get(&id)?;
             let known = self.machine.profile(id)?;
             let health = &known.health;
             let pairs = known.pairs.iter().filter_map(|pair| {
@@ -42,6 +42,7 @@ impl Driver {
                 battery_percent: health.battery.map(|battery| battery.percent),
                 on_battery: health.battery.is_some_and(|battery| battery.discharging),
                 speedups_per_mille: known.speedups_per_mille.clone(),
+                protocol: *version,
                 peer: peer.to_string(),
                 addresses: addresses.iter().map(|a| a.to_string()).collect(),
                 ..Device::of(profile)

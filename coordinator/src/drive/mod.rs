@@ -22,7 +22,7 @@ use planner::Cost;
 use planning::Planned;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
-use protocol::{Member, Message, WorkerId, WorkerReport};
+use protocol::{LAST_RELEASE, Member, Message, VERSION, WorkerId, WorkerReport};
 use seen::Seen;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -58,6 +58,15 @@ struct FrameState {
     reply: Reply<Result<Answer, String>>,
 }
 
+/// A worker's session.
+struct Reached {
+    peer: PeerId,
+    /// The version of the protocol that it speaks.
+    version: u32,
+    /// Where it listens.
+    addresses: Vec<Multiaddr>,
+}
+
 struct Driver {
     machine: Coordinator,
     spot_checks: bool,
@@ -70,7 +79,7 @@ struct Driver {
     progress: Arc<Progress>,
     metrics: Metrics,
     ids: BTreeMap<PeerId, WorkerId>,
-    addresses: BTreeMap<WorkerId, (PeerId, Vec<Multiaddr>)>,
+    reached: BTreeMap<WorkerId, Reached>,
     blobs: BTreeMap<WeightHash, Owner>,
     frames: BTreeMap<FrameId, FrameState>,
     /// Jobs that wait for the first worker.
@@ -112,7 +121,7 @@ pub(crate) async fn drive(
         progress,
         metrics,
         ids: BTreeMap::new(),
-        addresses: BTreeMap::new(),
+        reached: BTreeMap::new(),
         blobs: BTreeMap::new(),
         frames: BTreeMap::new(),
         waiting: Vec::new(),
@@ -191,10 +200,10 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Up(peer, addresses) => {
+            Event::Up(peer, version, addresses) => {
                 let next = WorkerId(self.ids.len() as u32);
                 let id = *self.ids.entry(peer).or_insert(next);
-                self.addresses.insert(id, (peer, addresses));
+                self.reached.insert(id, Reached { peer, version, addresses });
             }
             Event::Down(peer, reason) => {
                 if let Some(&id) = self.ids.get(&peer) {
@@ -202,7 +211,7 @@ impl Driver {
                     if let Some(tracer) = &mut self.tracer {
                         tracer.mark(Some(id), format!("left: {reason}"));
                     }
-                    self.addresses.remove(&id);
+                    self.reached.remove(&id);
                     self.handle(Input::Left(id, reason), None);
                 }
             }
@@ -215,7 +224,11 @@ impl Driver {
                             tracer.name(id, &hello.name);
                             tracer.mark(Some(id), "joined");
                         }
-                        self.handle(Input::Joined(id, hello), None);
+                        let version = self.reached.get(&id).map_or(VERSION, |r| r.version);
+                        if version < VERSION {
+                            tracing::warn!("{}", older(&hello.name));
+                        }
+                        self.handle(Input::Joined(id, version, hello), None);
                         self.submit_waiting();
                     }
                     message => {
@@ -259,7 +272,7 @@ impl Driver {
                     Instant::now()
                 });
                 let pieces = frame.maps.cut(&bundle.pieces);
-                if let Some((peer, _)) = self.addresses.get(&to) {
+                if let Some(Reached { peer, .. }) = self.reached.get(&to) {
                     self.outbox.send(*peer, bundle, pieces, frame.plan.encodes(to));
                 }
             }
@@ -335,7 +348,7 @@ impl Driver {
     }
 
     fn command(&self, to: WorkerId, command: impl FnOnce(PeerId) -> Command) {
-        if let Some((peer, _)) = self.addresses.get(&to) {
+        if let Some(Reached { peer, .. }) = self.reached.get(&to) {
             let _ = self.commands.send(command(*peer));
         }
     }
@@ -356,7 +369,7 @@ impl Driver {
     fn send_roster(&mut self) {
         let live: Vec<WorkerId> = self.machine.live().map(|(id, _)| id).collect();
         let member = |&worker: &WorkerId| {
-            let (peer, addresses) = self.addresses.get(&worker)?;
+            let Reached { peer, addresses, .. } = self.reached.get(&worker)?;
             let addresses = addresses.iter().map(|a| a.to_string()).collect();
             Some(Member { worker, peer: peer.to_bytes(), addresses })
         };
@@ -459,6 +472,15 @@ impl Driver {
         }
         self.outbox.shut_down();
     }
+}
+
+/// What is said of a worker that speaks the version of the last minor release.
+pub(crate) fn older(name: &str) -> String {
+    let release = env!("CARGO_PKG_VERSION");
+    format!(
+        "{name} has Tilehive {LAST_RELEASE}: it works, but as long as it is there all compute the way that \
+         {LAST_RELEASE} does, which is slower for some models; upgrade it to {release}"
+    )
 }
 
 /// A number that another process of this coordinator does not have, so that workers never take a

@@ -98,7 +98,7 @@ impl Driver {
     /// What the planner knows of a worker: what was measured, and where nothing was yet, what such
     /// links usually carry.
     pub(super) fn profile(&self, id: WorkerId, name: &str, known: &WorkerProfile) -> DeviceProfile {
-        let seen_at = self.addresses.get(&id).and_then(|(_, addresses)| addresses.first());
+        let seen_at = self.reached.get(&id).and_then(|reached| reached.addresses.first());
         let usual = match seen_at.is_some_and(net::is_loopback) {
             true => DeviceProfile::same_machine(name, known.rates),
             false => DeviceProfile::wired(name, known.rates),
@@ -140,10 +140,13 @@ impl Driver {
         told.map(|((id, profile, _), pairs)| (id, DeviceProfile { pairs, ..profile })).unzip()
     }
 
-    /// Where workers cannot all send each other pieces, or answers are to be compared, every map is
-    /// gathered.
+    /// What of it those who are there can do: all compute as the oldest release among them does, and where
+    /// they cannot all send each other pieces, or answers are to be compared, every map is gathered.
     fn within_reach(&self, wanted: &Wanted) -> Wanted {
         let mut wanted = wanted.clone();
+        let (Wanted::Strategy(_, PlanOptions { numerics, .. }) | Wanted::Band { numerics, .. }) =
+            &mut wanted;
+        *numerics = protocol::shared_numerics(self.machine.shared_version(), *numerics);
         if let Wanted::Strategy(_, options) = &mut wanted
             && (self.spot_checks || !self.machine.all_reach_all())
         {

@@ -72,7 +72,7 @@ impl Coordinator {
             .iter()
             .filter(|(id, w)| w.alive && !w.stuck && !asked(id))
             .map(|(&id, _)| id)
-            .filter(|&id| self.could_fit(id, task))
+            .filter(|&id| self.able(id, task))
             .collect();
         match others.into_iter().min_by_key(|&id| (self.remaining(now, id).all_ns, id)) {
             Some(id) => self.scatter(now, id, task),

@@ -66,8 +66,9 @@ impl Default for CoordinatorConfig {
 /// What happens to a coordinator.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// An admitted worker said hello. A known id is a restart: what it held is gone.
-    Joined(WorkerId, Hello),
+    /// An admitted worker, which speaks this version of the protocol, said hello. A known id is a
+    /// restart: what it held is gone.
+    Joined(WorkerId, u32, Hello),
     /// A worker's connection is down.
     Left(WorkerId, String),
     /// A control message.

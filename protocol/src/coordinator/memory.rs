@@ -45,9 +45,17 @@ impl Coordinator {
         inputs + need.inputs + running + stay <= worker.memory_bytes
     }
 
-    /// Whether a worker could do a task: it has the memory, and gets the pieces.
+    /// Whether a worker could do a task: it knows how, has the memory, and gets the pieces.
     pub(super) fn able(&self, id: WorkerId, task: TaskId) -> bool {
-        self.could_fit(id, task) && self.reaches_sources(id, task)
+        let plan = self.frames.get(&task.frame).map(|f| f.plan());
+        plan.is_none_or(|plan| self.understands(id, plan))
+            && self.could_fit(id, task)
+            && self.reaches_sources(id, task)
+    }
+
+    /// Whether a worker's version of the protocol has everything that a plan uses.
+    pub(super) fn understands(&self, id: WorkerId, plan: &ActivePlan) -> bool {
+        self.workers.get(&id).is_some_and(|w| w.version >= plan.needed_version())
     }
 
     /// Whether a task fits on a worker that holds nothing else.

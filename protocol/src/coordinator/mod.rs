@@ -50,7 +50,7 @@ pub use succession::Succession;
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::link::{ECHO_BYTES, Link};
 use crate::message::{Hello, Message};
-use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS};
+use crate::{HEARTBEAT_NS, Nanos, SECOND, SILENCE_NS, VERSION};
 use awaited::Awaited;
 use frame::Frame;
 use learn::Learned;
@@ -166,6 +166,12 @@ impl Coordinator {
         })
     }
 
+    /// The version of the protocol that all live workers share.
+    pub fn shared_version(&self) -> u32 {
+        let live = self.workers.values().filter(|w| w.alive);
+        live.map(|w| w.version).min().unwrap_or(VERSION)
+    }
+
     /// What each worker did so far, the dead included.
     pub fn reports(&self) -> BTreeMap<WorkerId, WorkerReport> {
         self.workers.iter().map(|(&id, w)| (id, w.report_now())).collect()
@@ -247,7 +253,7 @@ impl Coordinator {
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now: Nanos, input: Input) {
         match input {
-            Input::Joined(id, hello) => self.on_joined(now, id, hello),
+            Input::Joined(id, version, hello) => self.on_joined(now, (id, version), hello),
             Input::Left(id, _) => self.lose(now, id, Loss::Vanished),
             Input::Message(id, message) => self.on_message(now, id, message),
             Input::Bundle(id, bundle, checksum) => self.on_bundle(now, id, bundle, checksum),
@@ -272,7 +278,7 @@ impl Coordinator {
         self.outputs.push_back(Output::Send(to, message));
     }
 
-    fn on_joined(&mut self, now: Nanos, id: WorkerId, hello: Hello) {
+    fn on_joined(&mut self, now: Nanos, (id, version): (WorkerId, u32), hello: Hello) {
         if self.banned.contains(&id) {
             let reason = "it gave a wrong answer before".into();
             return self.outputs.push_back(Output::Disconnect(id, reason));
@@ -283,6 +289,7 @@ impl Coordinator {
         let (report, passed) = before.map(|w| (w.report, w.passed)).unwrap_or_default();
         let worker = WorkerState {
             alive: true,
+            version,
             heard_ns: now,
             hungry: false,
             running_since_ns: now,

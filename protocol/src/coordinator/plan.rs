@@ -3,6 +3,7 @@
 use crate::ids::{ModelHash, PlanId, WorkerId};
 use crate::message::PieceHeader;
 use crate::survey::{PackedWeight, Survey, WeightSet, packed_weights};
+use crate::version;
 use model::{MapId, Model};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -209,6 +210,11 @@ impl ActivePlan {
 
     fn may_have(&self, slot: Slot, worker: WorkerId) -> bool {
         slot == Slot::ANY || self.bound(slot) == Some(worker)
+    }
+
+    /// The lowest version of the protocol whose workers can carry it out.
+    pub(super) fn needed_version(&self) -> u32 {
+        version::needed_for(&self.plan)
     }
 
     /// Multiply-adds that the plan executes, halo included.

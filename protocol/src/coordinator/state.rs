@@ -50,6 +50,8 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct WorkerState {
     pub(super) alive: bool,
+    /// Of the protocol, as its session speaks it.
+    pub(super) version: u32,
     pub(super) heard_ns: Nanos,
     pub(super) hungry: bool,
     pub(super) load: Load,

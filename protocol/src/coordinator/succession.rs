@@ -38,7 +38,14 @@ impl Coordinator {
     /// where it has them send each other pieces they can.
     pub fn can_run(&self, plan: &ActivePlan) -> bool {
         let live: BTreeSet<_> = self.live().map(|(id, _)| id).collect();
-        plan.needed().is_subset(&live) && (!plan.exchanges_any() || self.all_reach_all())
+        let understood = |needed: &BTreeSet<_>| match needed.is_empty() {
+            true => live.iter().any(|&id| self.understands(id, plan)),
+            false => needed.iter().all(|&id| self.understands(id, plan)),
+        };
+        let needed = plan.needed();
+        needed.is_subset(&live)
+            && understood(&needed)
+            && (!plan.exchanges_any() || self.all_reach_all())
     }
 }
 

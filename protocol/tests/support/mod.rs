@@ -6,7 +6,7 @@ use model::{Activation, MapId, Model, Op, Shape, WeightHash, Window};
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, BundleKind, Coordinator, CoordinatorConfig, FrameId, Hello};
 use protocol::{
-    Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, WeightSet, WorkerId,
+    Message, ModelHash, Nanos, Orders, PieceHeader, PlanId, TaskId, VERSION, WeightSet, WorkerId,
 };
 use std::sync::Arc;
 use tiling::{Grid, Numerics, Plan, Rates, Region, Slot, Stage, StageGeometry};
@@ -85,8 +85,17 @@ impl Bench {
     }
 
     pub fn join(&mut self, id: WorkerId, multiply_adds_per_s: u64) -> Vec<Output> {
+        self.join_speaking(id, VERSION, multiply_adds_per_s)
+    }
+
+    pub fn join_speaking(
+        &mut self,
+        id: WorkerId,
+        version: u32,
+        multiply_adds_per_s: u64,
+    ) -> Vec<Output> {
         let hello = Hello::new(id.to_string(), 1, Rates::uniform(multiply_adds_per_s), 0);
-        self.handle(Input::Joined(id, hello))
+        self.handle(Input::Joined(id, version, hello))
     }
 
     pub fn submit(&mut self, frame: u64) -> Vec<Output> {

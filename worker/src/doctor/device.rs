@@ -23,7 +23,12 @@ pub fn checks(state: &Path, private: &[&str]) -> Vec<Check> {
     let mut checks = vec![
         Check::ok(
             "version",
-            format!("{}, protocol {}", env!("CARGO_PKG_VERSION"), protocol::VERSION),
+            format!(
+                "{}, protocol {}, also {}",
+                env!("CARGO_PKG_VERSION"),
+                protocol::VERSION,
+                protocol::LAST_VERSION
+            ),
         ),
         folder(state),
     ];
