@@ -4,9 +4,12 @@
 mod support;
 
 use protocol::coordinator::{Input, Output};
-use protocol::{ActivePlan, CoordinatorConfig, FrameId, LAST_VERSION, PlanId, VERSION, WorkerId};
+use protocol::{
+    ActivePlan, CoordinatorConfig, FrameId, LAST_VERSION, Message, PlanId, SECOND, VERSION,
+    WorkerId,
+};
 use std::sync::Arc;
-use support::{Bench, MODEL, W0, W1, plan, scattered};
+use support::{Bench, MODEL, W0, W1, plan, scattered, yields};
 use tiling::{Numerics, Plan, Slot};
 
 /// Today's worker 0 and an old worker 1, and a plan over these slots with some numerics.
@@ -37,10 +40,18 @@ fn an_old_worker_gets_what_it_understands() {
 
 #[test]
 fn it_gets_nothing_of_a_newer_plan_by_whatever_way() {
-    let (mut bench, plan) = mixed(&[0, 1], Numerics::Fast);
+    let (mut bench, plan) = mixed(&[0, 1, 0, 0, 0, 0], Numerics::Fast);
     assert!(!bench.machine.can_run(&plan));
     bench.handle(Input::Submit(FrameId(0), plan));
     // It is idle and asks, and the other one is late: neither stealing nor a second copy brings it there.
+    bench.says(W1, Message::Reaches { peers: vec![W0] });
+    bench.says(W0, Message::Reaches { peers: vec![W1] });
+    for second in 1..8 {
+        bench.wait(second * SECOND, &[]);
+        bench.says(W1, Message::Hungry);
+    }
+    assert!(yields(&bench.outputs).is_empty());
+    assert!(!gets_any(&bench.outputs, W1));
     bench.finish();
     assert_eq!(bench.machine.in_flight(), 0);
     assert!(gets_any(&bench.outputs, W0) && !gets_any(&bench.outputs, W1));

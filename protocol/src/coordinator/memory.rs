@@ -31,8 +31,11 @@ impl Coordinator {
         })
     }
 
-    /// Whether a task fits beside what a worker holds now.
+    /// Whether a worker may have a task now: it knows how, and the task fits beside what it holds.
     pub(super) fn fits(&self, id: WorkerId, task: TaskId) -> bool {
+        if !self.knows(id, task) {
+            return false;
+        }
         let Some(need) = self.need(id, task) else { return true };
         let worker = &self.workers[&id];
         let inputs = worker.load.input_bytes();
@@ -47,10 +50,12 @@ impl Coordinator {
 
     /// Whether a worker could do a task: it knows how, has the memory, and gets the pieces.
     pub(super) fn able(&self, id: WorkerId, task: TaskId) -> bool {
-        let plan = self.frames.get(&task.frame).map(|f| f.plan());
-        plan.is_none_or(|plan| self.understands(id, plan))
-            && self.could_fit(id, task)
-            && self.reaches_sources(id, task)
+        self.could_fit(id, task) && self.reaches_sources(id, task)
+    }
+
+    /// Whether a worker's version of the protocol has everything that a task uses.
+    fn knows(&self, id: WorkerId, task: TaskId) -> bool {
+        self.frames.get(&task.frame).is_none_or(|frame| self.understands(id, frame.plan()))
     }
 
     /// Whether a worker's version of the protocol has everything that a plan uses.
@@ -58,8 +63,11 @@ impl Coordinator {
         self.workers.get(&id).is_some_and(|w| w.version >= plan.needed_version())
     }
 
-    /// Whether a task fits on a worker that holds nothing else.
+    /// Whether a worker that holds nothing else may have a task.
     pub(super) fn could_fit(&self, id: WorkerId, task: TaskId) -> bool {
+        if !self.knows(id, task) {
+            return false;
+        }
         let Some(need) = self.need(id, task) else { return true };
         let worker = &self.workers[&id];
         need.inputs + need.running + worker.packed_bytes + need.weights <= worker.memory_bytes
