@@ -16,7 +16,7 @@ use half::f16;
 use model::{Axes, LayerId, LoadedModel, Model, Op, WeightId, WeightStore};
 use packing::Packing;
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub(crate) use steps::Steps;
 use tiling::{Algorithm, Numerics, StageGeometry};
 
@@ -149,18 +149,39 @@ pub(crate) enum Packed {
     Constant(Piece),
 }
 
+/// A layer's weights for one algorithm, from when they are packed until they are given up.
+#[derive(Default)]
+struct Slot(Mutex<Option<Arc<Packed>>>);
+
+impl Slot {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Packed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self) -> Option<Arc<Packed>> {
+        self.lock().clone()
+    }
+
+    /// Takes them in. Two threads may both have packed them; the second result is dropped.
+    fn fill(&self, packed: Packed) -> Arc<Packed> {
+        self.lock().get_or_insert_with(|| Arc::new(packed)).clone()
+    }
+}
+
 /// A model with its weights packed, layer by layer, as they arrive.
 pub struct PackedModel {
     graph: Arc<Model>,
     /// For each layer, one for each algorithm.
-    layers: Vec<[OnceLock<Packed>; Algorithm::ALL.len()]>,
+    layers: Vec<[Slot; Algorithm::ALL.len()]>,
+    /// What layers without weights have.
+    nothing: Arc<Packed>,
 }
 
 impl PackedModel {
     /// A model of which nothing is packed yet.
     pub fn new(graph: Arc<Model>) -> Self {
         let layers = graph.layers.iter().map(|_| Default::default()).collect();
-        Self { graph, layers }
+        Self { graph, layers, nothing: Arc::new(Packed::Nothing) }
     }
 
     /// The graph.
@@ -190,14 +211,19 @@ impl PackedModel {
     ) -> Result<(), KernelError> {
         let slot = &self.layers[layer.index()][algorithm as usize];
         let packing = Packing { graph: &self.graph, layer, algorithm, weights };
-        if slot.get().is_none() {
-            // Two threads may both come here; the second result is dropped.
-            let _ = slot.set(packing.run(&mut steps)?);
-        }
-        match slot.get() {
-            Some(Packed::Rows { slices, .. }) => packing.slices(slices),
+        let packed = match slot.get() {
+            Some(packed) => packed,
+            None => slot.fill(packing.run(&mut steps)?),
+        };
+        match &*packed {
+            Packed::Rows { slices, .. } => packing.slices(slices),
             _ => Ok(()),
         }
+    }
+
+    /// Gives up what a layer has packed for an algorithm. A run that has begun goes on with it.
+    pub fn unpack(&self, layer: LayerId, algorithm: Algorithm) {
+        self.layers[layer.index()][algorithm as usize].lock().take();
     }
 
     /// Packs every layer for [`crate::Engine::run_whole`], several at a time.
@@ -229,13 +255,15 @@ impl PackedModel {
     /// Of some weights of a layer, all that have to be in the store when it is packed for them: none
     /// where that was done.
     pub fn lacking(&self, layer: LayerId, algorithm: Algorithm, ids: &[WeightId]) -> Vec<WeightId> {
-        match (self.layers[layer.index()][algorithm as usize].get(), &self.graph.layer(layer).op) {
-            (None, _) => ids.to_vec(),
-            (Some(Packed::Rows { slices: packed, .. }), Op::LinearRows { slices, .. }) => {
+        let Some(packed) = self.layers[layer.index()][algorithm as usize].get() else {
+            return ids.to_vec();
+        };
+        match (&*packed, &self.graph.layer(layer).op) {
+            (Packed::Rows { slices: packed, .. }, Op::LinearRows { slices, .. }) => {
                 let missing = slices.iter().zip(packed).filter(|(_, slice)| slice.get().is_none());
                 missing.map(|(&id, _)| id).filter(|id| ids.contains(id)).collect()
             }
-            (Some(_), _) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
@@ -260,11 +288,11 @@ impl PackedModel {
             Packed::Quant(product) => product.bytes(),
             Packed::Constant(piece) => piece.byte_len(),
         };
-        let layers = self.layers.iter().flatten().filter_map(OnceLock::get);
-        layers.map(bytes).sum()
+        let layers = self.layers.iter().flatten().filter_map(Slot::get);
+        layers.map(|packed| bytes(&packed)).sum()
     }
 
-    pub(crate) fn find(&self, layer: LayerId, algorithm: Algorithm) -> Option<&Packed> {
+    pub(crate) fn find(&self, layer: LayerId, algorithm: Algorithm) -> Option<Arc<Packed>> {
         let has_weights = matches!(
             &self.graph.layer(layer).op,
             Op::Conv { .. }
@@ -279,6 +307,6 @@ impl PackedModel {
                 | Op::Constant { .. }
         );
         let packed = self.layers[layer.index()][algorithm as usize].get();
-        if has_weights { packed } else { Some(packed.unwrap_or(&Packed::Nothing)) }
+        if has_weights { packed } else { Some(packed.unwrap_or_else(|| self.nothing.clone())) }
     }
 }

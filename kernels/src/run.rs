@@ -107,10 +107,7 @@ pub(crate) fn run_together(
 }
 
 /// What each unit needs beside its inputs.
-fn packed_units<'a>(
-    model: &'a PackedModel,
-    schedule: &Schedule,
-) -> Result<Vec<&'a Packed>, KernelError> {
+fn packed_units(model: &PackedModel, schedule: &Schedule) -> Result<Vec<Arc<Packed>>, KernelError> {
     let packed = |unit: &Unit| {
         let layer = unit.conv.unwrap_or(unit.layer);
         model.find(layer, unit.algorithm).ok_or_else(|| {
@@ -134,7 +131,8 @@ struct Run<'a> {
     threads: &'a Threads,
     graph: &'a Model,
     schedule: &'a Schedule,
-    packed: Vec<&'a Packed>,
+    /// Held until its end, also where they are given up meanwhile.
+    packed: Vec<Arc<Packed>>,
     given: BTreeMap<MapId, Arc<Piece>>,
     /// Memory of the buffers that are not given away; they point into it.
     arena: AlignedBuffer,
@@ -229,7 +227,7 @@ impl<'a> Run<'a> {
     /// A step that is a convolution of floats, and what it writes.
     fn convolution(&self, step: &Step) -> Option<(Conv<'_>, Target<'_>)> {
         let unit = &self.schedule.units[step.unit];
-        let Packed::Conv(packed) = self.packed[step.unit] else { return None };
+        let Packed::Conv(packed) = &*self.packed[step.unit] else { return None };
         let layer = self.graph.layer(unit.layer);
         let (window, activation, is_sum) =
             match (&layer.op, unit.conv.map(|conv| &self.graph.layer(conv).op)) {
@@ -251,7 +249,7 @@ impl<'a> Run<'a> {
         let place = self.schedule.places[&unit.output];
         let (inputs, mut output) = (self.inputs(step), self.target(step));
         let (layer, shape) = (self.graph.layer(unit.layer), self.graph.shape(unit.output));
-        let packed = self.packed[step.unit];
+        let packed = &*self.packed[step.unit];
         match &layer.op {
             _ if unit.conv.is_some() => {
                 return Err(KernelError::NotPacked { layer: layer.name.clone() });

@@ -240,6 +240,25 @@ fn missing_weights_name_the_layer() {
 }
 
 #[test]
+fn what_was_unpacked_can_be_packed_again() {
+    let problem = chain();
+    let (graph, packed) = (&problem.model.graph, PackedModel::new(problem.model.graph.clone()));
+    packed.pack_all(&problem.model, Numerics::Exact).unwrap();
+    let answer = ENGINES[0].run_whole(&packed, Numerics::Exact, &problem.inputs).unwrap();
+    let all = packed.bytes();
+    let conv = graph.layers.iter().position(|l| matches!(l.op, Op::Conv { .. })).unwrap();
+    let (layer, name) = (LayerId(conv as u32), graph.layers[conv].name.clone());
+    packed.unpack(layer, Algorithm::Direct);
+    assert!(!packed.is_packed(layer, Algorithm::Direct) && packed.bytes() < all);
+    let error = ENGINES[0].run_whole(&packed, Numerics::Exact, &problem.inputs).unwrap_err();
+    assert_eq!(error, KernelError::NotPacked { layer: name });
+    packed.pack(layer, Algorithm::Direct, &problem.model.weights).unwrap();
+    assert_eq!(packed.bytes(), all);
+    let again = ENGINES[0].run_whole(&packed, Numerics::Exact, &problem.inputs).unwrap();
+    assert_same(&answer, &again, &ENGINES[0]);
+}
+
+#[test]
 fn a_tile_that_contradicts_the_model_is_an_error() {
     let problem = chain();
     let engine = Engine::new(1).unwrap();

@@ -1,12 +1,15 @@
 //! What fits where: on each device the weights of its stages, and beside them the tile that takes
-//! most, with what it reads, what it makes, and the arena of its schedule.
+//! most, with what it reads, what it makes, and the arena of its schedule; and the pieces that stay there
+//! until their frame is over.
 
 use crate::cost::{Cut, bytes, peak_bytes, weight_bytes};
 use crate::{DeviceProfile, PlannerError};
 use model::{LayerId, MapId, Model, Op, Shape};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use tiling::{Grid, Locality, Numerics, Slot, Split, Stage, StageGeometry, locality};
+use tiling::{
+    Grid, Handover, Locality, Numerics, Region, Slot, Split, Stage, StageGeometry, locality,
+};
 
 /// What places in an arena may add to each map that lies there.
 const ALIGNMENT: u64 = 64;
@@ -86,10 +89,10 @@ impl<'a> Room<'a> {
                 let read = tiles_on(stage, device).map(|tile| cut.slice_bytes[tile]).sum();
                 cut.weights(read)
             });
-            let weights = weights.sum::<u64>();
+            let stay = weights.sum::<u64>() + kept_bytes(self.model, stages.clone(), device);
             let stages = stages.clone().enumerate().filter(|(_, (stage, _))| is_on(stage, device));
             let needs = stages.map(|(index, (stage, cut))| {
-                (weights + self.tiles(stage, cut, device, given.saturating_sub(weights)), index)
+                (stay + self.tiles(stage, cut, device, given.saturating_sub(stay)), index)
             });
             let (needed, stage) = needs.max_by_key(|(needed, _)| *needed)?;
             (needed > given).then_some(Misfit { stage, device, needed, given })
@@ -200,8 +203,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// What no plan exceeds on any device: all weights, transformed for the largest blocks, and a tile that reads
-/// and makes every map whole.
+/// What no plan exceeds on any device: all weights, transformed for the largest blocks, a tile that reads
+/// and makes every map whole, and all of them kept, made here or sent.
 fn takes_at_most(model: &Model) -> u64 {
     let weights = model.layers.iter().enumerate().map(|(i, layer)| {
         // F(6x6) makes 64 values of nine, and channels are made up to whole vectors.
@@ -214,7 +217,42 @@ fn takes_at_most(model: &Model) -> u64 {
         let map = MapId(i as u32);
         (model.shape(map).elements() * model.element(map).bytes()) as u64 + ALIGNMENT
     });
-    weights.sum::<u64>().saturating_add(maps.sum::<u64>().saturating_mul(2))
+    weights.sum::<u64>().saturating_add(maps.sum::<u64>().saturating_mul(4))
+}
+
+/// What stays on a device of the maps of a frame that are exchanged: what its tiles make, and what they
+/// read of others' pieces.
+pub(crate) fn kept_bytes<'b>(
+    model: &Model,
+    stages: impl Iterator<Item = (&'b Stage, &'b Cut)> + Clone,
+    device: usize,
+) -> u64 {
+    let mut kept = 0;
+    // Of each map that is exchanged, what this device made.
+    let mut made: HashMap<MapId, Vec<Region>> = HashMap::new();
+    for (stage, cut) in stages {
+        for tile in tiles_on(stage, device) {
+            for (map, region) in &cut.borders.tiles[tile].inputs {
+                let Some(own) = made.get(map) else { continue };
+                let own = own.iter().map(|own| own.intersect(*region).positions());
+                let others = region.positions().saturating_sub(own.sum());
+                kept += (others * model.pixel_bytes(*map)) as u64;
+            }
+        }
+        if stage.handover != Handover::Exchange {
+            continue;
+        }
+        // Also where it makes none of a map, it may read of it.
+        let outputs = cut.borders.tiles.iter().flat_map(|tile| &tile.outputs);
+        outputs.for_each(|(map, _)| _ = made.entry(*map).or_default());
+        for tile in tiles_on(stage, device) {
+            for (map, region) in &cut.borders.tiles[tile].outputs {
+                made.entry(*map).or_default().push(*region);
+                kept += (region.positions() * model.pixel_bytes(*map)) as u64;
+            }
+        }
+    }
+    kept
 }
 
 fn is_on(stage: &Stage, device: usize) -> bool {

@@ -31,7 +31,10 @@ pub struct WeightSet {
 
 /// A tensor of a model, packed for a layer and the way it is computed: two layers with the same tensor
 /// hold it twice.
-pub(crate) type PackedWeight = (ModelHash, LayerId, Algorithm, WeightId);
+pub(crate) type PackedWeight = (PackedLayer, WeightId);
+
+/// A layer of a model, and the way it is computed: what is packed and given up together.
+pub(crate) type PackedLayer = (ModelHash, LayerId, Algorithm);
 
 /// The tensors of some layers of a model, one by one, with the bytes that they take.
 pub(crate) fn packed_weights<'a>(
@@ -40,7 +43,7 @@ pub(crate) fn packed_weights<'a>(
 ) -> impl Iterator<Item = (PackedWeight, u64)> {
     layers.iter().flat_map(move |weights| {
         let LayerWeights { layer, algorithm, .. } = *weights;
-        weights.packed(model).map(move |(id, bytes)| ((hash, layer, algorithm, id), bytes))
+        weights.packed(model).map(move |(id, bytes)| (((hash, layer, algorithm), id), bytes))
     })
 }
 

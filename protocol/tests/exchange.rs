@@ -8,6 +8,7 @@ use protocol::coordinator::Output;
 use protocol::worker::{Input, Output as WorkerOutput, Peer};
 use protocol::{
     ActivePlan, Bundle, BundleKind, Carried, CoordinatorConfig, FrameId, Hello, Message, Orders,
+    VERSION,
 };
 use protocol::{PlanId, SECOND, TaskId, Worker, WorkerId};
 use std::sync::Arc;
@@ -29,11 +30,17 @@ fn bound(model: &Arc<Model>) -> Arc<ActivePlan> {
 
 /// Three workers that reach each other.
 fn bench() -> Bench {
+    bench_with(0)
+}
+
+/// The same with so much memory each; zero for no limit.
+fn bench_with(memory_bytes: u64) -> Bench {
     let config = CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() };
     let mut bench = Bench::new(&[0, 1], config);
     bench.plan = bound(&bench.model);
     for id in [W0, W1, W2] {
-        bench.join(id, 1_000_000);
+        let hello = Hello::new(id.to_string(), 1, Rates::uniform(1_000_000), memory_bytes);
+        bench.handle(protocol::coordinator::Input::Joined(id, VERSION, hello));
     }
     for id in [W0, W1, W2] {
         let peers = [W0, W1, W2].into_iter().filter(|&other| other != id).collect();
@@ -75,6 +82,24 @@ fn finish(bench: &mut Bench) {
             false => bench.result(task, attempt),
         };
         bench.handle(protocol::coordinator::Input::Bundle(id, result, 0));
+    }
+}
+
+/// Two frames at once would each wait for what the other keeps.
+#[test]
+fn a_frame_begins_when_there_is_memory_for_what_it_leaves() {
+    let plan = bound(&model());
+    let weights = 2 * (4 * 9 + 1) * 16 * 4;
+    let tile = (0..2).map(|stage| plan.input_bytes(stage, 0) + plan.running_bytes(stage, 0)).max();
+    // Half a map of 12 x 12 x 4 and a row of the other half.
+    let kept = 7 * 12 * 4 * 4;
+    for (frames, begun) in [(1, 1), (2, 2), (4, 4)] {
+        let mut bench = bench_with(weights + tile.unwrap() + frames * kept);
+        (0..4).for_each(|frame| _ = bench.submit(frame));
+        assert_eq!(bench.machine.in_flight(), begun, "room for {frames}");
+        finish(&mut bench);
+        assert!((0..4).all(|frame| bench.finished(frame)));
+        assert_eq!(bench.machine.counters().fallbacks, 0);
     }
 }
 

@@ -3,10 +3,13 @@
 
 mod support;
 
+use model::WeightHash;
 use protocol::coordinator::{Input, Output};
-use protocol::{CoordinatorConfig, FrameId, Hello, Message, SECOND, VERSION, WorkerId};
-use support::{Bench, W0, W1, W2, expelled, scattered, task, told};
-use tiling::Rates;
+use protocol::{ActivePlan, CoordinatorConfig, FrameId, Hello, Message, ModelHash, PlanId};
+use protocol::{SECOND, VERSION, WorkerId};
+use std::sync::Arc;
+use support::{Bench, W0, W1, W2, expelled, scattered, task, told, yields};
+use tiling::{Grid, Numerics, Plan, Rates, Slot, Stage};
 
 fn config() -> CoordinatorConfig {
     CoordinatorConfig { stealing: false, ..CoordinatorConfig::default() }
@@ -23,6 +26,84 @@ fn join_with(bench: &mut Bench, id: WorkerId, memory_bytes: u64) -> Vec<Output> 
     let multiply_adds_per_s = 1_000_000;
     let hello = Hello::new(id.to_string(), 1, Rates::uniform(multiply_adds_per_s), memory_bytes);
     bench.handle(Input::Joined(id, VERSION, hello))
+}
+
+/// A worker with memory for a tile and the weights of one model, a plan for that, and one for another.
+fn two_models() -> (Bench, Arc<ActivePlan>, Arc<ActivePlan>) {
+    let mut bench = Bench::new(&[0], config());
+    let one = bench.plan.clone();
+    let other = ModelHash(WeightHash([8; 32]));
+    let other = ActivePlan::new(PlanId(2), one.model.clone(), other, one.plan.clone(), vec![W0]);
+    let weights = 2 * (4 * 9 + 1) * 16 * 4;
+    let tile = (0..2).map(|stage| one.input_bytes(stage, 0) + one.running_bytes(stage, 0)).max();
+    join_with(&mut bench, W0, weights + tile.unwrap());
+    (bench, one, Arc::new(other.unwrap()))
+}
+
+fn runs(bench: &mut Bench, frame: u64, plan: &Arc<ActivePlan>) {
+    bench.plan = plan.clone();
+    bench.submit(frame);
+    bench.finish();
+    assert!(bench.finished(frame), "{:?}", failure(bench, frame));
+}
+
+fn retired(bench: &Bench) -> Vec<u64> {
+    let retired = |output: &Output| match output {
+        Output::Send(_, Message::Retire { plan }) => Some(plan.0),
+        _ => None,
+    };
+    bench.outputs.iter().filter_map(retired).collect()
+}
+
+#[test]
+fn weights_of_plans_that_nobody_uses_make_room() {
+    let (mut bench, one, other) = two_models();
+    runs(&mut bench, 0, &one);
+    runs(&mut bench, 1, &other);
+    runs(&mut bench, 2, &other);
+    runs(&mut bench, 3, &one);
+    assert_eq!(retired(&bench), [1, 2]);
+}
+
+#[test]
+fn a_plan_that_was_told_early_finds_room_when_it_is_used() {
+    let (mut bench, one, other) = two_models();
+    bench.submit(0);
+    bench.handle(Input::Prepare { next: other.clone(), known: one.clone() });
+    bench.finish();
+    assert_eq!(retired(&bench), []);
+    runs(&mut bench, 1, &other);
+    assert_eq!(retired(&bench), [1]);
+}
+
+/// Worker 0 has four tiles of the first layer, worker 1 the second layer, for which it waits.
+#[test]
+fn nobody_takes_over_what_its_own_part_leaves_no_room_for() {
+    let strips = Stage::cut(0..1, Grid::even(4, 1), vec![Slot(0); 4]);
+    let body = Plan::new("test", Numerics::Exact, vec![strips, Stage::whole(1..2, Slot(1))]);
+    let weights = (4 * 9 + 1) * 16 * 4;
+    for (layers, helps) in [(1, false), (4, true)] {
+        let mut bench = Bench::new(&[0], CoordinatorConfig::default());
+        let plan = ActivePlan::new(
+            PlanId(1),
+            bench.model.clone(),
+            bench.plan.model_hash,
+            body.clone(),
+            vec![W0, W1],
+        );
+        bench.plan = Arc::new(plan.unwrap());
+        let tile = bench.plan.input_bytes(1, 0) + bench.plan.running_bytes(1, 0);
+        bench.join(W0, 1_000_000);
+        join_with(&mut bench, W1, layers * (weights + tile));
+        bench.says(W0, Message::Reaches { peers: vec![W1] });
+        bench.says(W1, Message::Reaches { peers: vec![W0] });
+        bench.submit(0);
+        bench.says(W1, Message::Hungry);
+        let copied = scattered(&bench.outputs).iter().any(|&(id, ..)| id == W1);
+        assert_eq!(copied || !yields(&bench.outputs).is_empty(), helps, "{layers}");
+        bench.finish();
+        assert!(bench.finished(0));
+    }
 }
 
 #[test]

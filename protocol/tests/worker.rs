@@ -23,13 +23,22 @@ struct Bench {
 impl Bench {
     /// A worker that is not connected.
     fn new() -> Self {
-        let hello = Hello::new("w", 1, Rates::uniform(5), 0);
+        Self::with_memory(0)
+    }
+
+    /// The same with so many bytes of memory; zero for no limit.
+    fn with_memory(bytes: u64) -> Self {
+        let hello = Hello::new("w", 1, Rates::uniform(5), bytes);
         Self { machine: Worker::new(hello), now: 0, model: model() }
     }
 
     /// A worker that was welcomed as worker 0, and is connected to worker 1.
     fn welcomed() -> Self {
-        let mut bench = Self::new();
+        Self::new().join()
+    }
+
+    fn join(self) -> Self {
+        let mut bench = self;
         bench.handle(Input::Connected);
         let outputs = bench.told(Message::Welcome { worker: W0, oldest: None });
         assert_eq!(outputs, [Output::Send(HEAD, Message::Hungry)]);
@@ -98,6 +107,10 @@ fn executes(task: TaskId) -> Output {
 
 fn prepared() -> Output {
     Output::Send(HEAD, Message::Prepared { plan: PlanId(1) })
+}
+
+fn unpacks(layer: u32) -> Output {
+    Output::Unpack { model: MODEL, layer: LayerId(layer), algorithm: Algorithm::Direct }
 }
 
 fn hungry() -> Output {
@@ -372,6 +385,41 @@ fn a_plan_that_does_not_fit_its_model_ends_the_connection() {
     bench.told(Message::Announce { plan, model: MODEL, body, weights, encodes: false });
     let outputs = bench.handle(Input::Opened(MODEL, bench.model.clone()));
     assert_eq!(disconnects(&outputs), [HEAD]);
+}
+
+/// There is memory for the weights of one of the two layers.
+#[test]
+fn weights_that_no_plan_reads_are_given_up_for_others() {
+    let mut bench = Bench::with_memory((4 * 9 + 1) * 16 * 4).join();
+    let tell = |bench: &mut Bench, id, stage| {
+        let Message::Announce { model, body, encodes, .. } = announce(Vec::new()) else { panic!() };
+        let (plan, weights) = (PlanId(id), vec![weights_of(stage)]);
+        bench.told(Message::Announce { plan, model, body, weights, encodes });
+        bench.handle(Input::Opened(MODEL, bench.model.clone()))
+    };
+    let prepares = |outputs: &[Output]| {
+        let stage = |output: &Output| match output {
+            Output::Prepare { set, .. } => Some(set.stage),
+            _ => None,
+        };
+        outputs.iter().filter_map(stage).collect::<Vec<_>>()
+    };
+    assert_eq!(prepares(&tell(&mut bench, 1, 0)), [0]);
+    // Beside the first plan, also while its weights are still being packed, there is no room.
+    let outputs = tell(&mut bench, 2, 1);
+    assert!(prepares(&outputs).is_empty() && !outputs.contains(&unpacks(0)), "{outputs:?}");
+    bench.handle(Input::Prepared(PlanId(1), weights_of(0)));
+    bench.told(Message::Retire { plan: PlanId(2) });
+    bench.told(Message::Retire { plan: PlanId(1) });
+    // What nobody reads stays until its memory is wanted...
+    assert!(prepares(&tell(&mut bench, 3, 0)).contains(&0));
+    bench.told(Message::Retire { plan: PlanId(3) });
+    // ...and goes first.
+    let outputs = tell(&mut bench, 4, 1);
+    let at = |wanted: &dyn Fn(&Output) -> bool| outputs.iter().position(wanted).expect("both");
+    let (unpack, prepare) =
+        (at(&|o| *o == unpacks(0)), at(&|o| matches!(o, Output::Prepare { .. })));
+    assert!(unpack < prepare);
 }
 
 #[test]

@@ -204,6 +204,10 @@ impl Cluster {
             Output::SendBundle(to, bundle) => self.send_held(i, to, bundle),
             Output::Open(hash) => self.open(i, hash),
             Output::Close(model) => self.devices[i].close(model),
+            Output::Unpack { model, layer, algorithm } => {
+                let graph = &self.scenario.model.graph;
+                self.devices[i].unpack((model, graph), layer, algorithm);
+            }
             Output::Prepare { plan, set, model, weights } => {
                 let graph = self.scenario.model.graph.clone();
                 let device = &mut self.devices[i];

@@ -1,24 +1,27 @@
 //! The thread that computes: one job after another, each with all threads of the engine.
 //!
 //! Tasks go before weights. Those of a plan that is to follow are packed in steps of a few milliseconds, in
-//! between the tasks of the plan that is in use, and a frame waits for little more than a step.
+//! between the tasks of the plan that is in use, and a frame waits for little more than a step. What is given
+//! up waits for what was to be packed before: it may be the same layer.
 
 use crate::blobs::BlobCache;
 use crate::pace::{Begun, Pace};
 use kernels::wire::{Saturated, round_outputs};
 use kernels::{Engine, KernelError, PackedModel, Piece, Pieces};
-use model::{MapId, WeightHash, WeightStore};
+use model::{LayerId, MapId, WeightHash, WeightStore};
 use protocol::{PlanId, TaskId, WeightSet};
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use tiling::{LayerWeights, StageGeometry, Wire};
+use tiling::{Algorithm, LayerWeights, StageGeometry, Wire};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What to compute.
 pub(crate) enum Job {
     /// Read the weights of some layers from the cache and pack them.
     Prepare { plan: PlanId, set: WeightSet, model: Arc<PackedModel>, weights: Vec<LayerWeights> },
+    /// Let go of what a layer has packed for an algorithm.
+    Unpack { model: Arc<PackedModel>, layer: LayerId, algorithm: Algorithm },
     /// Run a task.
     Execute(Task),
 }
@@ -129,9 +132,15 @@ const OWED_MAX: Duration = Duration::from_millis(50);
 struct Queue {
     jobs: mpsc::Receiver<Job>,
     tasks: VecDeque<Task>,
-    packing: VecDeque<Packing>,
+    weights: VecDeque<Weights>,
     /// How long weights are packed before another task runs.
     owed: Duration,
+}
+
+/// What is to be done about weights.
+enum Weights {
+    Pack(Packing),
+    Unpack(Arc<PackedModel>, LayerId, Algorithm),
 }
 
 enum Step {
@@ -141,33 +150,54 @@ enum Step {
 
 impl Queue {
     fn new(jobs: mpsc::Receiver<Job>) -> Self {
-        Self { jobs, tasks: VecDeque::new(), packing: VecDeque::new(), owed: Duration::ZERO }
+        Self { jobs, tasks: VecDeque::new(), weights: VecDeque::new(), owed: Duration::ZERO }
     }
 
     /// Waits until there is something to do. None when nobody will ask for anything more.
     fn wait(&mut self) -> Option<()> {
-        while self.tasks.is_empty() && self.packing.is_empty() {
+        self.give_up();
+        while self.tasks.is_empty() && self.weights.is_empty() {
             let job = self.jobs.recv().ok()?;
             self.take(job);
+            self.give_up();
         }
         Some(())
     }
 
-    /// What to do next, if there is anything.
+    /// What to do next, if there is anything. Nothing is being packed.
     fn next(&mut self) -> Option<Step> {
-        if self.packing.is_empty() {
+        self.take_all();
+        self.give_up();
+        if self.weights.is_empty() {
             self.owed = Duration::ZERO;
         }
         let task = self.due().map(Step::Task);
-        task.or_else(|| self.packing.pop_front().map(Step::Weights))
+        task.or_else(|| match self.weights.pop_front()? {
+            Weights::Pack(packing) => Some(Step::Weights(packing)),
+            Weights::Unpack(..) => unreachable!("these were given up"),
+        })
     }
 
     /// The next task, unless weights must be packed first.
     fn due(&mut self) -> Option<Task> {
+        self.take_all();
+        if self.owed.is_zero() { self.tasks.pop_front() } else { None }
+    }
+
+    fn take_all(&mut self) {
         while let Ok(job) = self.jobs.try_recv() {
             self.take(job);
         }
-        if self.owed.is_zero() { self.tasks.pop_front() } else { None }
+    }
+
+    /// Gives up what nothing is to be packed before.
+    fn give_up(&mut self) {
+        let is_unpack = |weights: &mut Weights| matches!(weights, Weights::Unpack(..));
+        while let Some(Weights::Unpack(model, layer, algorithm)) =
+            self.weights.pop_front_if(is_unpack)
+        {
+            model.unpack(layer, algorithm);
+        }
     }
 
     /// A task took so long.
@@ -184,7 +214,11 @@ impl Queue {
         match job {
             Job::Prepare { plan, set, model, weights } => {
                 let missing = Vec::new();
-                self.packing.push_back(Packing { plan, set, model, weights, missing });
+                let packing = Packing { plan, set, model, weights, missing };
+                self.weights.push_back(Weights::Pack(packing));
+            }
+            Job::Unpack { model, layer, algorithm } => {
+                self.weights.push_back(Weights::Unpack(model, layer, algorithm));
             }
             Job::Execute(task) => self.tasks.push_back(task),
         }
@@ -272,9 +306,9 @@ fn execute(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{LayerId, LoadOptions, open};
+    use model::{LoadOptions, open};
     use protocol::FrameId;
-    use tiling::{Algorithm, Numerics};
+    use tiling::Numerics;
 
     fn task(frame: u64, model: &Arc<PackedModel>) -> Job {
         let task = TaskId { frame: FrameId(frame), stage: 0, tile: 0 };

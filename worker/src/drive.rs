@@ -338,6 +338,12 @@ impl Driver {
             Output::SendBundle(to, bundle) => self.send_bundle(to, bundle),
             Output::Open(hash) => self.open(hash),
             Output::Close(model) => self.models.retain(|(hash, _)| *hash != model),
+            Output::Unpack { model, layer, algorithm } => {
+                if let Some((_, model)) = self.models.iter().find(|(hash, _)| *hash == model) {
+                    let model = model.clone();
+                    let _ = self.jobs.send(Job::Unpack { model, layer, algorithm });
+                }
+            }
             Output::Prepare { plan, set, model, weights } => {
                 let model = self.models.iter().find(|(hash, _)| *hash == model);
                 if let Some((_, model)) = model {

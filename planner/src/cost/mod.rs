@@ -16,6 +16,7 @@ use flow::air_ns;
 pub(crate) use follow::{Followed, plan as follow};
 pub(crate) use load::{Made, TileLoad, loads, take_from};
 
+use crate::memory::kept_bytes;
 use crate::profile::layer_works;
 use crate::{DeviceProfile, TurnedDown};
 use model::{LayerId, MapId, Model, Op};
@@ -94,14 +95,16 @@ pub struct DeviceCost {
     pub weight_bytes: u64,
     /// Largest sum of maps that one of its tiles holds at a time, inputs and outputs included.
     pub tile_bytes: u64,
+    /// What stays there of the maps of a frame until it is over: what it makes and sends on, or is sent.
+    pub kept_bytes: u64,
     /// What it draws beyond what it draws idle, where its watts are known.
     pub energy_j: Option<f64>,
 }
 
 impl DeviceCost {
-    /// Memory that it must have: weights, and the tile that takes most.
+    /// Memory that it must have: weights, what stays there, and the tile that takes most.
     pub fn memory_bytes(&self) -> u64 {
-        self.weight_bytes + self.tile_bytes
+        self.weight_bytes + self.kept_bytes + self.tile_bytes
     }
 }
 
@@ -133,6 +136,11 @@ impl Cost {
     /// *Errors*: the plan does not fit the model.
     pub fn of(model: &Model, devices: &[DeviceProfile], plan: &Plan) -> Result<Cost, PlanError> {
         let mut cost = Self::estimate(model, devices, plan)?;
+        let cuts = cuts(model, plan)?;
+        for (device, load) in cost.devices.iter_mut().enumerate() {
+            let stages = plan.stages.iter().zip(cuts.iter().map(|cut| &**cut));
+            load.kept_bytes = kept_bytes(model, stages, device);
+        }
         for (index, stage) in plan.stages.iter().enumerate() {
             let geometry = StageGeometry::new(model, plan.numerics, index, stage)?;
             for (tile, slot) in stage.placement.iter().enumerate() {

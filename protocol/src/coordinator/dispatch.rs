@@ -154,7 +154,16 @@ impl Coordinator {
             let left = self.remaining(now, id).all_ns.max(self.waits_ns(now, id, task));
             let ends = left.saturating_add(takes);
             let full = now < w.full_until_ns;
-            (w.stuck, suits_ill(id), full, ends, w.load.own().len() + w.load.held().len(), id)
+            let crowds = self.crowds_out(id, task);
+            (
+                w.stuck,
+                suits_ill(id),
+                crowds,
+                full,
+                ends,
+                w.load.own().len() + w.load.held().len(),
+                id,
+            )
         });
         best.map(|(&id, _)| id)
     }
@@ -170,6 +179,7 @@ impl Coordinator {
     /// Sends a task with its inputs.
     pub(super) fn scatter(&mut self, now: Nanos, id: WorkerId, task: TaskId) {
         self.dequeue(task);
+        self.make_room(id, task);
         let Some(frame) = self.frames.get(&task.frame) else { return };
         let orders = frame.orders(task, id, |from, to| self.reaches(from, to));
         let pieces = frame.attached(task);
@@ -199,6 +209,7 @@ impl Coordinator {
         frame: FrameId,
     ) {
         if self.workers.get(&id).is_some_and(|w| !w.announced.contains_key(&plan.id)) {
+            self.make_room_for_plan(id, plan, None);
             let weights = self.weights_to_prepare(id, plan, None);
             self.tell_plan(now, id, plan, (Some(frame), weights));
         }
@@ -223,15 +234,10 @@ impl Coordinator {
         for &set in &weights {
             self.commit_weights(now, id, plan, set);
         }
-        let used = self.plans_in_use();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.announced.insert(plan.id, frame);
-        let oldest = worker.announced.keys().copied().find(|p| !used.contains(p));
-        if let Some(plan) = oldest.filter(|_| worker.announced.len() > PLANS_MAX) {
-            worker.announced.remove(&plan);
-            worker.prepared.remove(&plan);
-            worker.committed.retain(|&(of, _)| of != plan);
-            self.send(id, Message::Retire { plan });
+        if worker.announced.len() > PLANS_MAX {
+            self.retire_oldest(id, &[plan.id]);
         }
         let message = Message::Announce {
             plan: plan.id,

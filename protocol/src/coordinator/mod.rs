@@ -19,6 +19,7 @@
 //! | `awaited.rs` | weights on their way to a worker, and what waits for them |
 //! | `lacks.rs` | weights that are wanted, tasks that failed or were refused |
 //! | `memory.rs` | what fits where |
+//! | `packed.rs` | the weights that a worker has |
 //! | `check.rs` | two answers to one task, compared |
 //! | `succession.rs` | a plan that follows another one when its weights are packed |
 //! | `progress.rs` | from a result to the end of its frame |
@@ -35,6 +36,7 @@ mod load;
 mod memory;
 mod mend;
 mod pace;
+mod packed;
 mod pairs;
 mod passed;
 mod plan;
@@ -56,6 +58,7 @@ use frame::Frame;
 use learn::Learned;
 use load::Load;
 use pace::Paces;
+use packed::PackedBook;
 use state::{Held, WorkerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -306,9 +309,7 @@ impl Coordinator {
             probation,
             full_until_ns: 0,
             memory_bytes: hello.memory_bytes,
-            weights: BTreeSet::new(),
-            committed: BTreeSet::new(),
-            packed_bytes: 0,
+            packed: PackedBook::default(),
             prepares_until_ns: 0,
             awaited: Awaited::default(),
             announced: BTreeMap::new(),

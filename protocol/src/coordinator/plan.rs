@@ -52,6 +52,10 @@ pub struct ActivePlan {
     /// The same by operator class: how long it takes.
     work: Vec<Vec<Work>>,
     exchanges_any: bool,
+    /// Bytes of pieces that stay on each worker until its frame is over, or whole groups of stages are.
+    kept_bytes: BTreeMap<WorkerId, u64>,
+    /// Bytes that no worker's part of it exceeds, with any tile more.
+    most_bytes: u64,
     /// The workers whose pieces are encoded, both ways.
     encoding: BTreeSet<WorkerId>,
     /// What part of each map's bytes these are expected to be.
@@ -86,6 +90,8 @@ impl ActivePlan {
             |s: &StageGeometry| (0..s.tiles.len()).map(|tile| s.tile_work(&model, tile)).collect();
         let work = geometry.iter().map(tiles).collect();
         let exchanges_any = plan.stages.iter().any(|s| s.handover == Handover::Exchange);
+        let kept_bytes = kept(&model, (&plan, &slots), geometry, &needs);
+        let most_bytes = most(&model, &survey);
         Ok(Self {
             id,
             model,
@@ -100,6 +106,8 @@ impl ActivePlan {
             multiply_adds,
             work,
             exchanges_any,
+            kept_bytes,
+            most_bytes,
             encoding: BTreeSet::new(),
             shares: Shares::default(),
         })
@@ -150,6 +158,17 @@ impl ActivePlan {
             })
         });
         tiles.max().unwrap_or(0)
+    }
+
+    /// Bytes of the pieces of a frame that a worker is to keep at most.
+    pub(super) fn kept_bytes(&self, worker: WorkerId) -> u64 {
+        self.kept_bytes.get(&worker).copied().unwrap_or(0)
+    }
+
+    /// Bytes that no worker's part exceeds, with any tile more: all weights, and twice all that tiles
+    /// read and make.
+    pub(super) fn most_bytes(&self) -> u64 {
+        self.most_bytes
     }
 
     /// The workers that the plan itself gives tiles to.
@@ -299,6 +318,57 @@ fn header(model: &Model, map: MapId, region: Region) -> PieceHeader {
 }
 
 type OfTiles<T> = Vec<Vec<Vec<T>>>;
+
+/// What the place of a map in an arena may add to it.
+const ALIGNMENT: usize = 64;
+
+/// All weights, and twice what all tiles read and make.
+fn most(model: &Model, survey: &Survey) -> u64 {
+    let mut bytes = 0;
+    for (stage, g) in survey.stages.iter().enumerate() {
+        for t in &g.tiles {
+            let inputs = t.inputs.iter();
+            let inputs = inputs.map(|&(map, region)| region.positions() * model.pixel_bytes(map));
+            let layers = &model.layers[g.first_layer.index()..];
+            let made = layers.iter().zip(&t.layers).map(|(layer, region)| {
+                region.positions() * model.pixel_bytes(layer.output) + ALIGNMENT
+            });
+            bytes += 2 * (inputs.sum::<usize>() + made.sum::<usize>()) as u64;
+        }
+        let sets =
+            (0..).map_while(|index| survey.weights(WeightSet { stage: stage as u32, index }));
+        let weights = sets.flatten().flat_map(|layer| layer.packed(model));
+        bytes += weights.map(|(_, bytes)| bytes).sum::<u64>();
+    }
+    bytes
+}
+
+/// What stays on each worker of what its tiles make and of what they are sent.
+fn kept(
+    model: &Model,
+    (plan, slots): (&Plan, &[WorkerId]),
+    geometry: &[StageGeometry],
+    needs: &OfTiles<Need>,
+) -> BTreeMap<WorkerId, u64> {
+    let owner = |stage: usize, tile: usize| {
+        slots.get(plan.stages[stage].placement[tile].0 as usize).copied()
+    };
+    let mut kept: BTreeMap<WorkerId, u64> = BTreeMap::new();
+    for (stage, g) in geometry.iter().enumerate() {
+        let stays = plan.stages[stage].handover == Handover::Exchange;
+        for (tile, t) in g.tiles.iter().enumerate() {
+            let Some(worker) = owner(stage, tile) else { continue };
+            let made = t.outputs.iter().filter(|_| stays);
+            let made = made.map(|&(map, region)| header(model, map, region));
+            let sent = needs[stage][tile].iter();
+            let sent = sent.filter(|need| owner(need.stage, need.tile) != Some(worker));
+            let pieces = made.chain(sent.map(|need| need.piece));
+            let bytes: u64 = pieces.map(|piece| piece.byte_len().unwrap_or(0) as u64).sum();
+            *kept.entry(worker).or_default() += bytes;
+        }
+    }
+    kept
+}
 
 /// What passes from worker to worker.
 fn exchanged(

@@ -32,6 +32,9 @@ impl Coordinator {
     /// Starts the frames that waited longest.
     pub(super) fn start_frames(&mut self, now: Nanos) {
         while self.frames.len() < self.config.frames_in_flight_max {
+            if self.waiting.front().is_some_and(|(_, plan)| !self.can_keep(plan)) {
+                return; // There is room when a frame has ended.
+            }
             let Some((id, plan)) = self.waiting.pop_front() else { return };
             self.waiting_bytes -= plan.frame_bytes();
             let frame = Frame::new(id, plan);

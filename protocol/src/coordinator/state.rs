@@ -3,13 +3,13 @@
 use super::awaited::Awaited;
 use super::learn::Learned;
 use super::load::Load;
+use super::packed::PackedBook;
 use super::passed::Passed;
 use super::{Coordinator, PairLink, WorkerReport};
 use crate::ids::{FrameId, PlanId, TaskId, WorkerId};
 use crate::link::Link;
 use crate::message::{Health, Power};
-use crate::survey::{PackedWeight, WeightSet};
-use crate::{Nanos, SECOND};
+use crate::{LAST_VERSION, Nanos, SECOND};
 use model::MapId;
 use std::collections::{BTreeMap, BTreeSet};
 use tiling::Work;
@@ -77,10 +77,7 @@ pub(super) struct WorkerState {
     /// Budget for inputs, the running tile and packed weights; zero for no limit.
     pub(super) memory_bytes: u64,
     /// Weights that it was made to prepare.
-    pub(super) weights: BTreeSet<PackedWeight>,
-    /// The sets of plans that are wholly among these.
-    pub(super) committed: BTreeSet<(PlanId, WeightSet)>,
-    pub(super) packed_bytes: u64,
+    pub(super) packed: PackedBook,
     /// Until when it may be busy reading and packing weights.
     pub(super) prepares_until_ns: Nanos,
     /// Weights that it was sent and may not have yet.
@@ -101,6 +98,12 @@ pub(super) struct WorkerState {
 }
 
 impl WorkerState {
+    /// Whether it gives up weights that no plan reads, where memory is short. Those of Tilehive 0.1 keep
+    /// them as long as the model is open.
+    pub(super) fn gives_up_weights(&self) -> bool {
+        self.version > LAST_VERSION
+    }
+
     pub(super) fn release(&mut self, now: Nanos, task: TaskId, attempt: u32) -> Option<Held> {
         let (held, running) = self.load.release(task, attempt)?;
         if running {

@@ -173,7 +173,8 @@ impl Coordinator {
             let moves = self.strays(victim, thief, task);
             let ends = begins.saturating_add(cost_here).saturating_add(moves);
             let stays = suits_ill || self.had_better_stay(now, victim, task);
-            if ends > until || stays || !self.able(thief, task) {
+            let crowds = || self.crowds_out(thief, task);
+            if ends > until || stays || !self.able(thief, task) || crowds() {
                 break;
             }
             self.dequeue(task);
@@ -239,7 +240,8 @@ impl Coordinator {
                 && now >= h.ask_ns
                 && self.frames.get(&h.task.frame).is_some_and(|f| f.live_attempts(h.task) == 1)
         })?;
-        if !self.fits(thief, held.task) || self.had_better_stay(now, victim, held.task) {
+        let fits = self.fits(thief, held.task) && !self.crowds_out(thief, held.task);
+        if !fits || self.had_better_stay(now, victim, held.task) {
             return None;
         }
         let back = self.frames.get(&held.task.frame)?.bytes_back(held.task, victim);
@@ -273,6 +275,7 @@ impl Coordinator {
         let Some(frame) = self.frames.get_mut(&task.frame) else { return };
         let Some(next_attempt) = frame.next_attempt(task, attempt, thief) else { return };
         let plan = frame.plan().clone();
+        self.make_room(thief, task);
         self.announce(now, thief, &plan, task.frame);
         if let Some(held) = self.workers.get_mut(&victim).and_then(|w| w.load.find(task, attempt)) {
             held.yielding_to = Some(thief);
@@ -310,6 +313,7 @@ impl Coordinator {
         let worth = here < there.saturating_mul(BACKUP_GAIN_PER_MILLE) / 1000;
         // To read and pack weights for a copy takes longer than to wait.
         let able = self.fits(thief, task)
+            && !self.crowds_out(thief, task)
             && self.has_weights(thief, task)
             && self.reaches_sources(thief, task);
         if !worth || suits_ill || !able || self.expected(thief, task) == 0 {

@@ -23,6 +23,7 @@ impl Coordinator {
         let untold = live.filter(|(_, w)| !w.announced.contains_key(&next.id));
         let untold: Vec<_> = untold.map(|(&id, _)| id).collect();
         for id in untold.into_iter().filter(|&id| next.has_part_for(id)) {
+            self.make_room_for_plan(id, &next, Some(known.id));
             let weights = self.weights_to_prepare(id, &next, Some(known));
             self.tell_plan(now, id, &next, (None, weights));
         }

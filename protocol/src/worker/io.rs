@@ -3,9 +3,9 @@
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Health, Member, Message};
 use crate::survey::WeightSet;
-use model::{MapId, Model, WeightHash};
+use model::{LayerId, MapId, Model, WeightHash};
 use std::sync::Arc;
-use tiling::LayerWeights;
+use tiling::{Algorithm, LayerWeights};
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +80,16 @@ pub enum Output {
     Open(ModelHash),
     /// Let go of a model and its packed weights: no plan computes it, and their memory is needed.
     Close(ModelHash),
+    /// Let go of what a layer has packed for an algorithm, after everything that was to be prepared
+    /// before: no plan reads it, and its memory is needed.
+    Unpack {
+        /// The model.
+        model: ModelHash,
+        /// The layer.
+        layer: LayerId,
+        /// The way that it is computed.
+        algorithm: Algorithm,
+    },
     /// Get weights of a stage ready: answer `Prepared` or `Missing`.
     Prepare {
         /// The plan.

@@ -184,7 +184,7 @@ impl Worker {
         if self.id.is_none() || over || !news || !room {
             return;
         }
-        if self.has_room(&bundle) {
+        if self.with_room(|me| me.has_room(&bundle)) {
             self.kept.keep(frame, bundle.pieces);
             self.outputs.push_back(Output::Keep(frame));
         }

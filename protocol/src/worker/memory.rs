@@ -3,10 +3,10 @@
 //! The coordinator counts, too, and sends nothing that should not fit. But it cannot know of copies
 //! that it gave up, so the worker has the last word: what does not fit is refused, not run.
 
-use super::{Output, Worker};
+use super::{ActivePlan, Output, Worker};
 use crate::ids::ModelHash;
 use crate::message::{Bundle, Message};
-use crate::survey::packed_weights;
+use crate::survey::{PackedLayer, packed_weights};
 use std::collections::BTreeSet;
 use tiling::LayerWeights;
 
@@ -26,13 +26,29 @@ impl Worker {
         self.packed.extend(packed_weights((model, graph), weights));
     }
 
-    /// Gives up the weights of models that no plan computes, to make room.
-    pub(super) fn close_unused(&mut self) {
+    /// Gives up the weights that no plan reads, to make room: models that none computes, and layers of
+    /// others.
+    fn give_up_unused(&mut self) {
         let used: BTreeSet<ModelHash> = self.plans.values().map(|p| p.model).collect();
-        let packed: BTreeSet<ModelHash> = self.packed.keys().map(|&(model, ..)| model).collect();
+        let packed: BTreeSet<ModelHash> =
+            self.packed.keys().map(|((model, ..), _)| *model).collect();
         for model in packed.difference(&used) {
-            self.packed.retain(|(of, ..), _| of != model);
+            self.packed.retain(|((of, ..), _), _| of != model);
             self.outputs.push_back(Output::Close(*model));
+        }
+        let read: BTreeSet<PackedLayer> = self.plans.values().flat_map(ActivePlan::reads).collect();
+        let packed: BTreeSet<PackedLayer> = self.packed.keys().map(|&(layer, _)| layer).collect();
+        for &(model, layer, algorithm) in packed.difference(&read) {
+            self.packed.retain(|(of, _), _| *of != (model, layer, algorithm));
+            self.outputs.push_back(Output::Unpack { model, layer, algorithm });
+        }
+    }
+
+    /// Whether something fits, if need be when what no plan reads is given up.
+    pub(super) fn with_room(&mut self, fits: impl Fn(&Self) -> bool) -> bool {
+        fits(self) || {
+            self.give_up_unused();
+            fits(self)
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) use ways::{MEASURED_MAX, PADDING};
 
 use crate::ids::{FrameId, ModelHash, PlanId, TaskId, WorkerId};
 use crate::message::{Bundle, Hello, Message};
-use crate::survey::{PackedWeight, Survey, Surveys, WeightSet};
+use crate::survey::{PackedLayer, PackedWeight, Survey, Surveys, WeightSet};
 use crate::{HEARTBEAT_NS, Nanos, SILENCE_NS};
 use carried::Ledger;
 use kept::Kept;
@@ -56,6 +56,15 @@ struct ActivePlan {
 impl ActivePlan {
     fn has_task(&self, stage: u32, tile: u32) -> bool {
         self.body.stages.get(stage as usize).is_some_and(|s| (tile as usize) < s.tiles())
+    }
+
+    /// The layers whose weights its tasks read, and those that it was to prepare early.
+    fn reads(&self) -> BTreeSet<PackedLayer> {
+        let Some(survey) = &self.survey else { return BTreeSet::new() };
+        let of_tasks = self.tasks.iter().map(|&(stage, tile)| survey.weight_set(stage, tile));
+        let sets = self.wanted.iter().copied().chain(of_tasks);
+        let layers = sets.filter_map(|set| survey.weights(set)).flatten();
+        layers.map(|weights| (self.model, weights.layer, weights.algorithm)).collect()
     }
 
     /// Whether the weights of a task are here.

@@ -62,12 +62,7 @@ impl Worker {
         let Some(survey) = plan.survey.clone() else { return };
         let Some(weights) = survey.weights(set) else { return };
         let model = plan.model;
-        let mut room = self.may_pack(self.weight_bytes(model, weights));
-        if !room {
-            self.close_unused();
-            room = self.may_pack(self.weight_bytes(model, weights));
-        }
-        if !room {
+        if !self.with_room(|me| me.may_pack(me.weight_bytes(model, weights))) {
             // What waits for these weights would wait for ever.
             let waits =
                 |b: &Bundle| b.plan == id && survey.weight_set(b.task.stage, b.task.tile) == set;

@@ -37,7 +37,7 @@ impl Worker {
         {
             return self.drop_task(&bundle);
         }
-        if !self.has_room(&bundle) {
+        if !self.with_room(|me| me.has_room(&bundle)) {
             return self.refuse(&bundle);
         }
         self.hungry = false;
@@ -150,12 +150,13 @@ impl Worker {
                 plan.is_some_and(|p| p.is_ready(b.task)) && self.complete(b)
             });
             let Some((since, bundle)) = ready.and_then(|i| self.queue.remove(i)) else { break };
-            if !self.may_run(&bundle) && self.unsent_bytes > 0 {
+            let runs = self.with_room(|me| me.may_run(&bundle));
+            if !runs && self.unsent_bytes > 0 {
                 // There may be room when the last results are out.
                 self.queue.push_front((since, bundle));
                 break;
             }
-            if !self.may_run(&bundle) {
+            if !runs {
                 self.refuse(&bundle);
                 continue;
             }

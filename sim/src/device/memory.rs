@@ -2,10 +2,10 @@
 
 use super::{Device, Held};
 use kernels::{PackedModel, Piece, Pieces};
-use model::{MapId, Model, WeightHash, WeightStore};
+use model::{LayerId, MapId, Model, WeightHash, WeightStore};
 use protocol::{Bundle, FrameId, ModelHash, TaskId};
 use std::sync::Arc;
-use tiling::LayerWeights;
+use tiling::{Algorithm, LayerWeights};
 
 impl Device {
     /// What counts against its memory budget.
@@ -71,6 +71,24 @@ impl Device {
         self.models.remove(&model);
         self.packed.clear();
         self.packed_bytes = 0;
+    }
+
+    /// Lets go of what a layer has packed. Values are there only where they are computed.
+    pub(super) fn unpack(
+        &mut self,
+        (model, graph): (ModelHash, &Model),
+        layer: LayerId,
+        algorithm: Algorithm,
+    ) {
+        if let Some(packed) = self.models.get(&model) {
+            packed.unpack(layer, algorithm);
+        }
+        let ids = graph.layer(layer).op.weight_ids();
+        for (id, bytes) in (LayerWeights { layer, algorithm, ids }).packed(graph) {
+            if self.packed.remove(&(layer, algorithm, id)) {
+                self.packed_bytes -= bytes;
+            }
+        }
     }
 
     /// Packs what can be packed.
