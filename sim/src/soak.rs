@@ -16,7 +16,7 @@ use model::{Activation, LoadedModel, Op, PoolKind, Shape, Window};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Nanos, SECOND};
 use std::sync::Arc;
-use tiling::{Handover, Numerics, OperatorClass, Rates, Region};
+use tiling::{Handover, Numerics, OperatorClass, Rates, Region, StageGeometry};
 
 /// When the last fault is over.
 pub const FAULTS_END_NS: Nanos = 20 * SECOND;
@@ -270,7 +270,8 @@ fn input(model: &LoadedModel, random: &mut Random) -> Pieces {
 fn budget(scenario: &mut Scenario, random: &mut Random) {
     let graph = &scenario.model.graph;
     let maps: u64 = graph.maps.iter().map(|m| 4 * m.shape.elements() as u64).sum();
-    let weights: u64 = graph.weights.iter().map(|w| w.bytes() as u64).sum();
+    let packed = StageGeometry::whole(graph, Numerics::Exact).tile_weights(graph, 0);
+    let weights: u64 = packed.iter().flat_map(|layer| layer.packed(graph)).map(|(_, b)| b).sum();
     let whole = 2 * maps + weights + 4096;
     for (i, worker) in scenario.workers.iter_mut().enumerate() {
         let part = if i == 0 { 100 } else { random.pick(&[25, 50, 100, 200]) };
