@@ -1,11 +1,10 @@
-//! Dialling, accepting, discovery, and which peers are up.
-//!
-//! A worker dials its coordinator, for ever and with growing pauses. Between workers the one with
-//! the smaller PeerId dials, so a pair has one connection. A coordinator only accepts.
+//! Accepting, discovery, and which peers are up.
+
+mod dialling;
 
 use crate::door::Door;
 use crate::frame::BulkHeader;
-use crate::handshake::{self, CONTROL, Dialled, Guest, Intent, Introduction, Judge};
+use crate::handshake::{self, CONTROL, Dialled, Guest, Intent, Judge};
 use crate::session::{Limits, Outgoing, Session};
 use crate::swarm::{Behaviour, BehaviourEvent, build, listen};
 use crate::{Command, Event, HANDSHAKE_TIMEOUT, Identity, Net, NetError, Register, Token, Wanted};
@@ -13,16 +12,12 @@ use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 const BULK: StreamProtocol = StreamProtocol::new("/tilehive/bulk/1");
-
-const DIAL_PAUSE_MIN: Duration = Duration::from_millis(200);
-const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Which side of a cluster we are.
 #[derive(Clone, Debug)]
@@ -184,7 +179,7 @@ impl Hub {
             early_bulk: None,
             addresses: Vec::new(),
             dialling: false,
-            pause: DIAL_PAUSE_MIN,
+            pause: dialling::PAUSE_MIN,
             seen_at: None,
         })
     }
@@ -245,71 +240,6 @@ impl Hub {
         }
     }
 
-    fn dial(&mut self, peer: PeerId) {
-        let state = self.peer(peer);
-        if state.dialling || state.session.is_some() || state.addresses.is_empty() {
-            return;
-        }
-        state.dialling = true;
-        let addresses = state.addresses.clone();
-        let options = DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .build();
-        if self.swarm.dial(options).is_err() {
-            // Still connected from before: only the streams are to be opened again.
-            if self.swarm.is_connected(&peer) {
-                self.open(peer);
-            } else {
-                self.redial(peer);
-            }
-        }
-    }
-
-    fn redial(&mut self, peer: PeerId) {
-        let internal = self.internal.clone();
-        let state = self.peer(peer);
-        state.dialling = false;
-        let pause = state.pause;
-        state.pause = (pause * 2).min(DIAL_PAUSE_MAX);
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = internal.send(Internal::Redial(peer));
-        });
-    }
-
-    /// Opens the two streams to a peer that we dialled.
-    fn open(&mut self, peer: PeerId) {
-        let local = *self.swarm.local_peer_id();
-        let token = match &self.config.role {
-            Role::Worker(token) if token.coordinator == peer => Some(token.clone()),
-            _ => None,
-        };
-        let (version, name) = (self.config.version, self.config.name.clone());
-        let listening = self.listening.clone();
-        let (mut control, internal) = (self.control.clone(), self.internal.clone());
-        tokio::spawn(async move {
-            let opening = async {
-                let introduction = Introduction {
-                    version,
-                    intent: Intent::Work,
-                    token: token.as_ref(),
-                    name: &name,
-                    listening: &listening,
-                };
-                let dialled = handshake::dial(&mut control, (local, peer), introduction).await?;
-                let bulk = handshake::open(&mut control, peer, BULK).await?;
-                Ok((dialled, bulk))
-            };
-            let late = Err(NetError::Io(std::io::ErrorKind::TimedOut.into()));
-            let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await.unwrap_or(late);
-            let _ = internal.send(match opened {
-                Ok((dialled, bulk)) => Internal::Dialled(peer, dialled, bulk),
-                Err(error) => Internal::DialFailed(peer, error),
-            });
-        });
-    }
-
     fn on_incoming_control(&mut self, peer: PeerId, mut stream: Stream) {
         if !self.door.enter(peer) {
             return; // Dropping the stream ends it; an honest peer tries again.
@@ -343,7 +273,7 @@ impl Hub {
         match event {
             Internal::Dialled(peer, Dialled { stream, version, .. }, bulk) => {
                 self.peer(peer).dialling = false;
-                self.peer(peer).pause = DIAL_PAUSE_MIN;
+                self.peer(peer).pause = dialling::PAUSE_MIN;
                 let addresses = self.peer(peer).addresses.clone();
                 let host = Guest { intent: Intent::Work, version, addresses };
                 self.up(peer, (stream, bulk), host);

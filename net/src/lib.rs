@@ -20,7 +20,7 @@
 //! | `session.rs` | the four tasks of one connection |
 //! | `swarm.rs` | behaviours, bound addresses |
 //! | `transport.rs` | TCP, Noise, Yamux; who does not answer is given up |
-//! | `hub.rs` | dialling, accepting, who is up |
+//! | `hub.rs`, `hub/dialling.rs` | accepting, who is up; dialling |
 //! | `outside.rs` | what others say, read from bytes alone |
 //! | `timer.rs` | waiting for what a state machine wants to be told |
 //! | `loopback.rs` | the same queues inside one process, for the embedded worker |
