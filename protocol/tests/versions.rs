@@ -67,6 +67,17 @@ fn a_plan_for_anybody_wants_somebody_who_understands_it() {
 }
 
 #[test]
+fn it_is_not_told_of_a_newer_plan_that_it_had_a_part_in() {
+    for (numerics, told) in [(Numerics::Fast01, true), (Numerics::Fast, false)] {
+        let (mut bench, next) = mixed(&[0, 1], numerics);
+        let outputs = bench.handle(Input::Prepare { next: next.clone(), known: next });
+        let is_told =
+            |output: &Output| matches!(output, Output::Send(W1, Message::Announce { .. }));
+        assert_eq!(outputs.iter().any(is_told), told);
+    }
+}
+
+#[test]
 fn what_all_share_follows_who_is_there() {
     let (mut bench, _) = mixed(&[0, 1], Numerics::Fast01);
     assert_eq!(bench.machine.shared_version(), LAST_VERSION);

@@ -22,7 +22,10 @@ impl Coordinator {
         let live = self.workers.iter().filter(|(_, w)| w.alive);
         let untold = live.filter(|(_, w)| !w.announced.contains_key(&next.id));
         let untold: Vec<_> = untold.map(|(&id, _)| id).collect();
-        for id in untold.into_iter().filter(|&id| next.has_part_for(id)) {
+        // One that came back with an older release could not even read it.
+        let has_part = |id| next.has_part_for(id) && self.understands(id, &next);
+        let untold: Vec<_> = untold.into_iter().filter(|&id| has_part(id)).collect();
+        for id in untold {
             self.make_room_for_plan(id, &next, Some(known.id));
             let weights = self.weights_to_prepare(id, &next, Some(known));
             self.tell_plan(now, id, &next, (None, weights));
