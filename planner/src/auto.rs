@@ -4,7 +4,9 @@
 //! made. So its plans, some published ones among them, are followed exactly, and the best is made
 //! better by small changes.
 
+use crate::cost::Bound;
 use crate::exact::{Exact, Score};
+use crate::profile::layer_works;
 use crate::refine::{Moves, Verdict};
 use crate::search::{Search, Space, World};
 use crate::{DeviceProfile, Objective, PlanOptions, PlannerError, devices_used};
@@ -18,6 +20,10 @@ const EFFORT_MAX: usize = 600_000;
 
 /// Plans that are made better by small changes, beside one in halves; the best of these is taken.
 const STARTS_MAX: usize = 3;
+
+/// Exact numerics take about so many times as long as fast ones: where memory is scarce they are looked at when
+/// the fast plan is that far above what is possible.
+const EXACT_TAKES: f64 = 2.0;
 
 /// A model of many small layers runs best on a few of many devices: so many are tried, too.
 const FEWER: [usize; 2] = [4, 8];
@@ -34,13 +40,7 @@ pub(crate) fn plan(
         let plan = local::plan(model, devices, options.numerics);
         return Ok(Plan { strategy: "auto".into(), ..plan });
     }
-    let mut exact = Exact::new(model, devices, options.numerics);
-    let (prefix, plans) = match options.objective {
-        Objective::Latency => ("auto", latency(model, devices, options, &mut exact)),
-        Objective::Throughput => ("auto: ", throughput(model, devices, options, &mut exact)),
-        Objective::Energy => ("auto", energy::plans(model, devices, options, &mut exact)?),
-    };
-    let mut starts = exact.ranked(&options, plans);
+    let (options, mut exact, mut starts) = starts(model, devices, options)?;
     if starts.is_empty() {
         let fits = packing::plan(model, devices, options.numerics, &mut exact);
         starts = exact.ranked(&options, fits.into_iter().collect());
@@ -59,14 +59,53 @@ pub(crate) fn plan(
     };
     let changed = stages != best.stages;
     let strategy = match options.objective {
-        Objective::Throughput if changed => format!("{prefix}{}, refined", best.strategy),
-        Objective::Throughput => format!("{prefix}{}", best.strategy),
-        _ => prefix.into(),
+        Objective::Throughput if changed => format!("auto: {}, refined", best.strategy),
+        Objective::Throughput => format!("auto: {}", best.strategy),
+        _ => "auto".into(),
     };
     if options.objective == Objective::Energy {
         energy::in_time(options, &exact.follow(&stages).unwrap_or_else(|| unreachable!()))?;
     }
     Ok(Plan { strategy, numerics: best.numerics, wire: best.wire, stages })
+}
+
+/// The numerics that plans are for, what scores them, and the plans, best first.
+type Starts<'a> = (PlanOptions, Exact<'a>, Vec<(Score, Plan)>);
+
+/// Plans to begin with, best first, with the numerics that they are for: where memory is scarce these are exact
+/// ones if that makes the better plan. Transformed weights take up to seven times as much as those that they are
+/// made of, and what does not fit has to go elsewhere.
+fn starts<'a>(
+    model: &'a Model,
+    devices: &'a [DeviceProfile],
+    options: PlanOptions,
+) -> Result<Starts<'a>, PlannerError> {
+    let of = |options: PlanOptions| -> Result<Starts<'a>, PlannerError> {
+        let mut exact = Exact::new(model, devices, options.numerics);
+        let plans = match options.objective {
+            Objective::Latency => latency(model, devices, options, &mut exact),
+            Objective::Throughput => throughput(model, devices, options, &mut exact),
+            Objective::Energy => energy::plans(model, devices, options, &mut exact)?,
+        };
+        let ranked = exact.ranked(&options, plans);
+        Ok((options, exact, ranked))
+    };
+    let asked = of(options)?;
+    let is_fast = options.numerics != Numerics::Exact && options.objective == Objective::Latency;
+    if !is_fast || !asked.1.room().is_scarce() {
+        return Ok(asked);
+    }
+    let bound = Bound::of(model, devices, &layer_works(model, options.numerics)).ns() as f64;
+    if asked.2.first().is_some_and(|(score, _)| score.1 < bound * EXACT_TAKES) {
+        return Ok(asked);
+    }
+    let other = of(PlanOptions { numerics: Numerics::Exact, ..options })?;
+    let is_better = match (asked.2.first(), other.2.first()) {
+        (Some((fast, _)), Some((exact, _))) => exact < fast,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    };
+    Ok(if is_better { other } else { asked })
 }
 
 /// The best plans for one frame, best first, for a caller who judges by more than the cost model: made
@@ -76,10 +115,10 @@ pub(crate) fn finalists(
     devices: &[DeviceProfile],
     options: PlanOptions,
 ) -> Vec<Plan> {
-    let mut exact = Exact::new(model, devices, options.numerics);
-    let plans = latency(model, devices, options, &mut exact);
-    let mut starts = exact.ranked(&options, plans);
-    starts = promising(starts);
+    let Ok((options, mut exact, starts)) = starts(model, devices, options) else {
+        return Vec::new();
+    };
+    let starts = promising(starts);
     let PlanOptions { numerics, wire, .. } = options;
     let plan = |stages| Plan { strategy: "auto".into(), numerics, wire, stages };
     let ends = climbed(model, devices, options, &starts, &mut exact);

@@ -4,7 +4,7 @@ use model::{LoadOptions, LoadedModel, open};
 use planner::{
     Cost, DeviceProfile, Objective, PlanOptions, PlannerError, Power, Strategy, check_memory, plan,
 };
-use tiling::{Plan, Rates};
+use tiling::{Numerics, Plan, Rates};
 
 const MEGABYTE: u64 = 1_000_000;
 
@@ -49,6 +49,22 @@ fn a_plan_fits_the_memory_of_every_device() {
             assert!(takes <= limit * MEGABYTE, "{name}: {takes} of {limit} MB: {:?}", plan.stages);
         }
     }
+}
+
+/// Transformed weights would fit only where the work is spread badly.
+#[test]
+fn where_memory_is_scarce_weights_are_not_transformed() {
+    let model = model("zoo:unet@256x256");
+    let takes = |memory_mb, numerics| {
+        let devices = [0; 4].map(|_| device("d", 8, Some(memory_mb), 5.0));
+        let (plan, cost) =
+            made(&model, &devices, PlanOptions { numerics, ..PlanOptions::default() }).unwrap();
+        (plan.numerics, cost.makespan_ns)
+    };
+    let (exact, fast) = (takes(64, Numerics::Exact), takes(64, Numerics::Fast));
+    assert_eq!((fast.0, fast.1 <= exact.1), (Numerics::Exact, true));
+    let (exact, fast) = (takes(2000, Numerics::Exact), takes(2000, Numerics::Fast));
+    assert_eq!((fast.0, fast.1 < exact.1), (Numerics::Fast, true));
 }
 
 /// The fastest device cannot hold the model, so that the work goes elsewhere.

@@ -128,7 +128,7 @@ impl Explanation {
         });
         let stages = plan.stages.iter().zip(&cost.stages).enumerate();
         let stages = stages.map(|(i, (stage, cost))| stage_facts(graph, &plan, i, stage, cost));
-        let takes = planner::layers_ns(graph, devices, options.numerics);
+        let takes = planner::layers_ns(graph, devices, plan.numerics);
         let layers = Inspection::of(model, Default::default()).layers.into_iter().zip(takes);
         let layers = layers.map(|(layer, takes_ns)| LayerFacts {
             name: layer.name,
@@ -147,12 +147,15 @@ impl Explanation {
         });
         let asked = text::Asked { devices: devices.len(), strategy, options, alone_ns };
         let verdict = text::verdict(asked, &plan, &cost);
-        let turns = text::turns(asked, turning);
+        let mut turns = text::turns(asked, turning);
+        if plan.numerics == Numerics::Exact && options.numerics != Numerics::Exact {
+            turns.insert(0, text::SCARCE.into());
+        }
         Self {
             model: graph.name.clone(),
             cluster,
             objective: options.objective,
-            numerics: options.numerics,
+            numerics: plan.numerics,
             devices: facts.collect(),
             pairs: pairs(devices),
             stages: stages.collect(),

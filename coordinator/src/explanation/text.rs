@@ -30,6 +30,10 @@ const STAGES_MAX: usize = 24;
 /// Ways between two devices.
 const PAIRS_MAX: usize = 8;
 
+/// Said where fast numerics were asked for and would be slower.
+pub(super) const SCARCE: &str = "Memory is scarce: as with --numerics exact no layer is transformed, since transformed \
+                                 weights take more of it.";
+
 /// Plans that lost.
 const RUNNER_UPS_MAX: usize = 5;
 

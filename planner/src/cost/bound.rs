@@ -27,7 +27,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    pub(super) fn of(model: &Model, devices: &[DeviceProfile], works: &[Work]) -> Self {
+    pub(crate) fn of(model: &Model, devices: &[DeviceProfile], works: &[Work]) -> Self {
         let takes: Vec<Vec<u64>> =
             works.iter().map(|work| devices.iter().map(|d| d.takes_ns(work)).collect()).collect();
         let all = |device: usize| takes.iter().map(|layer| layer[device]).sum::<u64>().max(1);
