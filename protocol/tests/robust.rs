@@ -65,6 +65,25 @@ fn weights_of_plans_that_nobody_uses_make_room() {
     assert_eq!(retired(&bench), [1, 2]);
 }
 
+/// The driver thought better of it, and never said so.
+#[test]
+fn a_plan_that_never_came_makes_room_for_a_later_one() {
+    let (mut bench, one, other) = two_models();
+    runs(&mut bench, 0, &one);
+    let never =
+        ActivePlan::new(PlanId(3), one.model.clone(), other.model_hash, one.plan.clone(), vec![W0]);
+    let never = Arc::new(never.unwrap());
+    bench.handle(Input::Prepare { next: never.clone(), known: one.clone() });
+    assert_eq!(retired(&bench), []);
+    let later =
+        ActivePlan::new(PlanId(4), one.model.clone(), other.model_hash, one.plan.clone(), vec![W0]);
+    runs(&mut bench, 1, &Arc::new(later.unwrap()));
+    assert_eq!(retired(&bench), [1]);
+    // Of the two that are left only the first, which nobody waits for any more, can go.
+    runs(&mut bench, 2, &one);
+    assert_eq!(retired(&bench), [1, 3, 4]);
+}
+
 #[test]
 fn a_plan_that_was_told_early_finds_room_when_it_is_used() {
     let (mut bench, one, other) = two_models();

@@ -23,7 +23,8 @@ impl Coordinator {
             return self.outputs.push_back(Output::FrameFailed(id, reason));
         }
         self.newest = self.newest.max(Some(id));
-        self.upcoming.remove(&plan.id);
+        // Plans are numbered in turn: one that was to come before this one will not come any more.
+        self.upcoming.retain(|&id, next| id > plan.id || next.model_hash != plan.model_hash);
         self.note_pace(&plan);
         self.waiting_bytes += bytes;
         self.waiting.push_back((id, plan));
