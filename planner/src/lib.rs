@@ -306,6 +306,9 @@ pub fn cost_of(
     plan: &Plan,
 ) -> Result<Cost, PlannerError> {
     let mut cost = Cost::of(model, devices, plan)?;
+    // One device computes as was asked for, also where scarce memory made this plan an exact one.
+    let alone = alone_ns(model, devices, options.numerics);
+    cost.one_device_ns = alone.into_iter().min().unwrap_or(cost.one_device_ns);
     // The thriftiest plan needs no word on why it is not the fastest.
     let thrifty = options.objective == Objective::Energy;
     if !thrifty && advice::is_due(strategy, devices.len(), plan) {

@@ -7,12 +7,10 @@ use crate::{DeviceProfile, PlannerError};
 use model::{LayerId, MapId, Model, Op, Shape};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use tiling::schedule::LINE_BYTES;
 use tiling::{
     Grid, Handover, Locality, Numerics, Region, Slot, Split, Stage, StageGeometry, locality,
 };
-
-/// What places in an arena may add to each map that lies there.
-const ALIGNMENT: u64 = 64;
 
 /// What filling up to whole vectors may add to a layer's weights beyond twice their size.
 const FILLED_UP: u64 = 1 << 18;
@@ -130,7 +128,7 @@ impl<'a> Room<'a> {
     /// What a tile takes; more than that where it fits all the same, and less where it does not.
     fn tile(&self, stage: &Stage, cut: &Cut, tile: usize, given: u64) -> u64 {
         let borders = &cut.borders.tiles[tile];
-        let aligned = ALIGNMENT * u64::from(stage.end_layer - stage.first_layer);
+        let aligned = LINE_BYTES as u64 * u64::from(stage.end_layer - stage.first_layer);
         let inputs = bytes(self.model, &borders.inputs);
         let at_most = inputs + cut.made_bytes[tile] + aligned;
         let at_least = inputs + bytes(self.model, &borders.outputs);
@@ -215,7 +213,7 @@ fn takes_at_most(model: &Model) -> u64 {
     });
     let maps = (0..model.maps.len()).map(|i| {
         let map = MapId(i as u32);
-        (model.shape(map).elements() * model.element(map).bytes()) as u64 + ALIGNMENT
+        (model.shape(map).elements() * model.element(map).bytes()) as u64 + LINE_BYTES as u64
     });
     weights.sum::<u64>().saturating_add(maps.sum::<u64>().saturating_mul(4))
 }

@@ -7,6 +7,7 @@ use crate::version;
 use model::{MapId, Model};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tiling::schedule::LINE_BYTES;
 use tiling::{Handover, Plan, PlanError, Region, Shares, Slot, StageGeometry, Work};
 
 /// A piece of a tile's inputs that another tile makes.
@@ -319,9 +320,6 @@ fn header(model: &Model, map: MapId, region: Region) -> PieceHeader {
 
 type OfTiles<T> = Vec<Vec<Vec<T>>>;
 
-/// What the place of a map in an arena may add to it.
-const ALIGNMENT: usize = 64;
-
 /// All weights, and twice what all tiles read and make.
 fn most(model: &Model, survey: &Survey) -> u64 {
     let mut bytes = 0;
@@ -331,7 +329,7 @@ fn most(model: &Model, survey: &Survey) -> u64 {
             let inputs = inputs.map(|&(map, region)| region.positions() * model.pixel_bytes(map));
             let layers = &model.layers[g.first_layer.index()..];
             let made = layers.iter().zip(&t.layers).map(|(layer, region)| {
-                region.positions() * model.pixel_bytes(layer.output) + ALIGNMENT
+                region.positions() * model.pixel_bytes(layer.output) + LINE_BYTES
             });
             bytes += 2 * (inputs.sum::<usize>() + made.sum::<usize>()) as u64;
         }
