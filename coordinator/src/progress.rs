@@ -1,4 +1,4 @@
-//! How far the work is, for a bar: tiles, and the weights that have to go out before them.
+//! How far the work is, for a bar: tiles, and before them plans and the weights that have to go out.
 
 use net::Owner;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Progress {
     pub(crate) tiles: AtomicU64,
     pub(crate) tiles_expected: AtomicU64,
+    pub(crate) planned_for: AtomicU64,
     weights: AtomicU64,
     weights_expected: AtomicU64,
 }
@@ -17,6 +18,11 @@ impl Progress {
     /// Gathered and expected tiles.
     pub fn tiles(&self) -> (u64, u64) {
         (self.tiles.load(Ordering::Relaxed), self.tiles_expected.load(Ordering::Relaxed))
+    }
+
+    /// Frames that wait for their plan.
+    pub fn planned_for(&self) -> u64 {
+        self.planned_for.load(Ordering::Relaxed)
     }
 
     /// Bytes of weights that went out, and that workers asked for; none while nothing is on its way.

@@ -26,8 +26,8 @@ pub(crate) struct Room<'a> {
     weights: Vec<u64>,
     /// Bytes of all weights as one device would pack them.
     packed: u64,
-    /// What tiles take whose schedule was made. It is looked up, never gone through.
-    exact: RefCell<HashMap<(u32, u32, Split, usize), u64>>,
+    /// What the tiles of a stage take whose schedules were made. It is looked up, never gone through.
+    exact: RefCell<HashMap<(u32, u32, Split), Vec<u64>>>,
 }
 
 /// Something that does not fit.
@@ -141,16 +141,17 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// What a tile takes by its schedule.
+    /// What a tile takes by its schedule. Those of its whole stage are made at once: they share its geometry.
     fn exactly(&self, stage: &Stage, tile: usize) -> u64 {
-        let key = (stage.first_layer, stage.end_layer, stage.split.clone(), tile);
-        if let Some(&known) = self.exact.borrow().get(&key) {
-            return known;
-        }
-        let geometry = StageGeometry::new(self.model, self.numerics, 0, stage);
-        let bytes = geometry.map_or(u64::MAX / 2, |g| peak_bytes(self.model, &g, tile));
-        self.exact.borrow_mut().insert(key, bytes);
-        bytes
+        let key = (stage.first_layer, stage.end_layer, stage.split.clone());
+        let mut exact = self.exact.borrow_mut();
+        let tiles = exact.entry(key).or_insert_with(|| {
+            let Ok(geometry) = StageGeometry::new(self.model, self.numerics, 0, stage) else {
+                return vec![u64::MAX / 2; stage.tiles()];
+            };
+            (0..stage.tiles()).map(|tile| peak_bytes(self.model, &geometry, tile)).collect()
+        });
+        tiles[tile]
     }
 
     /// Why nothing fits: the layer that lacks most on every device, however it is cut, and the device

@@ -11,7 +11,7 @@ use protocol::{CoordinatorConfig, Hello};
 use std::sync::Arc;
 use std::time::Duration;
 use tiling::Rates;
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use worker::{BlobCache, Ended};
 
@@ -23,7 +23,7 @@ pub struct Loopback {
 }
 
 struct RunningWorker {
-    stop: Option<oneshot::Sender<()>>,
+    stop: Arc<Notify>,
     ended: JoinHandle<std::io::Result<Ended>>,
 }
 
@@ -59,22 +59,19 @@ impl Loopback {
         let net = net::start(NetConfig { mdns: false, ..config }).await?;
         let engine = Arc::new(Engine::new(1)?);
         let hello = Hello::new(name, 1, Rates::uniform(multiply_adds_per_s), 0);
-        let (stop, stopped) = oneshot::channel::<()>();
+        let stop = Arc::new(Notify::new());
+        let told = stop.clone();
         let ended = tokio::spawn(async move {
-            let stopped = async {
-                let _ = stopped.await;
-            };
+            let stopped = told.notified();
             worker::drive(net, engine, BlobCache::in_memory(), hello, coordinator, stopped).await
         });
-        self.workers.push(RunningWorker { stop: Some(stop), ended });
+        self.workers.push(RunningWorker { stop, ended });
         Ok(())
     }
 
     /// Stops a worker in the middle of whatever it does.
-    pub fn stop_worker(&mut self, i: usize) {
-        if let Some(stop) = self.workers[i].stop.take() {
-            let _ = stop.send(());
-        }
+    pub fn stop_worker(&self, i: usize) {
+        self.workers[i].stop.notify_one();
     }
 
     /// Computes one frame.
@@ -97,10 +94,8 @@ impl Loopback {
     /// *Errors*: a worker ended badly.
     pub async fn stop(self) -> Result<()> {
         let Self { cluster, workers } = self;
-        for mut worker in workers {
-            if let Some(stop) = worker.stop.take() {
-                let _ = stop.send(());
-            }
+        for worker in workers {
+            worker.stop.notify_one();
             anyhow::ensure!(worker.ended.await?? == Ended::Stopped, "a worker ended badly");
         }
         cluster.stop().await;

@@ -145,7 +145,7 @@ fn fast_answers_depend_on_the_plan_alone() {
 async fn half_floats_depend_on_the_plan_alone() {
     let grid = PlanOptions { grid: Some((2, 2)), fused_layers: Some(2), ..PlanOptions::EXACT };
     let halves = |handover| PlanOptions { wire: Wire::F16, handover, ..grid };
-    let mut loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
+    let loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
     for seed in 0..6 {
         // A classifier's probabilities would round the difference away.
         let tail = Tail::None;
@@ -319,7 +319,7 @@ async fn six_models_in_turn() {
 /// Real workers send each other the halo, and one of them leaves with what it kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_loopback_maps_stay_on_the_workers() {
-    let mut loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
+    let loopback = Loopback::start(3, CoordinatorConfig::default()).await.expect("a cluster");
     let tail = Tail::Classifier;
     let problem = GraphProblem { seed: 11, layers: 8, channels: 4, rows: 14, cols: 14, tail };
     let built = problem.build(40);

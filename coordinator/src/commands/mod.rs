@@ -181,7 +181,7 @@ fn spinner(message: String) -> ProgressBar {
     spinner
 }
 
-/// A bar that follows the cluster's tiles, and the weights before them, until it is dropped.
+/// A bar that follows the cluster's tiles, and what is done before them, until it is dropped.
 pub(crate) struct TileBar {
     bar: ProgressBar,
     task: tokio::task::JoinHandle<()>,
@@ -204,6 +204,7 @@ impl TileBar {
                     Some((sent, all)) => {
                         format!("{what}, weights {} of {}", table::bytes(sent), table::bytes(all))
                     }
+                    None if progress.planned_for() > 0 => format!("{what}, planning"),
                     None => what.clone(),
                 });
                 let (tiles, expected) = progress.tiles();

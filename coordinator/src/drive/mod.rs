@@ -4,8 +4,10 @@
 mod blobs;
 mod devices;
 mod looks;
+mod planned;
 mod planning;
 mod seen;
+mod thinking;
 
 pub(crate) use planning::Work;
 
@@ -18,8 +20,8 @@ use kernels::wire::{Saturated, inputs_for};
 use looks::Looks;
 use model::WeightHash;
 use net::{Command, Event, Multiaddr, Net, Owner, Payload, PeerId};
+use planned::{Book, Planned};
 use planner::Cost;
-use planning::Planned;
 use protocol::coordinator::{Input, Output};
 use protocol::{ActivePlan, Bundle, Coordinator, CoordinatorConfig, Counters, FrameId};
 use protocol::{LAST_RELEASE, Member, Message, VERSION, WorkerId, WorkerReport};
@@ -30,14 +32,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use thinking::Thinker;
 use tokio::sync::{mpsc, oneshot};
 use worker::outbox::{Outbox, Packed};
 
 type Reply<T> = oneshot::Sender<T>;
+type FrameReply = oneshot::Sender<Result<Answer, String>>;
 
 /// What the rest of the process asks of the loop.
 pub(crate) enum Request {
-    Submit(Work, Reply<Result<Answer, String>>),
+    Submit(Work, FrameReply),
     Devices(Reply<Vec<Device>>),
     Reports(Reply<(BTreeMap<WorkerId, WorkerReport>, u64)>),
     Counters(Reply<Counters>),
@@ -55,7 +59,7 @@ struct FrameState {
     plan: Arc<ActivePlan>,
     predicted: Cost,
     scattered: Option<Instant>,
-    reply: Reply<Result<Answer, String>>,
+    reply: FrameReply,
 }
 
 /// A worker's session.
@@ -83,8 +87,9 @@ struct Driver {
     blobs: BTreeMap<WeightHash, Owner>,
     frames: BTreeMap<FrameId, FrameState>,
     /// Jobs that wait for the first worker.
-    waiting: Vec<(Work, Reply<Result<Answer, String>>)>,
-    planned: Vec<Planned>,
+    waiting: Vec<(Work, FrameReply)>,
+    planned: Book,
+    thinker: Thinker,
     looks: Looks,
     seen: Seen,
     /// Bytes of maps that had moved when the last frame ended.
@@ -110,6 +115,14 @@ pub(crate) async fn drive(
         Ok(outbox) => outbox,
         Err(error) => return tracing::error!("cannot start the thread that encodes: {error}"),
     };
+    let (thought_tx, mut thoughts) = mpsc::unbounded_channel();
+    let tell = move |thought| {
+        let _ = thought_tx.send(thought);
+    };
+    let thinker = match Thinker::start(tell) {
+        Ok(thinker) => thinker,
+        Err(error) => return tracing::error!("cannot start the thread that plans: {error}"),
+    };
     let mut driver = Driver {
         spot_checks: config.spot_checks_per_mille > 0,
         on_air: worker::health::read(Path::new("/")).wireless == Some(true),
@@ -125,7 +138,8 @@ pub(crate) async fn drive(
         blobs: BTreeMap::new(),
         frames: BTreeMap::new(),
         waiting: Vec::new(),
-        planned: Vec::new(),
+        planned: Book::default(),
+        thinker,
         looks: Looks::new(Instant::now()),
         seen: Seen::default(),
         moved_bytes: 0,
@@ -171,6 +185,7 @@ pub(crate) async fn drive(
                 }
             },
             Some(bundle) = packed.recv() => driver.on_packed(bundle),
+            Some(thought) = thoughts.recv() => driver.on_thought(thought),
             () = tick => driver.handle(Input::Tick, None),
         }
     }
@@ -380,20 +395,13 @@ impl Driver {
         }
     }
 
-    fn submit(&mut self, work: Work, reply: Reply<Result<Answer, String>>) {
-        if self.machine.live().next().is_none() {
-            self.waiting.push((work, reply));
+    /// Hands a frame to the machine.
+    fn begin(&mut self, work: Work, planned: (Arc<ActivePlan>, Cost), reply: FrameReply) {
+        let (plan, predicted) = planned;
+        if let Err(reason) = work.check_inputs(&plan) {
+            let _ = reply.send(Err(reason));
             return;
         }
-        let planned = self.plan(&work);
-        let checked = planned.and_then(|p| work.check_inputs(&p.0).map(|()| p));
-        let (plan, predicted) = match checked {
-            Ok(planned) => planned,
-            Err(reason) => {
-                let _ = reply.send(Err(reason));
-                return;
-            }
-        };
         self.host(&work.model);
         let id = FrameId(self.next_frame);
         self.next_frame += 1;

@@ -1,18 +1,21 @@
 //! What is asked of the planner, and what it is told: the workers that are there now, as they were
 //! measured. A plan is kept until these have changed, and until the one that follows is prepared.
 
-use super::Driver;
+use super::planned::{InUse, Kind, Planned, shares_of};
+use super::thinking::{Answer, Asked, Question, Thought};
+use super::{Driver, FrameReply};
 use crate::cluster::{BandJob, HostedModel, Job};
 use crate::watts::Watts;
 use kernels::Pieces;
-use model::WeightHash;
-use planner::{Again, Cost, DeviceProfile, Pair, PlanOptions, Strategy};
+use model::Model;
+use planner::{Again, Cost, DeviceProfile, Pair, PlanOptions, PlannerError, Strategy};
 use protocol::coordinator::Input;
-use protocol::{ActivePlan, PairLink, PlanId, Succession, WorkerId, WorkerProfile, WorkerReport};
-use sim::rehearsal::Wish;
+use protocol::{ActivePlan, ModelHash, PairLink, PlanId, Succession};
+use protocol::{WorkerId, WorkerProfile, WorkerReport};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tiling::{Grid, Handover, Numerics, Plan, Shares, Wire};
+use tiling::{Grid, Handover, Numerics, Plan, Wire};
 
 /// A frame, or a band of one, and how it is to be planned.
 pub(crate) struct Work {
@@ -21,7 +24,6 @@ pub(crate) struct Work {
     wanted: Wanted,
 }
 
-#[derive(Clone)]
 enum Wanted {
     Strategy(Strategy, PlanOptions),
     Band { grid: Grid, row: usize, numerics: Numerics },
@@ -51,46 +53,6 @@ impl Work {
             }
         }
         Ok(())
-    }
-}
-
-/// Where maps take more or less than that, in thousandths, it is told anew what a frame moves.
-const TOLD_PER_MILLE: u32 = 5;
-
-/// Plans that are remembered, for different models or settings; the oldest is forgotten.
-const PLANNED_MAX: usize = 64;
-
-/// What was planned before, and what it was planned for.
-pub(super) struct Planned {
-    model: WeightHash,
-    strategy: Strategy,
-    options: PlanOptions,
-    devices: Vec<DeviceProfile>,
-    /// What maps took on the wire when it was last told what a frame moves.
-    told: Shares,
-    /// What these are compared by.
-    work: tiling::Work,
-    /// Who is there, or who reaches whom, has changed since.
-    is_stale: bool,
-    plans: Succession<Cost>,
-}
-
-impl Planned {
-    /// Who reaches whom has changed.
-    pub(super) fn look_again(&mut self) {
-        self.is_stale = true;
-    }
-
-    /// Who is there has changed: what is being prepared is for others.
-    pub(super) fn begin_again(&mut self) {
-        self.plans.stay();
-        self.is_stale = true;
-    }
-
-    fn is_for(&self, work: &Work) -> bool {
-        matches!(work.wanted, Wanted::Strategy(strategy, options)
-            if strategy == self.strategy && options == self.options)
-            && self.model == work.model.hash.0
     }
 }
 
@@ -142,17 +104,11 @@ impl Driver {
 
     /// What of it those who are there can do: all compute as the oldest release among them does, and where
     /// they cannot all send each other pieces, or answers are to be compared, every map is gathered.
-    fn within_reach(&self, wanted: &Wanted) -> Wanted {
-        let mut wanted = wanted.clone();
-        let (Wanted::Strategy(_, PlanOptions { numerics, .. }) | Wanted::Band { numerics, .. }) =
-            &mut wanted;
-        *numerics = protocol::shared_numerics(self.machine.shared_version(), *numerics);
-        if let Wanted::Strategy(_, options) = &mut wanted
-            && (self.spot_checks || !self.machine.all_reach_all())
-        {
-            options.handover = Some(Handover::Gather);
-        }
-        wanted
+    fn within_reach(&self, options: PlanOptions) -> PlanOptions {
+        let numerics = protocol::shared_numerics(self.machine.shared_version(), options.numerics);
+        let gathers = self.spot_checks || !self.machine.all_reach_all();
+        let handover = if gathers { Some(Handover::Gather) } else { options.handover };
+        PlanOptions { numerics, handover, ..options }
     }
 
     /// What the planner is told of the workers that are there now, for some work.
@@ -180,126 +136,191 @@ impl Driver {
         (slots, devices)
     }
 
-    /// The plan for a frame: the known one as long as it runs, until a better one is prepared.
-    pub(super) fn plan(&mut self, work: &Work) -> Result<(Arc<ActivePlan>, Cost), String> {
-        let at = self.planned.iter().position(|known| known.is_for(work));
-        let known = at.map(|at| self.planned.remove(at));
-        if let Some(mut known) = known {
-            if known.plans.advance(&self.machine).is_some() {
-                tracing::info!("frames get the new plan from now on: its weights are packed");
-            }
-            if self.machine.can_run(known.plans.known().0) {
-                if !known.plans.is_changing() {
-                    self.reconsider(work, &mut known)?;
-                }
-                let (plan, cost) = known.plans.known();
-                let planned = (plan.clone(), cost.clone());
-                self.planned.push(known);
-                return Ok(planned);
-            }
+    /// A frame that came: it begins, or waits for a worker or its plan.
+    pub(super) fn submit(&mut self, work: Work, reply: FrameReply) {
+        if self.machine.live().next().is_none() {
+            self.waiting.push((work, reply));
+            return;
         }
-        let (slots, devices) = self.devices_for(work);
-        let graph = &work.model.loaded.graph;
-        let made = match self.within_reach(&work.wanted) {
+        match work.wanted {
             Wanted::Strategy(strategy, options) => {
-                let rehearsed = true;
-                Wish { graph, devices: &devices, strategy, options, rehearsed }.plan()
+                let kind = Kind { model: work.model.hash.0, strategy, options };
+                match self.plan(kind, &work) {
+                    Some(planned) => self.begin(work, planned, reply),
+                    None => {
+                        self.progress.planned_for.fetch_add(1, Ordering::Relaxed);
+                        self.planned.of(kind).waiting.push((work, reply));
+                    }
+                }
             }
-            Wanted::Band { grid, row, numerics } => {
-                planner::band(graph, &devices, &grid, row, numerics)
+            // Each band has a plan of its own, made once and without a search.
+            Wanted::Band { ref grid, row, numerics } => {
+                match self.plan_band(&work, grid, row, numerics) {
+                    Ok(planned) => self.begin(work, planned, reply),
+                    Err(reason) => {
+                        let _ = reply.send(Err(reason));
+                    }
+                }
             }
-        };
-        let (plan, cost) = made.map_err(|e| e.to_string())?;
-        let plan = self.bind(work, (slots, &devices), plan)?;
-        // Each band has a plan of its own, made once.
-        if let Wanted::Strategy(strategy, options) = work.wanted {
-            if self.planned.len() >= PLANNED_MAX {
-                self.planned.remove(0);
-            }
-            let (model, is_stale) = (work.model.hash.0, false);
-            let plans = Succession::new(plan.clone(), cost.clone());
-            let work = planner::model_work(graph, options.numerics);
-            let told = shares_of(&devices);
-            let known = Planned { model, strategy, options, devices, told, work, is_stale, plans };
-            self.planned.push(known);
         }
-        Ok((plan, cost))
     }
 
-    /// Looks whether a plan that can run is still the one to have. Where it is not, another one is
-    /// prepared.
-    fn reconsider(&mut self, work: &Work, known: &mut Planned) -> Result<(), String> {
+    /// The plan that frames of a kind get now, the known one as long as it runs and until a better one is
+    /// prepared; none where that is still being thought about.
+    fn plan(&mut self, kind: Kind, work: &Work) -> Option<(Arc<ActivePlan>, Cost)> {
+        let Planned { in_use, is_asked, .. } = self.planned.of(kind);
+        if let Some(in_use) = in_use.as_mut()
+            && in_use.plans.advance(&self.machine).is_some()
+        {
+            tracing::info!("frames get the new plan from now on: its weights are packed");
+        }
+        let in_use = in_use.as_ref().filter(|u| self.machine.can_run(u.plans.known().0));
+        let (runs, is_changing) = (in_use.is_some(), in_use.is_some_and(|u| u.plans.is_changing()));
+        if !*is_asked && !is_changing {
+            self.reconsider(kind, work, runs);
+        }
+        let in_use = self.planned.of(kind).in_use.as_ref().filter(|_| runs)?;
+        let (plan, cost) = in_use.plans.known();
+        Some((plan.clone(), cost.clone()))
+    }
+
+    fn plan_band(
+        &mut self,
+        work: &Work,
+        grid: &Grid,
+        row: usize,
+        numerics: Numerics,
+    ) -> Result<(Arc<ActivePlan>, Cost), String> {
+        let numerics = protocol::shared_numerics(self.machine.shared_version(), numerics);
         let (slots, devices) = self.devices_for(work);
-        let change = match known.is_stale {
-            true => Some("other devices are there, or reach each other".to_owned()),
-            false => planner::drifted(&known.devices, &devices, &known.work),
-        };
-        let now = shares_of(&devices);
-        let begun = Instant::now();
-        let is_due = known.is_stale || self.looks.are_due(begun);
-        let Some(change) = change.filter(|_| is_due) else {
-            if now.differ_by_more_than(TOLD_PER_MILLE, &known.told) {
-                let plan =
-                    known.plans.known().0.rebound(&slots).expect("all its workers are there");
-                let cost = known.plans.known().1.clone();
-                let moving = cost.moving_now(&work.model.loaded.graph, &devices, &plan);
-                *known.plans.about_mut() = moving.map_err(|e| e.to_string())?;
-                known.told = now;
+        let model = (work.model.hash, &work.model.loaded.graph);
+        let made = planner::band(model.1, &devices, grid, row, numerics);
+        let (plan, cost) = made.map_err(|e| e.to_string())?;
+        Ok((self.bind(model, (slots, &devices), plan)?, cost))
+    }
+
+    /// Has the planner think, where no plan runs, or where the one in use may not be the one to have any
+    /// more.
+    fn reconsider(&mut self, kind: Kind, work: &Work, runs: bool) {
+        let (slots, devices) = self.devices_for(work);
+        let options = self.within_reach(kind.options);
+        let model = (work.model.hash, work.model.loaded.graph.clone());
+        let Planned { in_use, is_asked, is_stale, .. } = self.planned.of(kind);
+        let asked = match in_use.as_mut().filter(|_| runs) {
+            None => Asked::First,
+            Some(in_use) => {
+                let drifted = match *is_stale {
+                    true => Some("other devices are there, or reach each other".to_owned()),
+                    false => planner::drifted(&in_use.devices, &devices, &in_use.work),
+                };
+                let is_due = *is_stale || self.looks.are_due(Instant::now());
+                let Some(change) = drifted.filter(|_| is_due) else {
+                    return in_use.tell(&model.1, &slots, &devices);
+                };
+                Asked::Next { known: in_use.rebound(&slots), anew: *is_stale, change }
             }
-            return Ok(());
         };
-        let Wanted::Strategy(strategy, options) = self.within_reach(&work.wanted) else {
-            return Ok(());
-        };
-        let (graph, rehearsed) = (&work.model.loaded.graph, true);
-        let wish = Wish { graph, devices: &devices, strategy, options, rehearsed };
-        let plan = known.plans.known().0.rebound(&slots).expect("all its workers are there");
-        let again = match known.is_stale {
-            // Those who came are to get work, however little that saves.
-            true => wish.plan().map(|(made, cost)| match made == plan {
-                true => Again::Stays(cost),
-                false => Again::Changes(made, cost),
-            }),
-            false => wish.again(&plan),
-        };
-        self.looks.took(begun.elapsed());
-        match again.map_err(|e| e.to_string())? {
-            Again::Stays(cost) => {
-                tracing::info!("the plan stays, no other is much better: {change}");
-                *known.plans.about_mut() = cost;
+        (*is_asked, *is_stale) = (true, false);
+        self.thinker.ask(Question { kind, model, slots, devices, options, asked });
+    }
+
+    /// What the planner thought.
+    pub(super) fn on_thought(&mut self, Thought { question, answer }: Thought) {
+        let there: Vec<WorkerId> = self.machine.live().map(|(id, _)| id).collect();
+        let planned = self.planned.of(question.kind);
+        planned.is_asked = false;
+        let waiting = std::mem::take(&mut planned.waiting);
+        self.progress.planned_for.fetch_sub(waiting.len() as u64, Ordering::Relaxed);
+        let is_in_time = question.slots == there;
+        if !is_in_time {
+            tracing::info!("others are there now than the plan was made for");
+            planned.is_stale = true;
+        }
+        match answer {
+            Answer::First(made) if is_in_time => return self.use_first(question, made, waiting),
+            Answer::Next { again, change, took } => {
+                self.looks.took(took);
+                if is_in_time {
+                    self.use_next(question, again, &change);
+                }
             }
-            Again::Changes(plan, cost) => {
-                tracing::info!("a new plan, used as soon as its weights are packed: {change}");
-                let next = self.bind(work, (slots, &devices), plan)?;
-                let before = known.plans.known().0.clone();
-                known.plans.follow(next.clone(), cost);
-                self.handle(Input::Prepare { next, known: before }, None);
+            Answer::First(_) => {}
+        }
+        for (work, reply) in waiting {
+            self.submit(work, reply);
+        }
+    }
+
+    /// Frames of a kind have a plan from now on, or cannot be planned for.
+    fn use_first(
+        &mut self,
+        question: Question,
+        made: Result<(Plan, Cost), PlannerError>,
+        waiting: Vec<(Work, FrameReply)>,
+    ) {
+        let Question { kind, model, slots, devices, options, .. } = question;
+        let bound = made.map_err(|e| e.to_string()).and_then(|(plan, cost)| {
+            Ok((self.bind((model.0, &model.1), (slots, &devices), plan)?, cost))
+        });
+        match bound {
+            Ok((plan, cost)) => {
+                let work = planner::model_work(&model.1, options.numerics);
+                let plans = Succession::new(plan.clone(), cost.clone());
+                let told = shares_of(&devices);
+                self.planned.of(kind).in_use = Some(InUse { plans, devices, told, work });
+                for (work, reply) in waiting {
+                    self.begin(work, (plan.clone(), cost.clone()), reply);
+                }
+            }
+            Err(reason) => {
+                for (_, reply) in waiting {
+                    let _ = reply.send(Err(reason.clone()));
+                }
             }
         }
-        (known.devices, known.told, known.is_stale) = (devices, now, false);
-        Ok(())
+    }
+
+    /// Frames of a kind keep their plan, or get another one as soon as it is prepared.
+    fn use_next(&mut self, question: Question, again: Result<Again, PlannerError>, change: &str) {
+        let Question { kind, model, slots, devices, .. } = question;
+        let told = shares_of(&devices);
+        let next = again.map_err(|e| e.to_string()).and_then(|again| match again {
+            Again::Stays(cost) => Ok((None, cost)),
+            Again::Changes(plan, cost) => {
+                let next = self.bind((model.0, &model.1), (slots, &devices), plan)?;
+                Ok((Some(next), cost))
+            }
+        });
+        let Some(in_use) = &mut self.planned.of(kind).in_use else { return };
+        (in_use.devices, in_use.told) = (devices, told);
+        match next {
+            Ok((None, cost)) => {
+                tracing::info!("the plan stays, no other is much better: {change}");
+                *in_use.plans.about_mut() = cost;
+            }
+            Ok((Some(next), cost)) => {
+                tracing::info!("a new plan, used as soon as its weights are packed: {change}");
+                let known = in_use.plans.known().0.clone();
+                in_use.plans.follow(next.clone(), cost);
+                self.handle(Input::Prepare { next, known }, None);
+            }
+            Err(reason) => tracing::warn!("the plan stays, there is no other: {reason} ({change})"),
+        }
     }
 
     /// Binds a plan to the workers it was made for.
     fn bind(
         &mut self,
-        work: &Work,
+        (hash, graph): (ModelHash, &Arc<Model>),
         (slots, devices): (Vec<WorkerId>, &[DeviceProfile]),
         plan: Plan,
     ) -> Result<Arc<ActivePlan>, String> {
-        let graph = &work.model.loaded.graph;
         self.next_plan += 1;
         let id = PlanId(self.next_plan);
         let encoding = slots.iter().zip(devices).filter(|(_, device)| device.encodes(plan.wire));
         let encoding: Vec<WorkerId> = encoding.map(|(&worker, _)| worker).collect();
         let shares = shares_of(devices);
-        let plan = ActivePlan::new(id, graph.clone(), work.model.hash, plan, slots);
+        let plan = ActivePlan::new(id, graph.clone(), hash, plan, slots);
         Ok(Arc::new(plan.map_err(|e| e.to_string())?.encoding(encoding, shares)))
     }
-}
-
-/// What maps take on the wire where they are encoded.
-fn shares_of(devices: &[DeviceProfile]) -> Shares {
-    let shares = devices.iter().map(|device| &device.shares);
-    shares.max_by_key(|shares| shares.is_known()).cloned().unwrap_or_default()
 }

@@ -17,6 +17,8 @@ pub(super) struct Look {
     tiles: (u64, u64),
     /// Bytes of weights that went out, and that were asked for.
     weights: Option<(u64, u64)>,
+    /// Frames that wait for their plan.
+    planned_for: u64,
 }
 
 impl Look {
@@ -25,7 +27,8 @@ impl Look {
         let (reports, reassigned) = cluster.reports().await?;
         let progress = cluster.progress();
         let (tiles, weights) = (progress.tiles(), progress.weights());
-        Ok(Self { at: Instant::now(), devices, reports, reassigned, tiles, weights })
+        let planned_for = progress.planned_for();
+        Ok(Self { at: Instant::now(), devices, reports, reassigned, tiles, weights, planned_for })
     }
 }
 
@@ -75,6 +78,9 @@ impl View {
         if let Some((sent, all)) = look.weights {
             let (sent, all) = (table::bytes(sent), table::bytes(all));
             summary += &format!(", {sent} of {all} of weights sent");
+        }
+        if look.planned_for > 0 {
+            summary += ", planning";
         }
         if lost > 0 || look.reassigned > 0 {
             summary += &format!(", {lost} lost, {} tasks reassigned", look.reassigned);
@@ -161,7 +167,15 @@ pub(super) mod tests {
         };
         let reports = [(WorkerId(0), report)].into();
         let (reassigned, tiles) = (0, (tasks, 40));
-        Look { at, devices: vec![device], reports, reassigned, tiles, weights: None }
+        Look {
+            at,
+            devices: vec![device],
+            reports,
+            reassigned,
+            tiles,
+            weights: None,
+            planned_for: 0,
+        }
     }
 
     /// One device in the middle of a run, half busy, hot.
