@@ -147,7 +147,8 @@ def page(told):
         f"| the first frames, for which weights cross the network | {told['first_ms']} ms |",
     ]
     for key, name in (("stolen_tasks", "tasks stolen"), ("backups", "second copies of late tasks"),
-                      ("recomputed", "tiles made again"), ("refused", "attempts without memory")):
+                      ("recomputed", "tiles made again"), ("refused", "attempts without memory"),
+                      ("fallbacks", "frames that gave up exchanging maps between workers")):
         if key in counters:
             lines.append(f"| {name} | {counters[key]} |")
     logged = told["log_bytes"]
