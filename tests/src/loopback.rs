@@ -8,7 +8,7 @@ use kernels::Engine;
 use net::{Identity, Multiaddr, NetConfig, Register, Role, Terms};
 use planner::{PlanOptions, Strategy};
 use protocol::{CoordinatorConfig, Hello};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tiling::Rates;
 use tokio::sync::Notify;
@@ -19,7 +19,7 @@ use worker::{BlobCache, Ended};
 pub struct Loopback {
     /// The coordinator.
     pub cluster: Cluster,
-    workers: Vec<RunningWorker>,
+    workers: Mutex<Vec<RunningWorker>>,
 }
 
 struct RunningWorker {
@@ -39,7 +39,7 @@ impl Loopback {
         let (identity, register) = (Box::new(Identity::ephemeral()), Register::in_memory());
         let reach = Reach::Network { identity, register, listen: anywhere(), mdns: false };
         let cluster = Cluster::start(ClusterConfig { reach, machine }).await?;
-        let mut loopback = Self { cluster, workers: Vec::new() };
+        let loopback = Self { cluster, workers: Mutex::default() };
         for i in 0..workers {
             loopback.join(1_000_000_000 * (1 + i as u64)).await?;
         }
@@ -48,12 +48,16 @@ impl Loopback {
         Ok(loopback)
     }
 
+    fn workers(&self) -> std::sync::MutexGuard<'_, Vec<RunningWorker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a worker that claims a speed.
     ///
     /// *Errors*: a socket is refused.
-    pub async fn join(&mut self, multiply_adds_per_s: u64) -> Result<()> {
+    pub async fn join(&self, multiply_adds_per_s: u64) -> Result<()> {
         let token = self.cluster.invite(&Terms::default())?;
-        let name = format!("worker {}", self.workers.len());
+        let name = format!("worker {}", self.workers().len());
         let coordinator = token.coordinator;
         let config = NetConfig::new(Identity::ephemeral(), Role::Worker(token), anywhere());
         let net = net::start(NetConfig { mdns: false, ..config }).await?;
@@ -65,13 +69,13 @@ impl Loopback {
             let stopped = told.notified();
             worker::drive(net, engine, BlobCache::in_memory(), hello, coordinator, stopped).await
         });
-        self.workers.push(RunningWorker { stop, ended });
+        self.workers().push(RunningWorker { stop, ended });
         Ok(())
     }
 
     /// Stops a worker in the middle of whatever it does.
     pub fn stop_worker(&self, i: usize) {
-        self.workers[i].stop.notify_one();
+        self.workers()[i].stop.notify_one();
     }
 
     /// Computes one frame.
@@ -94,7 +98,7 @@ impl Loopback {
     /// *Errors*: a worker ended badly.
     pub async fn stop(self) -> Result<()> {
         let Self { cluster, workers } = self;
-        for worker in workers {
+        for worker in workers.into_inner().unwrap_or_else(PoisonError::into_inner) {
             worker.stop.notify_one();
             anyhow::ensure!(worker.ended.await?? == Ended::Stopped, "a worker ended badly");
         }

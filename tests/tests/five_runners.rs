@@ -274,7 +274,7 @@ async fn over_loopback_is_the_reference() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_loopback_a_worker_leaves_and_another_joins() {
-    let mut loopback = Loopback::start(2, CoordinatorConfig::default()).await.expect("a cluster");
+    let loopback = Loopback::start(2, CoordinatorConfig::default()).await.expect("a cluster");
     let tail = Tail::Classifier;
     let problem = GraphProblem { seed: 11, layers: 6, channels: 4, rows: 14, cols: 14, tail };
     let built = problem.build(6);

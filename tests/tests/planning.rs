@@ -94,3 +94,23 @@ async fn who_leaves_while_the_planner_thinks_is_not_planned_with() {
     }
     devices.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_the_planner_thinks_holds_no_frame_up() {
+    let devices = Loopback::start(4, CoordinatorConfig::default()).await.unwrap();
+    let (model, cluster) = (model(), &devices.cluster);
+    let inputs = input(&model);
+    let coming = async {
+        while cluster.progress().planned_for() == 0 {
+            tokio::task::yield_now().await;
+        }
+        devices.join(5_000_000_000).await.unwrap();
+        while cluster.devices().await.unwrap().len() == 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (answer, ()) = tokio::join!(frame(cluster, &model, &inputs), coming);
+    assert_equal(&alone(&model, &inputs), &answer.outputs, "a frame, and a worker that came");
+    assert_eq!(answer.predicted.devices.len(), 4);
+    devices.stop().await.unwrap();
+}

@@ -231,16 +231,22 @@ impl Driver {
         planned.is_asked = false;
         let waiting = std::mem::take(&mut planned.waiting);
         self.progress.planned_for.fetch_sub(waiting.len() as u64, Ordering::Relaxed);
-        let is_in_time = question.slots == there;
-        if !is_in_time {
+        let is_for_all = question.slots == there;
+        if !is_for_all {
             tracing::info!("others are there now than the plan was made for");
             planned.is_stale = true;
         }
         match answer {
-            Answer::First(made) if is_in_time => return self.use_first(question, made, waiting),
+            // Who came meanwhile has a part in the next plan: frames have waited long enough.
+            Answer::First(made)
+                if is_for_all
+                    || made.is_ok() && question.slots.iter().all(|id| there.contains(id)) =>
+            {
+                return self.use_first(question, made, waiting);
+            }
             Answer::Next { again, change, took } => {
                 self.looks.took(took);
-                if is_in_time {
+                if is_for_all {
                     self.use_next(question, again, &change);
                 }
             }
