@@ -36,6 +36,12 @@ async fn frame(cluster: &Cluster, model: &Arc<HostedModel>, inputs: &Maps) -> An
     cluster.submit(job).await.unwrap()
 }
 
+async fn begins_to_plan(cluster: &Cluster) {
+    while cluster.progress().planned_for() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_answers_while_its_planner_thinks() {
     let devices = Loopback::start(4, CoordinatorConfig::default()).await.unwrap();
@@ -77,9 +83,7 @@ async fn who_leaves_while_the_planner_thinks_is_not_planned_with() {
     let (model, cluster) = (model(), &devices.cluster);
     let inputs = input(&model);
     let leaving = async {
-        while cluster.progress().planned_for() == 0 {
-            tokio::task::yield_now().await;
-        }
+        begins_to_plan(cluster).await;
         devices.stop_worker(3);
         while cluster.devices().await.unwrap().len() == 4 {
             tokio::task::yield_now().await;
@@ -101,9 +105,7 @@ async fn who_comes_while_the_planner_thinks_holds_no_frame_up() {
     let (model, cluster) = (model(), &devices.cluster);
     let inputs = input(&model);
     let coming = async {
-        while cluster.progress().planned_for() == 0 {
-            tokio::task::yield_now().await;
-        }
+        begins_to_plan(cluster).await;
         devices.join(5_000_000_000).await.unwrap();
         while cluster.devices().await.unwrap().len() == 4 {
             tokio::task::yield_now().await;

@@ -331,23 +331,6 @@ impl Driver {
         }
     }
 
-    /// Looks at what the maps of a bundle take on the wire.
-    fn see(&mut self, bundle: &Bundle) {
-        if let Some(frame) = self.frames.get(&bundle.task.frame) {
-            self.seen.see((frame.model.hash, frame.plan.plan.wire), bundle);
-        }
-    }
-
-    /// Takes in what maps took on their way between workers. Nothing is remembered of models that nobody
-    /// here computes.
-    fn hear_of_maps(&mut self, message: &Message) {
-        if let Message::Carried { model, wire, maps } = message
-            && self.blobs.contains_key(&model.0)
-        {
-            self.seen.hear((*model, *wire), maps);
-        }
-    }
-
     /// Tells the machine what of a bundle really travels: links are learned from that.
     fn on_packed(&mut self, packed: Packed) {
         let Packed { to, bundle } = packed;

@@ -1,9 +1,10 @@
 //! What the maps of a model took on the wire so far: what the next plan is made for.
 
+use super::Driver;
 use kernels::wire::encode;
 use kernels::{Piece, Pieces};
 use model::{MapId, Model};
-use protocol::{Bundle, Carried, ModelHash};
+use protocol::{Bundle, Carried, Message, ModelHash};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tiling::{Shares, Wire};
@@ -101,6 +102,25 @@ impl Seen {
         };
         let before = seen.into_iter().flatten().map(|(&map, seen)| (map, seen.per_mille()));
         Shares::expected(model, wire, inputs.iter().filter_map(looked).chain(before))
+    }
+}
+
+impl Driver {
+    /// Looks at what the maps of a bundle take on the wire.
+    pub(super) fn see(&mut self, bundle: &Bundle) {
+        if let Some(frame) = self.frames.get(&bundle.task.frame) {
+            self.seen.see((frame.model.hash, frame.plan.plan.wire), bundle);
+        }
+    }
+
+    /// Takes in what maps took on their way between workers. Nothing is remembered of models that nobody
+    /// here computes.
+    pub(super) fn hear_of_maps(&mut self, message: &Message) {
+        if let Message::Carried { model, wire, maps } = message
+            && self.blobs.contains_key(&model.0)
+        {
+            self.seen.hear((*model, *wire), maps);
+        }
     }
 }
 

@@ -196,7 +196,9 @@ pub(super) mod tests {
             (view.summary.as_str(), view.progress),
             ("1 devices, 20 of 40 tiles", Some(0.5))
         );
-        let first = View::new("vgg16", &look(Instant::now(), 0, 0), None, None, 0);
+        let first = Look { planned_for: 1, ..look(Instant::now(), 0, 0) };
+        let first = View::new("vgg16", &first, None, None, 0);
         assert_eq!(first.rows[0].doing, "idle");
+        assert!(first.summary.ends_with(", planning"), "{}", first.summary);
     }
 }
